@@ -1,0 +1,65 @@
+//! `llm-align`: supervised fine-tuning and reinforcement learning.
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use llm_align::{GrpoConfig, SftConfig, grpo, sft};
+use llm_run::{Args, Run, program};
+use llm_train::trainer::Outcome;
+use serde_json::json;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Align a model: imitate answers (sft), then reinforce verified ones (grpo). A killed run continues when started again.
+#[derive(Parser)]
+#[command(name = "llm-align", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Supervised fine-tuning on conversations; loss on the assistant's tokens only. Writes OUT/model.
+    Sft(Args),
+    /// Group-relative policy optimisation with verified answers. Writes OUT/model.
+    Grpo(Args),
+}
+
+fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome) -> anyhow::Result<()> {
+    for path in inputs {
+        run.input(path)?;
+    }
+    run.finish(json!({
+        "loss": outcome.loss,
+        "tokens": outcome.tokens,
+        "tokens_per_second": outcome.tokens as f64 / outcome.elapsed_seconds,
+        "training_seconds": outcome.elapsed_seconds,
+        "parameters": outcome.decoder.num_parameters(),
+        "validation_first": outcome.validations.first(),
+        "validation_last": outcome.validations.last(),
+    }))?;
+    Ok(())
+}
+
+fn run() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Sft(args) => {
+            let config: SftConfig = args.load()?;
+            let mut run = Run::start(&args.out, "llm-align", "sft", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = sft(config.clone(), run.dir()).context("sft")?;
+            finish(run, [&config.model, &config.train], &outcome)
+        }
+        Command::Grpo(args) => {
+            let config: GrpoConfig = args.load()?;
+            let mut run = Run::start(&args.out, "llm-align", "grpo", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = grpo(config.clone(), run.dir()).context("grpo")?;
+            finish(run, [&config.model, &config.train], &outcome)
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    program::main(run)
+}

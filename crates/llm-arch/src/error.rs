@@ -1,0 +1,36 @@
+//! What can be wrong with a model folder or a configuration.
+
+use std::path::PathBuf;
+
+/// Errors of loading, saving and describing models.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file of a model folder is missing or damaged.
+    #[error("{}: {message}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what to do.
+        message: String,
+    },
+    /// The sizes contradict each other.
+    #[error("model configuration: {0}")]
+    Config(String),
+    /// The weights do not fit the configuration; every problem is listed.
+    #[error("{}: weights do not fit config.json:\n  {}", path.display(), problems.join("\n  "))]
+    Weights {
+        /// The model folder.
+        path: PathBuf,
+        /// One line per tensor.
+        problems: Vec<String>,
+    },
+    /// Devices and weight files.
+    #[error(transparent)]
+    Tensor(#[from] llm_tensor::Error),
+    /// Writing.
+    #[error(transparent)]
+    Run(#[from] llm_run::Error),
+}
+
+/// Result with this crate's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

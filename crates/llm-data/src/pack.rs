@@ -1,0 +1,489 @@
+//! Documents to training rows: tokenise, shuffle, join, cut.
+//!
+//! Documents are visited in a shuffled order that the seed names, written one after the other as
+//! `<|begin_of_text|>` ids `<|end_of_text|>`, and cut into rows of `sequence_length + 1` ids. Consecutive rows share one
+//! id (the last target of a row is the first input of the next), so every id but the very first is a target exactly once
+//! and `target_bytes` of all rows add up to the bytes of the text. A long document goes on in the next row; then
+//! `document_starts[0] = 0` marks a continuation. What does not fill the last row is dropped and counted.
+//!
+//! The order is random access into a corpus that need not fit into memory: ids are first spilled in reading order to a
+//! temporary file, with one small index entry per document, and then read back in shuffled order. Tokenisation runs on all
+//! threads in batches whose results keep their order, so the bytes do not depend on the number of threads.
+
+use crate::document::{self, Document, DocumentReader};
+use crate::error::{Error, Result, check_interrupt, io};
+use crate::exercises::{self, Exercise};
+use crate::fim::{self, Piece};
+use crate::shards::{NewRow, ShardInfo, ShardWriter};
+use llm_run::{Progress, Seed};
+use llm_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Settings of `llm-data pack`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PackConfig {
+    /// Tokenizer folder or `tokenizer.json`.
+    pub tokenizer: PathBuf,
+    /// Parquet documents for training.
+    pub train: PathBuf,
+    /// Parquet documents for validation.
+    pub heldout: Option<PathBuf>,
+    /// Exercises mixed into the training rows.
+    pub extra: Vec<Extra>,
+    /// Targets per row.
+    pub sequence_length: usize,
+    /// Share of code chunks transformed to fill-in-the-middle (training only).
+    pub fim_rate: f64,
+    /// Order of documents and fill-in-the-middle cuts follow from it.
+    pub seed: u64,
+    /// Most training tokens, taken from the head of the shuffled order; 0 takes all.
+    pub max_tokens: u64,
+    /// Rows per shard file.
+    pub rows_per_shard: usize,
+}
+
+impl Default for PackConfig {
+    fn default() -> Self {
+        Self {
+            tokenizer: PathBuf::new(),
+            train: PathBuf::new(),
+            heldout: None,
+            extra: Vec::new(),
+            sequence_length: 256,
+            fim_rate: 0.5,
+            seed: 0,
+            max_tokens: 0,
+            rows_per_shard: 8192,
+        }
+    }
+}
+
+impl PackConfig {
+    /// Refuse settings that cannot work, naming the setting.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |message: String| Err(Error::Config(message));
+        for (name, path) in [("tokenizer", &self.tokenizer), ("train", &self.train)] {
+            if path.as_os_str().is_empty() {
+                return refuse(format!("`{name}` is not set; give its folder, for example --set {name}=DIR"));
+            }
+        }
+        if !(1..1 << 24).contains(&self.sequence_length) {
+            return refuse(format!("sequence_length = {} must lie between 1 and 2^24", self.sequence_length));
+        }
+        if !(0.0..=1.0).contains(&self.fim_rate) {
+            return refuse(format!("fim_rate = {} must lie between 0 and 1", self.fim_rate));
+        }
+        let shares: f64 = self.extra.iter().map(|e| e.share).sum();
+        if self.extra.iter().any(|e| !(0.0..1.0).contains(&e.share)) || shares >= 1.0 {
+            return refuse("every `extra.share` must be 0 or more, and their sum below 1".into());
+        }
+        Ok(())
+    }
+}
+
+/// An exercise file to mix in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extra {
+    /// A `train.jsonl` of `llm-data exercises`.
+    pub path: PathBuf,
+    /// Share of all training tokens, 0 to 1. The file is repeated, newly shuffled, as often as that takes.
+    pub share: f64,
+    /// How a row becomes a document.
+    #[serde(default)]
+    pub form: Form,
+}
+
+/// How an exercise is written in pre-training.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// Plain text: prompt, reasoning and answer on a line each.
+    #[default]
+    Text,
+    /// The tokenizer's chat template.
+    Chat,
+}
+
+/// What packing did, for the manifest.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PackSummary {
+    /// Documents that gave at least one token to a row, extra documents included.
+    pub documents: u64,
+    /// UTF-8 bytes of their text.
+    pub text_bytes: u64,
+    /// Tokens written, begin and end marks included; shared ids of neighbouring rows count once.
+    pub tokens: u64,
+    /// Tokens of the last, unfinished row.
+    pub dropped_tokens: u64,
+    /// Rows written.
+    pub rows: u64,
+    /// Chunks transformed to fill-in-the-middle, in all documents read.
+    pub fim_chunks: u64,
+    /// Tokens by domain of the documents used; extra files under `exercise`.
+    pub tokens_by_domain: BTreeMap<String, u64>,
+}
+
+/// Pack `config.train` to `<out>/train` and `config.heldout` to `<out>/heldout`.
+pub fn pack(config: &PackConfig, out: &Path) -> Result<BTreeMap<&'static str, PackSummary>> {
+    config.validate()?;
+    let tokenizer = Tokenizer::load(&config.tokenizer).map_err(|e| Error::Config(format!("tokenizer: {e}")))?;
+    let info =
+        ShardInfo { sequence_length: config.sequence_length, vocab_size: tokenizer.vocab_size(), tokenizer: llm_run::hash::path(&config.tokenizer)? };
+    let packer = Packer { config, tokenizer: Marked::new(tokenizer, config)?, info, out };
+    let mut summaries = BTreeMap::from([("train", packer.set("train", &config.train)?)]);
+    if let Some(heldout) = &config.heldout {
+        summaries.insert("heldout", packer.set("heldout", heldout)?);
+    }
+    Ok(summaries)
+}
+
+/// The tokenizer with the marks that packing needs.
+struct Marked {
+    tokenizer: Tokenizer,
+    bos: u32,
+    eos: u32,
+    /// Bytes of text each id stands for, 0 for control tokens.
+    bytes: Vec<u32>,
+}
+
+impl Marked {
+    fn new(tokenizer: Tokenizer, config: &PackConfig) -> Result<Self> {
+        let missing = |what: &str| Error::Config(format!("the tokenizer {} has no {what}", config.tokenizer.display()));
+        let bos = tokenizer.bos_id().ok_or_else(|| missing("begin-of-text token, which starts every document"))?;
+        let eos = tokenizer.eos_id().ok_or_else(|| missing("end-of-text token, which ends every document"))?;
+        if config.fim_rate > 0.0 {
+            for token in [fim::PREFIX, fim::MIDDLE, fim::SUFFIX] {
+                tokenizer.special_id(token).ok_or_else(|| missing(&format!("{token} token; set fim_rate = 0")))?;
+            }
+        }
+        let bytes = (0..tokenizer.vocab_size() as u32)
+            .map(|id| if tokenizer.is_special(id) { 0 } else { tokenizer.token_bytes(id).map_or(0, |b| b.len() as u32) })
+            .collect();
+        Ok(Self { tokenizer, bos, eos, bytes })
+    }
+
+    fn bytes_of(&self, ids: &[u32]) -> u32 {
+        ids.iter().map(|id| self.bytes.get(*id as usize).copied().unwrap_or(0)).sum()
+    }
+}
+
+struct Packer<'a> {
+    config: &'a PackConfig,
+    tokenizer: Marked,
+    info: ShardInfo,
+    out: &'a Path,
+}
+
+impl Packer<'_> {
+    fn set(&self, name: &'static str, input: &Path) -> Result<PackSummary> {
+        let train = name == "train";
+        let seed = Seed(self.config.seed).stream(name);
+        let mut summary = PackSummary::default();
+        let mut spill = Spill::create(self.out)?;
+        let mut order = self.tokenise(name, input, train, &mut spill, &mut summary)?;
+        seed.stream("order").rng().shuffle(&mut order);
+        if train {
+            let shares: f64 = self.config.extra.iter().map(|e| e.share).sum();
+            if self.config.max_tokens > 0 {
+                truncate(&mut order, &spill, (self.config.max_tokens as f64 * (1.0 - shares)) as u64);
+            }
+            let own: u64 = order.iter().map(|i| spill.entries[*i].len).sum();
+            for (number, extra) in self.config.extra.iter().enumerate() {
+                let wanted = (own as f64 * extra.share / (1.0 - shares)) as u64;
+                let more = self.extra(extra, number, wanted, &mut spill)?;
+                order.extend(more);
+            }
+            seed.stream("mixed order").rng().shuffle(&mut order);
+        }
+        self.write(name, &order, &mut spill, &mut summary)?;
+        Ok(summary)
+    }
+
+    /// Ids of all documents, spilled in reading order.
+    fn tokenise(&self, name: &str, input: &Path, train: bool, spill: &mut Spill, summary: &mut PackSummary) -> Result<Vec<usize>> {
+        let mut progress = Progress::new(&format!("tokenise {name}"), document::count(input)?, "documents");
+        let rate = if train { self.config.fim_rate } else { 0.0 };
+        // About a row of code: three bytes a token.
+        let chunk_bytes = self.config.sequence_length * 3;
+        let seed = Seed(self.config.seed).stream("fim");
+        for batch in DocumentReader::open(input)? {
+            check_interrupt()?;
+            let batch = batch?;
+            let pieces: Vec<Vec<Piece<'_>>> = batch
+                .iter()
+                .map(|d| {
+                    let rate = if d.is_code() { rate } else { 0.0 };
+                    fim::transform(&d.text, rate, chunk_bytes, &mut seed.stream(&d.id).rng())
+                })
+                .collect();
+            let texts: Vec<&str> = pieces.iter().flatten().filter_map(|p| if let Piece::Text(t) = p { Some(*t) } else { None }).collect();
+            let mut encoded = self.tokenizer.tokenizer.encode_batch(&texts).into_iter();
+            for (document, pieces) in batch.iter().zip(&pieces) {
+                let mut ids = vec![self.tokenizer.bos];
+                for piece in pieces {
+                    match piece {
+                        Piece::Text(_) => ids.extend(encoded.next().unwrap_or_default()),
+                        Piece::Token(token) => {
+                            summary.fim_chunks += u64::from(*token == fim::PREFIX);
+                            ids.extend(self.tokenizer.tokenizer.special_id(token));
+                        }
+                    }
+                }
+                ids.push(self.tokenizer.eos);
+                spill.push(&ids, document)?;
+            }
+            progress.inc(batch.len() as u64);
+        }
+        progress.finish(format!("{} documents", spill.entries.len()));
+        Ok((0..spill.entries.len()).collect())
+    }
+
+    /// Entries of an exercise file, repeated until they hold `wanted` tokens.
+    fn extra(&self, extra: &Extra, number: usize, wanted: u64, spill: &mut Spill) -> Result<Vec<usize>> {
+        let rows = exercises::read(&extra.path)?;
+        if rows.is_empty() && wanted > 0 {
+            return Err(Error::Empty(format!("{}: no exercises to mix in; write them with `llm-data exercises`", extra.path.display())));
+        }
+        let first = spill.entries.len();
+        for row in &rows {
+            let (ids, text) = self.exercise(row, extra)?;
+            let document = Document { id: format!("exercises/{}", row.id), domain: "exercise".into(), text, ..Document::default() };
+            spill.push(&ids, &document)?;
+        }
+        let mut entries = Vec::new();
+        let (mut tokens, mut epoch) = (0, 0);
+        while tokens < wanted {
+            let mut order: Vec<usize> = (first..spill.entries.len()).collect();
+            Seed(self.config.seed).stream("extra").at(number as u64).at(epoch).rng().shuffle(&mut order);
+            for entry in order {
+                if tokens >= wanted {
+                    break;
+                }
+                tokens += spill.entries[entry].len;
+                entries.push(entry);
+            }
+            epoch += 1;
+        }
+        Ok(entries)
+    }
+
+    fn exercise(&self, row: &Exercise, extra: &Extra) -> Result<(Vec<u32>, String)> {
+        let Marked { tokenizer, bos, eos, .. } = &self.tokenizer;
+        match extra.form {
+            Form::Text => {
+                let text = format!("{}\n{}\n{}\n", row.prompt(), row.reasoning(), row.answer);
+                let mut ids = vec![*bos];
+                ids.extend(tokenizer.encode(&text));
+                ids.push(*eos);
+                Ok((ids, text))
+            }
+            Form::Chat => {
+                let chat =
+                    tokenizer.apply_chat_template(&row.messages, false).map_err(|e| Error::Config(format!("{}: {e}", extra.path.display())))?;
+                let mut ids = chat.ids;
+                if ids.first() != Some(bos) {
+                    ids.insert(0, *bos);
+                }
+                if ids.last() != Some(eos) {
+                    ids.push(*eos);
+                }
+                let text = tokenizer.decode(&ids, true);
+                Ok((ids, text))
+            }
+        }
+    }
+
+    /// Cut the documents in this order into rows.
+    fn write(&self, name: &'static str, order: &[usize], spill: &mut Spill, summary: &mut PackSummary) -> Result<()> {
+        let total: u64 = order.iter().map(|i| spill.entries[*i].len).sum();
+        let length = self.config.sequence_length;
+        if total < length as u64 + 1 {
+            return Err(Error::Empty(format!(
+                "{name}: {} documents hold {total} tokens, fewer than one row of {}; give more documents or lower sequence_length",
+                order.len(),
+                length + 1
+            )));
+        }
+        let mut writer = ShardWriter::create(&self.out.join(name), self.info.clone(), self.config.rows_per_shard)?;
+        let mut progress = Progress::new(&format!("pack {name}"), total, "tokens");
+        let mut cutter = Cutter::new(length);
+        let mut ids = Vec::new();
+        for (visited, index) in order.iter().enumerate() {
+            if visited % 256 == 0 {
+                check_interrupt()?;
+            }
+            spill.read(*index, &mut ids)?;
+            let entry = &spill.entries[*index];
+            cutter.push(&ids, &entry.id, |mut row| {
+                row.target_bytes = self.tokenizer.bytes_of(&row.tokens[1..]);
+                writer.push(row)
+            })?;
+            summary.documents += 1;
+            summary.text_bytes += entry.text_bytes;
+            *summary.tokens_by_domain.entry(spill.domains[entry.domain].clone()).or_default() += entry.len;
+            progress.inc(ids.len() as u64);
+        }
+        summary.rows = writer.rows as u64;
+        summary.dropped_tokens = cutter.unwritten() as u64;
+        summary.tokens = total - summary.dropped_tokens;
+        writer.finish()?;
+        progress.finish(format!("{} rows of {length} targets", summary.rows));
+        Ok(())
+    }
+}
+
+/// Keep the head of `order` that reaches `max_tokens`.
+fn truncate(order: &mut Vec<usize>, spill: &Spill, max_tokens: u64) {
+    let mut tokens = 0;
+    let kept = order.iter().take_while(|i| {
+        let fits = tokens < max_tokens;
+        tokens += spill.entries[**i].len;
+        fits
+    });
+    let kept = kept.count();
+    order.truncate(kept);
+}
+
+/// Joins documents and cuts rows.
+struct Cutter {
+    length: usize,
+    tokens: Vec<u32>,
+    starts: Vec<u32>,
+    ids: Vec<Arc<str>>,
+    /// True once a row was cut: then `tokens[0]` is already the last target of that row.
+    cut: bool,
+}
+
+impl Cutter {
+    fn new(length: usize) -> Self {
+        Self { length, tokens: Vec::with_capacity(length + 1), starts: Vec::new(), ids: Vec::new(), cut: false }
+    }
+
+    fn push(&mut self, mut document: &[u32], id: &Arc<str>, mut emit: impl FnMut(NewRow) -> Result<()>) -> Result<()> {
+        self.starts.push(self.tokens.len() as u32);
+        self.ids.push(id.clone());
+        while !document.is_empty() {
+            let (now, later) = document.split_at(document.len().min(self.length + 1 - self.tokens.len()));
+            self.tokens.extend_from_slice(now);
+            document = later;
+            if self.tokens.len() == self.length + 1 {
+                let tokens = std::mem::replace(&mut self.tokens, Vec::with_capacity(self.length + 1));
+                self.tokens.extend(tokens.last());
+                let document_starts = std::mem::replace(&mut self.starts, vec![0]);
+                let document_ids = std::mem::replace(&mut self.ids, vec![id.clone()]);
+                self.cut = true;
+                emit(NewRow { tokens, document_starts, document_ids, target_bytes: 0 })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tokens in no row.
+    fn unwritten(&self) -> usize {
+        self.tokens.len() - usize::from(self.cut)
+    }
+}
+
+/// Token ids on disk, with an index entry per document in memory. The file goes with the value.
+struct Spill {
+    path: PathBuf,
+    file: BufWriter<File>,
+    written: u64,
+    entries: Vec<Entry>,
+    domains: Vec<String>,
+}
+
+struct Entry {
+    offset: u64,
+    len: u64,
+    id: Arc<str>,
+    domain: usize,
+    text_bytes: u64,
+}
+
+impl Spill {
+    fn create(out: &Path) -> Result<Self> {
+        std::fs::create_dir_all(out).map_err(io(out, "cannot create folder"))?;
+        // The name marks it as temporary for everything that walks the folder.
+        let path = out.join(".tmp-tokens");
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).map_err(io(&path, "cannot create"))?;
+        Ok(Self { path, file: BufWriter::with_capacity(1 << 20, file), written: 0, entries: Vec::new(), domains: Vec::new() })
+    }
+
+    fn push(&mut self, ids: &[u32], document: &Document) -> Result<()> {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        self.file.write_all(&bytes).map_err(io(&self.path, "cannot write (is the disk full?)"))?;
+        let domain = self.domains.iter().position(|d| *d == document.domain).unwrap_or_else(|| {
+            self.domains.push(document.domain.clone());
+            self.domains.len() - 1
+        });
+        let (id, text_bytes) = (Arc::from(document.id.as_str()), document.text.len() as u64);
+        self.entries.push(Entry { offset: self.written, len: ids.len() as u64, id, domain, text_bytes });
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn read(&mut self, index: usize, ids: &mut Vec<u32>) -> Result<()> {
+        let entry = &self.entries[index];
+        let mut bytes = vec![0; entry.len as usize * 4];
+        // Seeking through the writer flushes it first.
+        self.file.seek(SeekFrom::Start(entry.offset)).map_err(io(&self.path, "cannot seek"))?;
+        self.file.get_mut().read_exact(&mut bytes).map_err(io(&self.path, "cannot read back"))?;
+        ids.clear();
+        ids.extend(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)));
+        Ok(())
+    }
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Rows joined at their shared id, and what is left over, are the documents joined; starts name every document.
+        #[test]
+        fn no_token_is_lost_or_invented(lengths in prop::collection::vec(1usize..40, 1..30), length in 1usize..20) {
+            let mut cutter = Cutter::new(length);
+            let (mut all, mut rows, mut next): (Vec<u32>, Vec<NewRow>, u32) = (Vec::new(), Vec::new(), 0);
+            for (d, n) in lengths.iter().enumerate() {
+                let document: Vec<u32> = (next..next + *n as u32).collect();
+                next += *n as u32;
+                all.extend(&document);
+                cutter.push(&document, &Arc::from(format!("d{d}")), |row| { rows.push(row); Ok(()) }).unwrap();
+            }
+            let mut joined: Vec<u32> = Vec::new();
+            let mut starts = Vec::new();
+            for row in &rows {
+                prop_assert_eq!(row.tokens.len(), length + 1);
+                prop_assert_eq!(row.document_starts[0], 0);
+                let at = joined.len() - usize::from(!joined.is_empty());
+                starts.extend(row.document_starts.iter().zip(&row.document_ids).map(|(s, id)| (at + *s as usize, id.clone())));
+                joined.truncate(at);
+                joined.extend(&row.tokens);
+            }
+            prop_assert_eq!(cutter.unwritten(), all.len() - joined.len());
+            prop_assert_eq!(&joined[..], &all[..joined.len()]);
+            let mut begin = 0;
+            for (d, n) in lengths.iter().enumerate() {
+                if begin < joined.len() {
+                    prop_assert!(starts.iter().any(|(s, id)| *s == begin && **id == *format!("d{d}")), "start of document {}", d);
+                }
+                begin += n;
+            }
+        }
+    }
+}

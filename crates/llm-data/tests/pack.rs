@@ -1,0 +1,170 @@
+//! Packing end to end: nothing is lost, bytes add up, and threads make no difference.
+
+use llm_data::document::{Document, DocumentWriter};
+use llm_data::exercises::{self, ExercisesConfig};
+use llm_data::pack::{Extra, Form, PackConfig, pack};
+use llm_data::shards::Shards;
+use llm_tokenizer::Tokenizer;
+use llm_tokenizer::trainer::{TrainerConfig, train};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn documents(n: usize) -> Vec<Document> {
+    (0..n)
+        .map(|i| {
+            let code = i % 3 == 0;
+            let line = if code { "    let größe = vec![1, 2, 3];\n" } else { "Packing joins documents – and cuts them into rows. " };
+            Document {
+                id: format!("d{i}"),
+                text: format!("{i} {}", line.repeat(1 + (i * 7) % 23)),
+                source: "test".into(),
+                domain: if code { "code" } else { "docs" }.into(),
+                ..Document::default()
+            }
+        })
+        .collect()
+}
+
+fn corpus(dir: &Path, n: usize) -> PackConfig {
+    for (name, n) in [("train", n), ("heldout", 10)] {
+        let mut writer = DocumentWriter::create(&dir.join(name)).unwrap();
+        documents(n).into_iter().for_each(|d| writer.push(d).unwrap());
+        writer.finish().unwrap();
+    }
+    let texts: Vec<String> = documents(30).into_iter().map(|d| d.text).collect();
+    let tokenizer = train(&texts, &TrainerConfig { vocab_size: 400, ..TrainerConfig::default() }).unwrap();
+    tokenizer.save(dir.join("tokenizer")).unwrap();
+    PackConfig {
+        tokenizer: dir.join("tokenizer"),
+        train: dir.join("train"),
+        heldout: Some(dir.join("heldout")),
+        sequence_length: 48,
+        rows_per_shard: 100,
+        ..PackConfig::default()
+    }
+}
+
+/// Targets of all rows in order, after the very first id.
+fn stream(shards: &Shards) -> Vec<u32> {
+    let mut ids = shards.row(0).tokens[..1].to_vec();
+    for i in 0..shards.len() {
+        assert_eq!(shards.row(i).tokens[0], ids[ids.len() - 1], "row {i} does not go on where the one before ended");
+        ids.extend(&shards.row(i).tokens[1..]);
+    }
+    ids
+}
+
+fn exercise_file(dir: &Path) -> PathBuf {
+    let path = dir.join("train.jsonl");
+    let config = ExercisesConfig { count_train: 30, count_heldout: 3, ..ExercisesConfig::default() };
+    exercises::write(&path, &exercises::generate(&config).unwrap().train).unwrap();
+    path
+}
+
+#[test]
+fn tokens_and_bytes_are_conserved() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = PackConfig { fim_rate: 0.0, ..corpus(dir.path(), 60) };
+    let out = dir.path().join("out");
+    let summaries = pack(&config, &out).unwrap();
+    let tokenizer = Tokenizer::load(dir.path().join("tokenizer")).unwrap();
+    let (bos, eos) = (tokenizer.bos_id().unwrap(), tokenizer.eos_id().unwrap());
+    for (name, n) in [("train", 60), ("heldout", 10)] {
+        let (shards, summary) = (Shards::open(out.join(name)).unwrap(), &summaries[name]);
+        let ids = stream(&shards);
+        let expected: usize = documents(n).iter().map(|d| tokenizer.encode(&d.text).len() + 2).sum();
+        assert_eq!(ids.len() as u64, summary.tokens);
+        assert_eq!(summary.tokens + summary.dropped_tokens, expected as u64);
+        assert!(summary.dropped_tokens < 48);
+
+        // Every document but the last, cut one is there, whole, between its marks.
+        let texts: BTreeSet<String> = documents(n).into_iter().map(|d| d.text).collect();
+        let found: Vec<String> = ids.split(|id| *id == eos).filter(|d| d.first() == Some(&bos)).map(|d| tokenizer.decode(&d[1..], false)).collect();
+        let whole = found.iter().filter(|t| texts.contains(*t)).count();
+        assert!(whole + 1 >= n && found.len() <= n, "{name}: {whole} of {n}");
+
+        // Bytes of the targets are the bytes of the text, but for the dropped tail.
+        let bytes: u64 = (0..shards.len()).map(|i| u64::from(shards.row(i).target_bytes)).sum();
+        assert_eq!(bytes, found.iter().map(|t| t.len() as u64).sum::<u64>());
+
+        // Starts are at begin marks (or 0), and their ids are the documents'.
+        for i in 0..shards.len() {
+            let row = shards.row(i);
+            assert!(row.document_starts[1..].iter().all(|s| row.tokens[*s as usize] == bos));
+            assert_eq!(row.tokens[1..].iter().filter(|id| **id == bos).count(), row.document_starts.len() - 1);
+        }
+    }
+}
+
+#[test]
+fn one_and_two_threads_write_the_same_bytes_and_another_seed_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = corpus(dir.path(), 80);
+    let extra = vec![Extra { path: exercise_file(dir.path()), share: 0.2, form: Form::Chat }];
+    let config = PackConfig { extra, ..base };
+    let run = |name: &str, threads: usize, seed: u64| {
+        let out = dir.path().join(name);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| pack(&PackConfig { seed, ..config.clone() }, &out)).unwrap();
+        assert!(!out.join(".tmp-tokens").exists());
+        llm_run::hash::path(&out).unwrap()
+    };
+    assert_eq!(run("one", 1, 3), run("two", 2, 3));
+    assert_ne!(run("again", 2, 3), run("other", 2, 4));
+}
+
+#[test]
+fn fill_in_the_middle_touches_code_of_the_training_set_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = PackConfig { fim_rate: 1.0, ..corpus(dir.path(), 60) };
+    let out = dir.path().join("out");
+    let summaries = pack(&config, &out).unwrap();
+    assert!(summaries["train"].fim_chunks >= 20, "every third of 60 documents is code");
+    assert_eq!(summaries["heldout"].fim_chunks, 0);
+    let tokenizer = Tokenizer::load(dir.path().join("tokenizer")).unwrap();
+    let prefix = tokenizer.special_id("<|fim_prefix|>").unwrap();
+    let shards = Shards::open(out.join("train")).unwrap();
+    for i in 0..shards.len() {
+        let row = shards.row(i);
+        let ids = shards.document_ids(i);
+        for (at, _) in row.tokens.iter().enumerate().filter(|(_, id)| **id == prefix) {
+            let document = row.document_starts.iter().rposition(|s| *s as usize <= at).unwrap();
+            let number: usize = ids[document][1..].parse().unwrap();
+            assert_eq!(number % 3, 0, "document {number} is no code");
+        }
+    }
+}
+
+#[test]
+fn extra_files_get_their_share_and_the_cap_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = corpus(dir.path(), 200);
+    for form in [Form::Text, Form::Chat] {
+        let extra = vec![Extra { path: exercise_file(dir.path()), share: 0.3, form }];
+        let config = PackConfig { extra, max_tokens: 6000, fim_rate: 0.0, ..base.clone() };
+        let summary = &pack(&config, &dir.path().join("out")).unwrap()["train"];
+        let total: u64 = summary.tokens_by_domain.values().sum();
+        let share = summary.tokens_by_domain["exercise"] as f64 / total as f64;
+        assert!((share - 0.3).abs() < 0.03, "{share}");
+        assert!((5800..6700).contains(&summary.tokens), "{}", summary.tokens);
+    }
+}
+
+#[test]
+fn mistakes_are_answered_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = corpus(dir.path(), 5);
+    let out = dir.path().join("out");
+    for (config, named) in [
+        (PackConfig { train: PathBuf::new(), ..good.clone() }, "`train` is not set"),
+        (PackConfig { train: dir.path().join("nowhere"), ..good.clone() }, "nowhere"),
+        (PackConfig { tokenizer: dir.path().join("nowhere"), ..good.clone() }, "nowhere"),
+        (PackConfig { fim_rate: 2.0, ..good.clone() }, "fim_rate"),
+        (PackConfig { sequence_length: 100_000, ..good.clone() }, "lower sequence_length"),
+        (PackConfig { extra: vec![Extra { path: dir.path().join("none.jsonl"), share: 0.1, form: Form::Text }], ..good.clone() }, "none.jsonl"),
+    ] {
+        let message = pack(&config, &out).unwrap_err().to_string();
+        assert!(message.contains(named), "{message}");
+        assert!(!out.join("train").exists() && !out.join(".tmp-tokens").exists());
+    }
+}

@@ -1,0 +1,154 @@
+//! Shards on disk: what was written is read back, other Arrow readers agree, and damage is an error, never a panic.
+
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt32Type;
+use llm_data::shards::{NewRow, ShardInfo, ShardWriter, Shards};
+use llm_run::Seed;
+use proptest::prelude::*;
+use std::path::Path;
+use std::sync::Arc;
+
+const LENGTH: usize = 16;
+
+fn info() -> ShardInfo {
+    ShardInfo { sequence_length: LENGTH, vocab_size: 4096, tokenizer: "abc".into() }
+}
+
+fn rows(n: usize) -> Vec<NewRow> {
+    let row = |i: usize| {
+        let mut rng = Seed(1).at(i as u64).rng();
+        let mut document_starts = vec![0];
+        if i.is_multiple_of(3) {
+            document_starts.extend([4, 11]);
+        }
+        NewRow {
+            tokens: (0..=LENGTH).map(|_| rng.below(4096) as u32).collect(),
+            document_ids: document_starts.iter().map(|s| Arc::from(format!("dök-{i}-{s}"))).collect(),
+            document_starts,
+            target_bytes: rng.below(100) as u32,
+        }
+    };
+    (0..n).map(row).collect()
+}
+
+fn write(dir: &Path, rows: &[NewRow], rows_per_shard: usize) {
+    let mut writer = ShardWriter::create(dir, info(), rows_per_shard).unwrap();
+    for row in rows {
+        writer.push(row.clone()).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+fn check_all(shards: &Shards) {
+    for i in 0..shards.len() {
+        let row = shards.row(i);
+        assert_eq!(row.tokens.len(), shards.sequence_length() + 1);
+        assert_eq!(shards.document_ids(i).len(), row.document_starts.len());
+    }
+}
+
+#[test]
+fn rows_survive_a_round_trip_over_shards_and_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    for (n, rows_per_shard) in [(1, 10), (25, 10), (1300, 1200), (20, 10)] {
+        let (dir, rows) = (dir.path().join("train"), rows(n));
+        write(&dir, &rows, rows_per_shard);
+        let shards = Shards::open(&dir).unwrap();
+        assert_eq!((shards.len(), shards.info()), (n, &info()));
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), n.div_ceil(rows_per_shard));
+        for (i, expected) in rows.iter().enumerate() {
+            let row = shards.row(i);
+            assert_eq!(row.tokens, expected.tokens);
+            assert_eq!((row.document_starts, row.target_bytes), (&expected.document_starts[..], expected.target_bytes));
+            assert!(shards.document_ids(i).iter().zip(&expected.document_ids).all(|(a, b)| **a == **b));
+        }
+    }
+}
+
+#[test]
+fn the_arrow_reader_sees_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, rows) = (dir.path().join("train"), rows(30));
+    write(&dir, &rows, 100);
+    let file = std::fs::File::open(dir.join("shard-00000.arrow")).unwrap();
+    let batch = arrow_ipc::reader::FileReader::try_new(file, None).unwrap().next().unwrap().unwrap();
+    assert_eq!(batch.num_rows(), 30);
+    let tokens = batch.column_by_name("tokens").unwrap().as_list::<i32>().value(7);
+    assert_eq!(tokens.as_primitive::<UInt32Type>().values(), &rows[7].tokens[..]);
+    let ids = batch.column_by_name("document_ids").unwrap().as_list::<i32>().value(6);
+    assert_eq!(ids.as_string::<i32>().value(2), &*rows[6].document_ids[2]);
+    assert_eq!(ids.len(), 3);
+}
+
+#[test]
+fn the_same_rows_give_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    write(&a, &rows(50), 20);
+    write(&b, &rows(50), 20);
+    assert_eq!(Shards::open(&a).unwrap().hash().unwrap(), Shards::open(&b).unwrap().hash().unwrap());
+}
+
+#[test]
+fn an_abandoned_writer_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("train");
+    let mut writer = ShardWriter::create(&target, info(), 2).unwrap();
+    for row in rows(5) {
+        writer.push(row).unwrap();
+    }
+    drop(writer);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert!(Shards::open(&target).unwrap_err().to_string().contains("llm-data pack"));
+}
+
+#[test]
+fn every_truncation_is_an_error_that_names_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("train");
+    write(&dir, &rows(12), 100);
+    let path = dir.join("shard-00000.arrow");
+    let bytes = std::fs::read(&path).unwrap();
+    for len in 0..bytes.len() {
+        std::fs::write(&path, &bytes[..len]).unwrap();
+        let message = Shards::open(&dir).unwrap_err().to_string();
+        assert!(message.contains("shard-00000.arrow") && message.contains("damaged or truncated"), "{message}");
+    }
+}
+
+#[test]
+fn shards_of_two_runs_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    write(&a, &rows(3), 100);
+    let mut writer = ShardWriter::create(&b, ShardInfo { vocab_size: 5000, ..info() }, 100).unwrap();
+    writer.push(rows(1).remove(0)).unwrap();
+    writer.finish().unwrap();
+    std::fs::copy(b.join("shard-00000.arrow"), a.join("shard-00001.arrow")).unwrap();
+    let message = Shards::open(&a).unwrap_err().to_string();
+    assert!(message.contains("shard-00001.arrow") && message.contains("5000"), "{message}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// A damaged file opens or does not; if it opens, every row can be read.
+    #[test]
+    fn damaged_bytes_never_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), tail: bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("train");
+        write(&dir, &rows(6), 100);
+        let path = dir.join("shard-00000.arrow");
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (index, byte) in changes {
+            // Half of the cases aim at the footer, where the offsets are.
+            let from = if tail { bytes.len() * 2 / 3 } else { 0 };
+            let at = from + index.index(bytes.len() - from);
+            bytes[at] = byte;
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        if let Ok(shards) = Shards::open(&dir) {
+            check_all(&shards);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What `llm-eval run` can be told.
+
+use crate::error::{Error, Result};
+use llm_tensor::DeviceSpec;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Configuration of `llm-eval run`. A task runs when its input is given.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// Model folder (HF layout).
+    pub model: PathBuf,
+    /// Held-out documents (a Parquet file or a folder of them): bits per byte.
+    pub documents: Option<PathBuf>,
+    /// Score at most this many bytes of held-out text; documents are taken in the order of their hash, the last one is
+    /// cut. All of it when absent.
+    pub limit_bytes: Option<u64>,
+    /// Training documents: the 3-gram byte model that the held-out score is compared with.
+    pub train_documents: Option<PathBuf>,
+    /// Count at most this many bytes of training text, chosen like the held-out ones. All of it when absent.
+    pub train_limit_bytes: Option<u64>,
+    /// Held-out exercises (JSON lines with `id, lang, category, messages, answer`): exact match.
+    pub exercises: Option<PathBuf>,
+    /// Ask at most this many exercises, chosen by hash. All of them when absent.
+    pub limit: Option<usize>,
+    /// Longest answer in tokens; less where the context leaves less.
+    pub max_tokens: usize,
+    /// Requests generated together.
+    pub max_batch: usize,
+    /// Where the model runs: `auto`, `cpu`, `cuda[:N]`, `vulkan[:N]`, `webgpu[:N]`.
+    pub device: DeviceSpec,
+    /// Chooses the items under a limit, the samples shown, and the bootstrap's draws.
+    pub seed: u64,
+    /// Exercises shown in `results.json`; all of them are in `samples.parquet`.
+    pub samples: usize,
+    /// Bootstrap resamples behind the interval of bits per byte.
+    pub resamples: usize,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            model: PathBuf::new(),
+            documents: None,
+            limit_bytes: None,
+            train_documents: None,
+            train_limit_bytes: None,
+            exercises: None,
+            limit: None,
+            max_tokens: 256,
+            max_batch: 64,
+            device: DeviceSpec::Auto,
+            seed: 0,
+            samples: 8,
+            resamples: 1000,
+        }
+    }
+}
+
+impl RunConfig {
+    /// Contradictions that only the whole shows.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |message: &str| Err(Error::Config(message.to_string()));
+        if self.model.as_os_str().is_empty() {
+            return wrong("`model` is not set; give the folder of the model to evaluate");
+        }
+        if self.documents.is_none() && self.exercises.is_none() {
+            return wrong("nothing to evaluate; set `documents` (bits per byte), `exercises` (exact match), or both");
+        }
+        if self.train_documents.is_some() && self.documents.is_none() {
+            return wrong("`train_documents` trains a baseline for `documents`, which is not set");
+        }
+        for (name, zero) in [
+            ("limit_bytes", self.limit_bytes == Some(0)),
+            ("train_limit_bytes", self.train_limit_bytes == Some(0)),
+            ("limit", self.limit == Some(0)),
+            ("max_tokens", self.max_tokens == 0),
+            ("max_batch", self.max_batch == 0),
+        ] {
+            if zero {
+                return wrong(&format!("`{name}` is 0; leave it out for no limit, or give at least 1"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contradictions_are_named() {
+        let base = RunConfig { model: "m".into(), ..RunConfig::default() };
+        let message = |config: RunConfig| config.check().unwrap_err().to_string();
+        assert!(message(RunConfig::default()).contains("`model`"));
+        assert!(message(base.clone()).contains("nothing to evaluate"));
+        let baseline = RunConfig { train_documents: Some("t".into()), exercises: Some("e".into()), ..base.clone() };
+        assert!(message(baseline).contains("`train_documents`"));
+        let zero = RunConfig { exercises: Some("e".into()), limit: Some(0), ..base };
+        assert!(message(zero).contains("`limit` is 0"));
+    }
+
+    #[test]
+    fn a_typo_is_answered_with_the_right_key() {
+        let message = llm_run::config::load::<RunConfig>(None, &["limit_byte=1".into()]).unwrap_err().to_string();
+        assert!(message.contains("did you mean `limit_bytes`"), "{message}");
+    }
+}

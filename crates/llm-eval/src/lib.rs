@@ -1,0 +1,38 @@
+//! How good is it: tasks, metrics, intervals.
+//!
+//! Every number comes with its sample size, an interval and the rows it was computed from, and two models are compared on
+//! the same items or not at all.
+//!
+//! | module | noun | job |
+//! |---|---|---|
+//! | [`run`] | `run`, `evaluate` | the tasks whose inputs are given, into one folder |
+//! | [`config`] | `RunConfig` | what `llm-eval run` can be told |
+//! | [`model`] | `LanguageModel`, `Local` | what is evaluated: scores sequences, continues prompts |
+//! | [`bits_per_byte`] | `BitsPerByte` | held-out text, by domain and language |
+//! | [`windows`] | `windows` | long documents, every token scored exactly once |
+//! | [`ngram`] | `ByteTrigram` | the order-3 byte model to beat |
+//! | [`documents`] | `select` | which documents under a byte limit |
+//! | [`exercises`] | `Exercise`, `ask` | generated answers, extracted and graded |
+//! | [`stats`] | `wilson95`, `bootstrap`, `mcnemar_exact` | how sure is a number |
+//! | [`compare`] | `compare` | is B better than A |
+//! | [`samples`] | `Sample` | `samples.parquet`, one row per scored item |
+//! | [`results`] | `Results` | `results.json` |
+//!
+//! Deliberately absent: a second way to run a model (everything generates through `llm_infer`), and answer extraction of
+//! its own (`llm_data::exercises` grades here and in training alike).
+
+pub mod bits_per_byte;
+pub mod compare;
+pub mod config;
+pub mod documents;
+mod error;
+pub mod exercises;
+pub mod model;
+pub mod ngram;
+pub mod results;
+pub mod run;
+pub mod samples;
+pub mod stats;
+pub mod windows;
+
+pub use error::{Error, Result};

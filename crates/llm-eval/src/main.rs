@@ -1,0 +1,72 @@
+//! `llm-eval run` measures a model; `llm-eval compare` says whether one result is better than another.
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use llm_eval::compare::compare;
+use llm_eval::config::RunConfig;
+use llm_eval::results::TaskResult;
+use llm_run::{Args, Seed};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Evaluate language models: bits per byte, exact match, paired comparison.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure a model folder; writes results.json and samples.parquet.
+    Run(Args),
+    /// Compare two result folders item by item: bootstrap interval of the difference, McNemar's exact p.
+    Compare {
+        /// Result folder of the first model.
+        a: PathBuf,
+        /// Result folder of the second model.
+        b: PathBuf,
+        /// Bootstrap resamples.
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+        resamples: u32,
+        /// Seed of the bootstrap.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    llm_run::program::main(|| body(cli.command))
+}
+
+fn body(command: Command) -> Result<()> {
+    match command {
+        Command::Run(args) => {
+            llm_run::program::catch_interrupts();
+            let config: RunConfig = args.load()?;
+            let results = llm_eval::run::run(&config, &args.out)?;
+            for (name, task) in &results.tasks {
+                println!("{}", line(name, task));
+            }
+        }
+        Command::Compare { a, b, resamples, seed, json } => {
+            let comparison = compare(&a, &b, resamples as usize, Seed(seed))?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&comparison).context("comparison as JSON")?);
+            } else {
+                print!("{}", comparison.table());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn line(name: &str, task: &TaskResult) -> String {
+    let interval = task.ci95.map(|[low, high]| format!("  95 % [{low:.4}, {high:.4}]")).unwrap_or_default();
+    format!("{name:<24} {:.4}{interval}  n {}", task.value, task.n)
+}

@@ -1,0 +1,386 @@
+//! Continuous batching: at every step, running sequences get one token and waiting prompts get a share of the batch.
+//!
+//! One step is one forward pass over a mix of single tokens and prompt pieces (chunked prefill, Agrawal et al., Sarathi,
+//! 2023). When the cache runs out of pages the youngest sequence gives its pages back and is computed again later; its
+//! tokens do not change, because they depend on (seed, position) only.
+
+use crate::pages::PagedKv;
+use crate::sampling::{self, Choice, Sampling};
+use crate::{Error, Model, Result};
+use llm_arch::{CachedBatch, Decoder, KvPool};
+use llm_tensor::host;
+use llm_tensor::rayon::prelude::*;
+use llm_tokenizer::{DecodeStream, Tokenizer};
+use std::collections::VecDeque;
+
+/// Sizes of an engine.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineConfig {
+    /// Sequences that generate at the same time.
+    pub max_batch: usize,
+    /// Tokens per forward pass.
+    pub max_step_tokens: usize,
+    /// Pages of the key/value cache; 0 means enough for `max_batch` full contexts, at most 1 GiB.
+    pub kv_pages: usize,
+    /// Tokens per page.
+    pub page_size: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { max_batch: 64, max_step_tokens: 512, kv_pages: 0, page_size: 16 }
+    }
+}
+
+/// What to generate.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Token ids, at least one.
+    pub prompt: Vec<u32>,
+    /// How to continue.
+    pub sampling: Sampling,
+}
+
+/// Names a request within its engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end token or a stop text.
+    Stop,
+    /// `max_tokens` or the context was reached.
+    Length,
+    /// The caller gave up.
+    Cancelled,
+}
+
+/// A finished generation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    /// Generated tokens, without the end token. A stop text's tokens are included.
+    pub tokens: Vec<u32>,
+    /// Log-probability of each under the unmodified distribution.
+    pub logprobs: Vec<f32>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// The token that ended it, if one did; it is not among `tokens`.
+    pub end_token: Option<u32>,
+}
+
+/// What a step produced.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// One more token.
+    Token {
+        /// Whose.
+        id: RequestId,
+        /// The token.
+        token: u32,
+        /// Its log-probability.
+        logprob: f32,
+        /// Alternatives, if asked for.
+        top: Vec<(u32, f32)>,
+    },
+    /// The end.
+    Done {
+        /// Whose.
+        id: RequestId,
+        /// Everything generated.
+        completion: Completion,
+    },
+}
+
+#[derive(Debug)]
+struct Sequence {
+    id: RequestId,
+    /// Prompt, then what was generated.
+    tokens: Vec<u32>,
+    prompt: usize,
+    sampling: Sampling,
+    logprobs: Vec<f32>,
+    pages: Vec<u32>,
+    /// Tokens whose keys and values are in the cache.
+    computed: usize,
+    text: Option<StopText>,
+    end_token: Option<u32>,
+}
+
+/// Looks for stop texts in the generated text.
+#[derive(Debug)]
+struct StopText {
+    stream: DecodeStream,
+    text: String,
+}
+
+impl StopText {
+    /// Feed a token; true when a stop text is complete.
+    fn push(&mut self, token: u32, stops: &[String]) -> bool {
+        let Some(piece) = self.stream.push(token) else { return false };
+        let longest = stops.iter().map(String::len).max().unwrap_or(0);
+        let mut from = self.text.len().saturating_sub(longest);
+        while !self.text.is_char_boundary(from) {
+            from -= 1;
+        }
+        self.text.push_str(&piece);
+        stops.iter().any(|s| self.text[from..].contains(s.as_str()))
+    }
+}
+
+/// Generates for many requests at once on one thread; forward passes use all cores.
+#[derive(Debug)]
+pub struct Engine {
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    eos: Vec<u32>,
+    config: EngineConfig,
+    pool: KvPool,
+    kv: PagedKv,
+    waiting: VecDeque<Sequence>,
+    running: Vec<Sequence>,
+    finished: Vec<Event>,
+    next_id: u64,
+    capacity: usize,
+}
+
+impl Engine {
+    /// Allocate the cache for a model.
+    pub fn new(model: &Model, config: EngineConfig) -> Result<Self> {
+        if config.max_batch == 0 || config.page_size == 0 || config.max_step_tokens < config.max_batch {
+            return Err(Error::Request("engine: max_batch and page_size must be positive, and max_step_tokens at least max_batch".into()));
+        }
+        let decoder = model.decoder.untracked();
+        let context = decoder.config().max_position_embeddings;
+        let pages = match config.kv_pages {
+            0 => (context.div_ceil(config.page_size) * config.max_batch).min((1 << 30) / KvPool::page_bytes(decoder.config(), config.page_size)).max(1),
+            n => n,
+        };
+        Ok(Self {
+            pool: KvPool::new(decoder.config(), pages, config.page_size),
+            kv: PagedKv::new(pages, config.page_size),
+            capacity: context.min(pages * config.page_size),
+            decoder,
+            tokenizer: model.tokenizer.clone(),
+            eos: model.eos_token_ids.clone(),
+            config,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            finished: Vec::new(),
+            next_id: 0,
+        })
+    }
+
+    /// The weights changed (a trainer took a step): use the new ones from the next step on. Requires an idle engine, as
+    /// cached keys belong to the old weights.
+    pub fn set_decoder(&mut self, decoder: &Decoder) -> Result<()> {
+        if !self.is_idle() {
+            return Err(Error::Request("weights cannot change while requests are running".into()));
+        }
+        self.decoder = decoder.untracked();
+        Ok(())
+    }
+
+    /// Longest prompt plus answer.
+    pub fn context_length(&self) -> usize {
+        self.capacity
+    }
+
+    /// Queue a request.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId> {
+        let Request { prompt, sampling } = request;
+        let vocab = self.decoder.config().vocab_size as u32;
+        if prompt.is_empty() {
+            return Err(Error::Request("the prompt has no tokens".into()));
+        }
+        if let Some(id) = prompt.iter().find(|&&id| id >= vocab) {
+            return Err(Error::Request(format!("token {id} is not in the vocabulary of {vocab}")));
+        }
+        if prompt.len() + sampling.max_tokens > self.capacity {
+            return Err(Error::ContextLength { prompt: prompt.len(), max_tokens: sampling.max_tokens, context: self.capacity });
+        }
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        if sampling.max_tokens == 0 {
+            self.finished.push(Event::Done { id, completion: Completion { tokens: vec![], logprobs: vec![], finish_reason: FinishReason::Length, end_token: None } });
+            return Ok(id);
+        }
+        let text = (!sampling.stop.is_empty()).then(|| StopText { stream: self.tokenizer.decode_stream(false), text: String::new() });
+        self.waiting.push_back(Sequence { id, prompt: prompt.len(), tokens: prompt, sampling, logprobs: Vec::new(), pages: Vec::new(), computed: 0, text, end_token: None });
+        Ok(id)
+    }
+
+    /// Stop a request; its pages are free at once. Unknown and finished ids are ignored.
+    pub fn cancel(&mut self, id: RequestId) {
+        if let Some(at) = self.waiting.iter().position(|s| s.id == id) {
+            if let Some(sequence) = self.waiting.remove(at) {
+                self.finish(sequence, FinishReason::Cancelled);
+            }
+        } else if let Some(at) = self.running.iter().position(|s| s.id == id) {
+            let sequence = self.running.remove(at);
+            self.finish(sequence, FinishReason::Cancelled);
+        }
+    }
+
+    /// Nothing left to do.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty() && self.finished.is_empty()
+    }
+
+    /// Requests generating now, and requests waiting.
+    pub fn load(&self) -> (usize, usize) {
+        (self.running.len(), self.waiting.len())
+    }
+
+    /// Pages of the cache nobody uses.
+    pub fn free_pages(&self) -> usize {
+        self.kv.free_pages()
+    }
+
+    fn finish(&mut self, sequence: Sequence, finish_reason: FinishReason) {
+        self.kv.release(&sequence.pages);
+        let tokens = sequence.tokens[sequence.prompt..].to_vec();
+        self.finished.push(Event::Done { id: sequence.id, completion: Completion { tokens, logprobs: sequence.logprobs, finish_reason, end_token: sequence.end_token } });
+    }
+
+    /// Give every running sequence room for its next token, preempting the youngest while pages are short.
+    fn make_room(&mut self) {
+        let mut i = 0;
+        while i < self.running.len() {
+            let needed = self.running[i].tokens.len();
+            if self.kv.reserve(&mut self.running[i].pages, needed) {
+                i += 1;
+                continue;
+            }
+            let Some(mut victim) = self.running.pop() else { break };
+            self.kv.release(&victim.pages);
+            victim.pages.clear();
+            victim.computed = 0;
+            self.waiting.push_front(victim);
+        }
+    }
+
+    fn admit(&mut self) {
+        while self.running.len() < self.config.max_batch {
+            let Some(mut sequence) = self.waiting.pop_front() else { break };
+            sequence.pages = self.kv.share_prefix(&sequence.tokens);
+            sequence.computed = sequence.pages.len() * self.config.page_size;
+            if !self.kv.reserve(&mut sequence.pages, sequence.tokens.len()) {
+                self.kv.release(&sequence.pages);
+                sequence.pages.clear();
+                self.waiting.push_front(sequence);
+                break;
+            }
+            // Everything scheduled below is written before it is read, so a twin admitted next may already point to it.
+            let room = self.config.max_step_tokens.saturating_sub(self.running.iter().map(|s| s.tokens.len() - s.computed).sum());
+            if room >= sequence.tokens.len() - sequence.computed {
+                self.kv.publish(&sequence.pages, &sequence.tokens, sequence.tokens.len());
+            }
+            self.running.push(sequence);
+        }
+    }
+
+    /// One forward pass; returns what it produced. Does nothing when idle.
+    pub fn step(&mut self) -> Result<Vec<Event>> {
+        self.make_room();
+        self.admit();
+        let mut events = std::mem::take(&mut self.finished);
+        if self.running.is_empty() {
+            return Ok(events);
+        }
+        // Continuations first: they are one token each and somebody is waiting for them.
+        let mut budget = self.config.max_step_tokens;
+        let mut order: Vec<usize> = (0..self.running.len()).collect();
+        order.sort_by_key(|&i| (self.running[i].tokens.len() - self.running[i].computed > 1, i));
+        let (mut ids, mut positions, mut pages) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut advanced, mut rows) = (vec![0; self.running.len()], Vec::new());
+        for i in order {
+            let sequence = &self.running[i];
+            let n = (sequence.tokens.len() - sequence.computed).min(budget);
+            budget -= n;
+            advanced[i] = n;
+            for position in sequence.computed..sequence.computed + n {
+                ids.push(sequence.tokens[position]);
+                positions.push(position as u32);
+                pages.push(sequence.pages.as_slice());
+            }
+            if n > 0 && sequence.computed + n == sequence.tokens.len() {
+                rows.push((i, ids.len() - 1));
+            }
+        }
+        let batch = CachedBatch { ids: ids.into(), positions: positions.into(), pages };
+        let hidden = self.decoder.hidden_cached(&batch, &mut self.pool);
+        let d = self.decoder.config().hidden_size;
+        let device = hidden.device();
+        let hidden = host::to_vec(hidden);
+        for (sequence, n) in self.running.iter_mut().zip(&advanced) {
+            sequence.computed += n;
+        }
+        for sequence in &self.running {
+            self.kv.publish(&sequence.pages, &sequence.tokens, sequence.computed);
+        }
+        if rows.is_empty() {
+            return Ok(events);
+        }
+        let picked: Vec<f32> = rows.iter().flat_map(|&(_, row)| hidden[row * d..(row + 1) * d].iter().copied()).collect();
+        let logits = host::to_vec(self.decoder.logits(host::from_vec(picked, [rows.len(), d], &device)));
+        let vocab = self.decoder.config().vocab_size;
+        let running = &self.running;
+        let choices: Vec<Choice> = rows
+            .par_iter()
+            .zip(logits.par_chunks_exact(vocab))
+            .map(|(&(i, _), logits)| sampling::choose(logits, &running[i].sampling, &running[i].tokens, running[i].tokens.len()))
+            .collect();
+        let mut ended = Vec::new();
+        for (&(i, _), choice) in rows.iter().zip(choices) {
+            if let Some(reason) = self.accept(i, choice, &mut events) {
+                ended.push((i, reason));
+            }
+        }
+        ended.sort_unstable_by_key(|e| std::cmp::Reverse(e.0));
+        for (i, reason) in ended {
+            let sequence = self.running.remove(i);
+            self.finish(sequence, reason);
+        }
+        events.append(&mut self.finished);
+        Ok(events)
+    }
+
+    /// Add a token to a sequence; tells whether it ends.
+    fn accept(&mut self, i: usize, choice: Choice, events: &mut Vec<Event>) -> Option<FinishReason> {
+        let sequence = &mut self.running[i];
+        let Choice { token, logprob, top } = choice;
+        if self.eos.contains(&token) || sequence.sampling.stop_ids.contains(&token) {
+            sequence.end_token = Some(token);
+            return Some(FinishReason::Stop);
+        }
+        sequence.tokens.push(token);
+        sequence.logprobs.push(logprob);
+        events.push(Event::Token { id: sequence.id, token, logprob, top });
+        if sequence.text.as_mut().is_some_and(|t| t.push(token, &sequence.sampling.stop)) {
+            return Some(FinishReason::Stop);
+        }
+        (sequence.tokens.len() - sequence.prompt >= sequence.sampling.max_tokens).then_some(FinishReason::Length)
+    }
+
+    /// Run requests to their ends; completions in the order of the requests. Other requests in the engine go on as well, but
+    /// their events are dropped, so do not mix the two ways of use.
+    pub fn generate(&mut self, requests: Vec<Request>) -> Result<Vec<Completion>> {
+        self.generate_with(requests, |_| {})
+    }
+
+    /// [`Engine::generate`] that reports how many requests have ended after every step.
+    pub fn generate_with(&mut self, requests: Vec<Request>, mut progress: impl FnMut(usize)) -> Result<Vec<Completion>> {
+        let ids = requests.into_iter().map(|r| self.submit(r)).collect::<Result<Vec<_>>>()?;
+        let mut done = std::collections::HashMap::new();
+        while !self.is_idle() {
+            for event in self.step()? {
+                if let Event::Done { id, completion } = event {
+                    done.insert(id, completion);
+                }
+            }
+            progress(done.len());
+        }
+        Ok(ids.iter().filter_map(|id| done.remove(id)).collect())
+    }
+}

@@ -1,0 +1,26 @@
+//! Tokens out, many requests at once.
+//!
+//! | module | noun | job |
+//! |---|---|---|
+//! | [`model`] | `Model` | a model folder in memory: decoder, tokenizer, ends, content hash |
+//! | [`sampling`] | `Sampling` | from logits to a token, as Hugging Face `generate` does it |
+//! | [`pages`] | `PagedKv` | which page of the cache belongs to whom; prefixes are shared |
+//! | [`engine`] | `Engine`, `Request` | requests join and leave the batch at every step |
+//! | [`score`](mod@score) | `score` | log-probabilities of given tokens |
+//!
+//! Evaluation, rollouts and the server all generate through here: what is scored is what is served.
+//!
+//! Deliberately absent: HTTP, chat templates, training.
+
+pub mod engine;
+mod error;
+pub mod model;
+pub mod pages;
+pub mod sampling;
+pub mod score;
+
+pub use engine::{Completion, Engine, EngineConfig, Event, FinishReason, Request, RequestId};
+pub use error::{Error, Result};
+pub use model::Model;
+pub use sampling::Sampling;
+pub use score::score;

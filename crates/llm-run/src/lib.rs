@@ -1,0 +1,35 @@
+//! How every program of this workspace runs.
+//!
+//! A program here is `PROGRAM COMMAND --config FILE --set key=value --out DIR`. It reads one TOML configuration, writes
+//! into one folder, leaves a `manifest.json` there that says what went in and what came out, logs `metrics.jsonl`, shows
+//! one progress line, and ends with a clear error and a non-zero status or with everything written.
+//!
+//! | module | noun | job |
+//! |---|---|---|
+//! | [`program`] | `Args`, `main` | shared flags, error printing, exit codes, Ctrl-C |
+//! | [`config`] | `load` | TOML + `--set`, typos answered with a suggestion |
+//! | [`run`] | `Run` | the output folder and its manifest |
+//! | [`metrics`] | `Metrics` | append-only JSON lines that survive a resume |
+//! | [`progress`] | `Progress` | a bar with ETA on a terminal, plain lines when piped |
+//! | [`seed`] | `Seed`, `Rng` | randomness as a function of (seed, stream, step) |
+//! | [`atomic`] | `write`, `AtomicFile`, `AtomicDir` | nothing is ever half-written |
+//! | [`hash`] | `path`, `bytes` | BLAKE3 of files and folders |
+//!
+//! Deliberately absent: any knowledge of text, tensors or models.
+
+pub mod atomic;
+pub mod config;
+mod error;
+pub mod hash;
+pub mod metrics;
+pub mod program;
+pub mod progress;
+pub mod run;
+pub mod seed;
+
+pub use error::{Error, Result};
+pub use metrics::Metrics;
+pub use program::Args;
+pub use progress::Progress;
+pub use run::Run;
+pub use seed::{Rng, Seed};

@@ -1,0 +1,74 @@
+//! What all binaries share: flags, one-line errors, exit codes, Ctrl-C.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Flags of every command that produces a folder.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// TOML configuration; what it leaves out has defaults.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Override a configuration value, e.g. --set optimizer.lr=1e-3 (repeatable).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Output folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+impl Args {
+    /// The configuration as a typed value.
+    pub fn load<T: serde::de::DeserializeOwned>(&self) -> crate::Result<T> {
+        crate::config::load(self.config.as_deref(), &self.sets)
+    }
+}
+
+/// Exit status after Ctrl-C, as shells expect it.
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Run a program body: prints an error as one `error: ...` line with its causes and returns a non-zero status.
+///
+/// A closed pipe (`llm-data explain | head`) ends the program quietly.
+pub fn main<E: std::fmt::Display>(body: impl FnOnce() -> Result<(), E>) -> ExitCode {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.payload().downcast_ref::<String>().map(String::as_str).unwrap_or_default();
+        if text.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        default(info);
+    }));
+    match body() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if interrupted() => ExitCode::from(EXIT_INTERRUPTED),
+        Err(error) => {
+            // anyhow's alternate form prints "context: cause: cause".
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Catch Ctrl-C and SIGTERM from now on: long loops ask [`interrupted`] and stop at the next safe point. A second Ctrl-C
+/// ends the process at once.
+pub fn catch_interrupts() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let _ = ctrlc::set_handler(|| {
+            if INTERRUPTED.swap(true, Ordering::SeqCst) {
+                std::process::exit(i32::from(EXIT_INTERRUPTED));
+            }
+            eprintln!("\ninterrupted: finishing the current step (Ctrl-C again to stop at once)");
+        });
+    });
+}
+
+/// True after Ctrl-C or SIGTERM.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}

@@ -1,0 +1,96 @@
+//! One progress line per stage: a bar with rate and ETA on a terminal, a plain line now and then when piped.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// A running stage's progress. Everything goes to stderr; stdout stays free for results.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+    name: String,
+    plain: bool,
+    started: Instant,
+    last_plain: Instant,
+}
+
+impl Progress {
+    /// A bar of `total` `unit`s; `total == 0` means unknown.
+    pub fn new(name: &str, total: u64, unit: &str) -> Self {
+        let plain = !std::io::stderr().is_terminal();
+        let bar = if plain { ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden()) } else { ProgressBar::new(total) };
+        let template = if total == 0 {
+            format!("{{prefix:>12}} {{spinner}} {{human_pos}} {unit} {{per_sec:>8}} {{wide_msg}}")
+        } else {
+            format!("{{prefix:>12}} {{bar:20.cyan/dim}} {{percent:>3}}% {{human_pos}}/{{human_len}} {unit} ETA {{eta}} {{wide_msg}}")
+        };
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style.progress_chars("━╸─"));
+        }
+        bar.set_prefix(name.to_string());
+        if plain {
+            eprintln!("{name}: started{}", if total > 0 { format!(", {total} {unit}") } else { String::new() });
+        } else {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        let now = Instant::now();
+        Self { bar, name: name.to_string(), plain, started: now, last_plain: now }
+    }
+
+    /// Where a resumed stage starts; keeps the ETA honest.
+    pub fn resume_at(&self, position: u64) {
+        self.bar.set_position(position);
+        self.bar.reset_eta();
+    }
+
+    /// Advance.
+    pub fn inc(&mut self, by: u64) {
+        self.bar.inc(by);
+        self.plain_line(false);
+    }
+
+    /// Set the position.
+    pub fn set(&mut self, position: u64) {
+        self.bar.set_position(position);
+        self.plain_line(false);
+    }
+
+    /// The text after the bar: loss, rate, counts.
+    pub fn message(&mut self, message: impl Into<String>) {
+        self.bar.set_message(message.into());
+    }
+
+    /// A line above the bar that stays.
+    pub fn note(&self, line: impl AsRef<str>) {
+        if self.plain { eprintln!("{}: {}", self.name, line.as_ref()) } else { self.bar.println(format!("{:>12} {}", self.name, line.as_ref())) }
+    }
+
+    /// End with a summary line.
+    pub fn finish(self, summary: impl AsRef<str>) {
+        self.bar.finish_and_clear();
+        let seconds = self.started.elapsed().as_secs_f64();
+        eprintln!("{:>12} {} ({})", self.name, summary.as_ref(), human_seconds(seconds));
+    }
+
+    fn plain_line(&mut self, force: bool) {
+        if !self.plain || (!force && self.last_plain.elapsed() < PLAIN_EVERY) {
+            return;
+        }
+        self.last_plain = Instant::now();
+        let total = self.bar.length().filter(|&t| t > 0);
+        let position = self.bar.position();
+        let place = total.map_or_else(|| position.to_string(), |t| format!("{position}/{t}, ETA {}", human_seconds(self.bar.eta().as_secs_f64())));
+        eprintln!("{}: {place} {}", self.name, self.bar.message());
+    }
+}
+
+/// `75.3` -> `1m15s`, `4.2` -> `4.2s`.
+pub fn human_seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 60.0 => format!("{s:.1}s"),
+        s if s < 3600.0 => format!("{}m{:02}s", (s / 60.0) as u64, (s % 60.0) as u64),
+        s => format!("{}h{:02}m", (s / 3600.0) as u64, (s % 3600.0 / 60.0) as u64),
+    }
+}

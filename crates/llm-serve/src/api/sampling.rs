@@ -1,0 +1,143 @@
+//! The parameters that chat and text completions share, and how they become the engine's [`Sampling`].
+
+use super::fields::{Fields, wrong_type};
+use crate::defaults::Defaults;
+use crate::error::ApiError;
+use llm_infer::Sampling;
+use serde_json::Value;
+
+/// OpenAI's limits.
+const MAX_STOPS: usize = 4;
+const MAX_CHOICES: i64 = 128;
+
+/// What the request said; `None` = the model's default.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SamplingParams {
+    /// 0 = greedy.
+    pub temperature: Option<f32>,
+    /// Nucleus.
+    pub top_p: Option<f32>,
+    /// 0 or -1 in the request = off.
+    pub top_k: Option<usize>,
+    /// Relative to the most probable token.
+    pub min_p: Option<f32>,
+    /// 1 = off.
+    pub repetition_penalty: Option<f32>,
+    /// Upper bound of new tokens.
+    pub max_tokens: Option<usize>,
+    /// Up to four strings that end the reply and are not part of it.
+    pub stop: Vec<String>,
+    /// Same seed, same prompt, same weights: same tokens.
+    pub seed: Option<u64>,
+    /// Replies per prompt.
+    pub n: usize,
+    /// `Some(k)`: log-probabilities of the chosen tokens and of the `k` best.
+    pub logprobs: Option<usize>,
+}
+
+/// How the reply is delivered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Delivery {
+    /// Server-sent events instead of one object.
+    pub stream: bool,
+    /// A last event with the token counts.
+    pub include_usage: bool,
+}
+
+impl SamplingParams {
+    /// Take the shared fields; `logprobs` and the token limit have different names in the two APIs, so they come extra.
+    pub(super) fn take(fields: &mut Fields) -> Result<Self, ApiError> {
+        let top_p = fields.number("top_p", 0.0..=1.0)?;
+        if top_p == Some(0.0) {
+            return Err(ApiError::invalid("top_p", "'top_p' must be above 0 and at most 1; for greedy decoding use 'temperature': 0"));
+        }
+        let repetition_penalty = fields.number("repetition_penalty", 0.0..=10.0)?;
+        if repetition_penalty == Some(0.0) {
+            return Err(ApiError::invalid("repetition_penalty", "'repetition_penalty' must be above 0; 1 turns it off"));
+        }
+        let params = Self {
+            temperature: fields.number("temperature", 0.0..=2.0)?,
+            top_p,
+            top_k: fields.integer("top_k", -1..=i64::from(u32::MAX))?.map(|k| usize::try_from(k).unwrap_or(0)),
+            min_p: fields.number("min_p", 0.0..=1.0)?,
+            repetition_penalty,
+            max_tokens: None,
+            stop: take_stop(fields)?,
+            seed: take_seed(fields)?,
+            n: fields.integer("n", 1..=MAX_CHOICES)?.map_or(1, |n| n as usize),
+            logprobs: None,
+        };
+        let zero = |v: &Value| v.as_f64() == Some(0.0);
+        fields.only_neutral("presence_penalty", zero, "leave it out or set it to 0; 'repetition_penalty' is available")?;
+        fields.only_neutral("frequency_penalty", zero, "leave it out or set it to 0; 'repetition_penalty' is available")?;
+        fields.only_neutral("logit_bias", |v| v.as_object().is_some_and(|m| m.is_empty()), "leave it out")?;
+        Ok(params)
+    }
+
+    /// The engine's parameters for choice `index`. `room` is what the context has left after the prompt; `seed` is used
+    /// when the request has none. Choice 0 is what a request with `n = 1` gets, as in vLLM.
+    pub fn resolve(&self, defaults: &Defaults, stop_ids: &[u32], room: usize, seed: u64, index: usize) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            seed: self.seed.unwrap_or(seed).wrapping_add(index as u64),
+            max_tokens: self.max_tokens.unwrap_or_else(|| defaults.max_tokens.unwrap_or(room).min(room)),
+            stop: self.stop.clone(),
+            stop_ids: stop_ids.to_vec(),
+            top_logprobs: self.logprobs.unwrap_or(0),
+        }
+    }
+}
+
+fn take_seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
+    let Some(value) = fields.take("seed") else { return Ok(None) };
+    // Negative seeds are legal in OpenAI's schema; the bits are what counts.
+    value.as_u64().or_else(|| value.as_i64().map(|s| s as u64)).map(Some).ok_or_else(|| wrong_type("seed", "an integer", &value))
+}
+
+fn take_stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
+    let stops = match fields.take("stop") {
+        None => return Ok(Vec::new()),
+        Some(Value::String(s)) => vec![s],
+        Some(Value::Array(items)) => items
+            .into_iter()
+            .map(|item| match item {
+                Value::String(s) => Ok(s),
+                other => Err(wrong_type("stop", "a string or a list of strings", &other)),
+            })
+            .collect::<Result<_, _>>()?,
+        Some(other) => return Err(wrong_type("stop", "a string or a list of strings", &other)),
+    };
+    if stops.len() > MAX_STOPS {
+        return Err(ApiError::invalid("stop", format!("'stop' takes at most {MAX_STOPS} strings, not {}", stops.len())));
+    }
+    if stops.iter().any(String::is_empty) {
+        return Err(ApiError::invalid("stop", "'stop' strings must not be empty"));
+    }
+    Ok(stops)
+}
+
+impl Delivery {
+    pub(super) fn take(fields: &mut Fields) -> Result<Self, ApiError> {
+        let stream = fields.boolean("stream")?.unwrap_or(false);
+        let Some(options) = fields.object("stream_options")? else { return Ok(Self { stream, include_usage: false }) };
+        if !stream {
+            return Err(ApiError::invalid("stream_options", "'stream_options' is only allowed when 'stream' is true"));
+        }
+        let include_usage = match options.get("include_usage") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(b)) => *b,
+            Some(other) => return Err(wrong_type("stream_options.include_usage", "true or false", other)),
+        };
+        // Padding against traffic analysis: an honest no-op here.
+        match options.keys().find(|k| !["include_usage", "include_obfuscation"].contains(&k.as_str())) {
+            Some(key) => {
+                Err(ApiError::invalid(format!("stream_options.{key}"), format!("unknown stream option '{key}'")).with_code("unknown_parameter"))
+            }
+            None => Ok(Self { stream, include_usage }),
+        }
+    }
+}

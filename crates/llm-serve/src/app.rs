@@ -1,0 +1,112 @@
+//! What every handler shares: the loaded model as seen from HTTP, and small steps that both endpoints take.
+
+use crate::api::response::Head;
+use crate::api::sampling::SamplingParams;
+use crate::defaults::Defaults;
+use crate::error::ApiError;
+use crate::worker::Worker;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use llm_infer::Request;
+use llm_tokenizer::Tokenizer;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// State behind the router.
+#[derive(Default)]
+pub struct App {
+    /// Empty while the model is loading.
+    pub served: OnceLock<Served>,
+    /// Largest request body in bytes.
+    pub body_limit: usize,
+}
+
+/// A loaded model.
+pub struct Served {
+    /// The name that requests use.
+    pub name: String,
+    /// Text <-> ids.
+    pub tokenizer: Tokenizer,
+    /// Sampling defaults.
+    pub defaults: Defaults,
+    /// Tokens that end a reply besides the model's own end tokens.
+    pub turn_ends: Vec<u32>,
+    /// Prompt and reply together, in tokens.
+    pub context: usize,
+    /// Short hash of the weights.
+    pub fingerprint: String,
+    /// Unix seconds of loading.
+    pub created: u64,
+    /// The engine.
+    pub worker: Worker,
+    /// Numbers the replies.
+    pub sequence: AtomicU64,
+}
+
+/// Unix seconds.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+impl App {
+    /// The model, or 503 while it is loading.
+    pub fn ready(&self) -> Result<&Served, ApiError> {
+        self.served.get().ok_or_else(|| ApiError::unavailable("the model is still loading"))
+    }
+
+    /// The request body, or why it could not be read.
+    pub fn body(&self, body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
+        body.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(self.body_limit),
+            _ => ApiError::bad_request(format!("the request body could not be read: {rejection}")),
+        })
+    }
+}
+
+impl Served {
+    /// Requests may leave the model out; a wrong name is an error.
+    pub fn check_name(&self, model: Option<&str>) -> Result<(), ApiError> {
+        match model {
+            Some(asked) if asked != self.name => Err(ApiError::model_not_found(asked, &self.name)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The head of a new reply.
+    pub fn head(&self, prefix: &str, object: &'static str) -> Head {
+        let number = self.sequence.fetch_add(1, Ordering::Relaxed);
+        Head {
+            // Start time and a counter: unique over restarts, and no randomness to explain.
+            id: format!("{prefix}-{:x}{number:08x}", self.created),
+            object,
+            created: now(),
+            model: self.name.clone(),
+            system_fingerprint: self.fingerprint.clone(),
+        }
+    }
+
+    /// The engine's requests for `n` choices of one prompt.
+    pub fn requests(&self, prompt: &[u32], params: &SamplingParams, limit_name: &str) -> Result<Vec<Request>, ApiError> {
+        let exceeded = |param: &str, message: String| ApiError::invalid(param, message).with_code("context_length_exceeded");
+        let room = self.context.saturating_sub(prompt.len());
+        if room == 0 {
+            let message = format!("the prompt has {} tokens; the context of this model holds {}, reply included", prompt.len(), self.context);
+            return Err(exceeded(if limit_name == "max_tokens" { "prompt" } else { "messages" }, message));
+        }
+        if let Some(asked) = params.max_tokens.filter(|&asked| asked > room) {
+            let message = format!(
+                "'{limit_name}' is {asked}, but the prompt has {} tokens and the context of this model holds {}: at most {room} are left",
+                prompt.len(),
+                self.context
+            );
+            return Err(exceeded(limit_name, message));
+        }
+        let seed = RandomState::new().hash_one(now());
+        Ok((0..params.n)
+            .map(|index| Request { prompt: prompt.to_vec(), sampling: params.resolve(&self.defaults, &self.turn_ends, room, seed, index) })
+            .collect())
+    }
+}

@@ -1,0 +1,162 @@
+//! Two kinds of failure: [`Error`] ends the program, [`ApiError`] ends one request.
+//!
+//! `ApiError` is the only place where an HTTP status meets a message. Its body is OpenAI's error object, so client
+//! libraries show `message` as it stands (OpenAI API reference, "Error codes").
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why the server cannot start or go on. Messages contain their cause, so it is not chained as a `source` as well.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `--host` and `--port` do not name an address of this machine.
+    #[error("cannot resolve {host}:{port}: {cause}; use an address of this machine, e.g. --host 127.0.0.1")]
+    Resolve {
+        /// As given.
+        host: String,
+        /// As given.
+        port: u16,
+        /// The resolver's answer.
+        cause: std::io::Error,
+    },
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}: {cause}{}", bind_advice(cause))]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// The operating system's answer.
+        cause: std::io::Error,
+    },
+    /// A file of the model folder is unusable.
+    #[error("{}: {message}", path.display())]
+    ModelFile {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what to do.
+        message: String,
+    },
+    /// The model or its engine.
+    #[error(transparent)]
+    Infer(#[from] llm_infer::Error),
+    /// The engine thread ended where it must not.
+    #[error("the engine thread stopped: {0}")]
+    Engine(String),
+    /// The HTTP server itself.
+    #[error("server: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+fn bind_advice(cause: &std::io::Error) -> &'static str {
+    match cause.kind() {
+        std::io::ErrorKind::AddrInUse => "; another program uses this port: choose another --port, or --port 0 for a free one",
+        std::io::ErrorKind::PermissionDenied => "; ports below 1024 need privileges: choose a higher --port",
+        _ => "",
+    }
+}
+
+/// Result with this crate's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failed request, in OpenAI's form.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiError {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// OpenAI's `type`, e.g. `invalid_request_error`.
+    pub kind: &'static str,
+    /// What was wrong, what was expected.
+    pub message: String,
+    /// The request field at fault.
+    pub param: Option<String>,
+    /// A word that programs can compare with.
+    pub code: Option<&'static str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { status, kind, message: message.into(), param: None, code: None }
+    }
+
+    /// 400: a field has a value that cannot be honoured.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::bad_request(message) }
+    }
+
+    /// 400 without a single field at fault.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
+    }
+
+    /// 400: OpenAI has this field, this server does not (yet).
+    pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: Some("unsupported_parameter"), ..Self::invalid(param, message) }
+    }
+
+    /// 404: no such model here.
+    pub fn model_not_found(asked: &str, served: &str) -> Self {
+        Self {
+            status: StatusCode::NOT_FOUND,
+            code: Some("model_not_found"),
+            ..Self::invalid("model", format!("the model '{asked}' is not served here; this server has '{served}'"))
+        }
+    }
+
+    /// 404: no such path.
+    pub fn unknown_path(method: &str, path: &str) -> Self {
+        Self {
+            code: Some("unknown_url"),
+            ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", format!("unknown request URL: {method} {path}"))
+        }
+    }
+
+    /// 405.
+    pub fn method_not_allowed(method: &str, path: &str) -> Self {
+        Self {
+            code: Some("method_not_supported"),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", format!("{method} is not allowed on {path}"))
+        }
+    }
+
+    /// 413.
+    pub fn too_large(limit: usize) -> Self {
+        Self {
+            code: Some("request_too_large"),
+            ..Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", format!("the request body is larger than {limit} bytes"))
+        }
+    }
+
+    /// 500: not the client's fault.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
+    }
+
+    /// 503: try again later.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self { code: Some("service_unavailable"), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message) }
+    }
+
+    /// Set the machine-readable code.
+    #[must_use]
+    pub fn with_code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// OpenAI's error object.
+    pub fn body(&self) -> serde_json::Value {
+        serde_json::json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body())).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

@@ -1,0 +1,106 @@
+//! Matrix products for projections: `y = x W^T` and its two gradients, with `W` in the checkpoint's `[out, in]` layout.
+//!
+//! Legend: N rows (tokens), I input features, O output features.
+
+use gemm::{Parallelism, gemm};
+
+/// Products with fewer multiply-adds than this are not worth waking a second thread for.
+const PARALLEL_FROM: usize = 1 << 21;
+
+fn parallelism(work: usize) -> Parallelism {
+    if work >= PARALLEL_FROM { Parallelism::Rayon(0) } else { Parallelism::None }
+}
+
+/// A read-only matrix view: element `(r, c)` is `data[r * row_stride + c * col_stride]`.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The elements.
+    pub data: &'a [f32],
+    /// Distance between rows.
+    pub row_stride: usize,
+    /// Distance between columns.
+    pub col_stride: usize,
+}
+
+impl<'a> View<'a> {
+    /// Row-major, contiguous.
+    pub fn rows(data: &'a [f32], columns: usize) -> Self {
+        Self { data, row_stride: columns, col_stride: 1 }
+    }
+    /// The transpose.
+    pub fn t(self) -> Self {
+        Self { row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        rows == 0 || columns == 0 || (rows - 1) * self.row_stride + (columns - 1) * self.col_stride < self.data.len()
+    }
+}
+
+/// `out[m, n] = add * out + factor * a[m, k] b[k, n]`, `out` row-major with `out_stride` between rows.
+///
+/// # Panics
+/// When a view is smaller than its shape: the caller's arithmetic is wrong.
+#[allow(clippy::too_many_arguments)]
+pub fn product(out: &mut [f32], out_stride: usize, m: usize, n: usize, k: usize, add: bool, factor: f32, a: View, b: View, threads: Parallelism) {
+    assert!(a.holds(m, k) && b.holds(k, n), "matrix view too small");
+    assert!(m == 0 || n == 0 || (m - 1) * out_stride + n <= out.len(), "output too small");
+    // SAFETY: the asserts above bound every index the three strided accesses can form, and `out` is uniquely borrowed.
+    unsafe { product_raw(out.as_mut_ptr(), out_stride, m, n, k, add, factor, a, b, threads) }
+}
+
+/// [`product`] into a region given by pointer, for kernels that write interleaved heads.
+///
+/// # Safety
+/// Rows `0..m` of `n` floats at distance `out_stride` from `out` must be writable and not accessed by anyone else; `a` and
+/// `b` must hold their shapes.
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn product_raw(out: *mut f32, out_stride: usize, m: usize, n: usize, k: usize, add: bool, factor: f32, a: View, b: View, threads: Parallelism) {
+    // SAFETY: upheld by the caller; strides are in elements and fit isize.
+    unsafe {
+        gemm(
+            m,
+            n,
+            k,
+            out,
+            1,
+            out_stride as isize,
+            add,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            factor,
+            false,
+            false,
+            false,
+            threads,
+        );
+    }
+}
+
+/// `y[N, O] = x[N, I] w[O, I]^T`.
+pub fn linear(x: &[f32], w: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let rows = x.len() / inputs;
+    let mut y = vec![0f32; rows * outputs];
+    product(&mut y, outputs, rows, outputs, inputs, false, 1.0, View::rows(x, inputs), View::rows(w, inputs).t(), parallelism(rows * outputs * inputs));
+    y
+}
+
+/// `dx[N, I] = dy[N, O] w[O, I]`.
+pub fn linear_grad_input(dy: &[f32], w: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let rows = dy.len() / outputs;
+    let mut dx = vec![0f32; rows * inputs];
+    product(&mut dx, inputs, rows, inputs, outputs, false, 1.0, View::rows(dy, outputs), View::rows(w, inputs), parallelism(rows * outputs * inputs));
+    dx
+}
+
+/// `dw[O, I] = dy[N, O]^T x[N, I]`.
+pub fn linear_grad_weight(dy: &[f32], x: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let rows = dy.len() / outputs;
+    let mut dw = vec![0f32; outputs * inputs];
+    product(&mut dw, inputs, outputs, inputs, rows, false, 1.0, View::rows(dy, outputs).t(), View::rows(x, inputs), parallelism(rows * outputs * inputs));
+    dw
+}

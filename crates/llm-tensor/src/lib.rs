@@ -1,0 +1,31 @@
+//! The only crate that knows how Burn works.
+//!
+//! Everything above reaches devices, dtypes, attention, fused operations and weight files through these small modules,
+//! because Burn changes them from release to release. Plain tensor arithmetic and `#[derive(Module)]` are used directly
+//! everywhere and re-exported from [`burn`].
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`device`] | `DeviceSpec`: `auto`, `cpu`, `cuda:N`, `vulkan:N`, `webgpu:N` |
+//! | [`ops`] | attention, rope, norm, swiglu, cross entropy, linear, AdamW: fused on the CPU, composed elsewhere |
+//! | [`kernels`] | the CPU kernels behind them, on plain slices |
+//! | [`nn`] | `Linear`, `Embedding`, `RmsNorm` with the checkpoint's field names |
+//! | [`params`] | parameters and gradients by checkpoint name |
+//! | [`weights`] | safetensors in and out, in Hugging Face layout |
+//! | [`host`] | tensors to and from `Vec<f32>` |
+//!
+//! Deliberately absent: models, tokenizers, files other than weights.
+
+pub mod device;
+mod error;
+pub mod host;
+pub mod kernels;
+pub mod nn;
+pub mod ops;
+pub mod params;
+pub mod weights;
+
+pub use burn;
+pub use rayon;
+pub use device::DeviceSpec;
+pub use error::{Error, Result};

@@ -1,0 +1,131 @@
+//! The same operations composed from Burn's differentiable ones: every backend, every float dtype, and the reference for
+//! the fused kernels.
+
+#![allow(non_snake_case)] // shape suffixes
+
+use super::{AdamWStep, AttentionSpan, IGNORE};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
+use std::sync::Arc;
+
+/// Cosines and sines of the rotary angles, `[P, half]` each.
+#[derive(Debug, Clone)]
+pub struct RopeTable {
+    /// cos(position * frequency).
+    pub cos: Arc<[f32]>,
+    /// sin(position * frequency).
+    pub sin: Arc<[f32]>,
+    /// Frequencies per position; half the rotated elements of a head.
+    pub half: usize,
+}
+
+impl RopeTable {
+    /// Table for positions `0..length` from inverse frequencies; `attention_factor` scales both (YaRN; 1 otherwise).
+    pub fn new(inverse_frequencies: &[f32], length: usize, attention_factor: f32) -> Self {
+        let angles = (0..length).flat_map(|p| inverse_frequencies.iter().map(move |f| p as f32 * f));
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() * attention_factor, a.sin() * attention_factor)).unzip();
+        Self { cos: cos.into(), sin: sin.into(), half: inverse_frequencies.len() }
+    }
+
+    /// Positions held.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.half.max(1)
+    }
+}
+
+fn ints(values: &[u32], device: &Device) -> Tensor<1, Int> {
+    let data: Vec<i32> = values.iter().map(|&v| v as i32).collect();
+    Tensor::from_data(TensorData::new(data, [values.len()]), device)
+}
+
+/// See [`super::linear`].
+pub fn linear(x: Tensor<2>, w: Tensor<2>) -> Tensor<2> {
+    x.matmul(w.swap_dims(0, 1))
+}
+
+/// See [`super::embedding`].
+pub fn embedding(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
+    let ids = ints(ids, &table.device());
+    table.select(0, ids)
+}
+
+/// See [`super::rms_norm`]; statistics in f32, the weight is applied after the cast back (Hugging Face's order).
+pub fn rms_norm(x_ND: Tensor<2>, w: Tensor<1>, eps: f32) -> Tensor<2> {
+    let dtype = x_ND.dtype();
+    let x = x_ND.cast(burn::tensor::DType::F32);
+    let inverse = (x.clone() * x.clone()).mean_dim(1).add_scalar(eps).sqrt().recip();
+    (x * inverse).cast(dtype) * w.unsqueeze::<2>()
+}
+
+/// See [`super::rope`].
+pub fn rope(x_NHK: Tensor<3>, positions: &[u32], table: &RopeTable) -> Tensor<3> {
+    let [n, h, k] = x_NHK.dims();
+    let device = x_NHK.device();
+    let half = table.half;
+    let gather = |values: &[f32]| {
+        let rows: Vec<f32> = positions.iter().flat_map(|&p| values[p as usize * half..][..half].iter().copied()).collect();
+        Tensor::<3>::from_data(TensorData::new(rows, [n, 1, half]), &device).cast(x_NHK.dtype())
+    };
+    let (cos, sin) = (gather(&table.cos), gather(&table.sin));
+    let a = x_NHK.clone().slice([0..n, 0..h, 0..half]);
+    let b = x_NHK.clone().slice([0..n, 0..h, half..2 * half]);
+    let mut parts = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
+    if 2 * half < k {
+        parts.push(x_NHK.slice([0..n, 0..h, 2 * half..k]));
+    }
+    Tensor::cat(parts, 2)
+}
+
+/// See [`super::swiglu`].
+pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    activation::silu(gate) * up
+}
+
+/// See [`super::attention`]: scores of all pairs, masked, softmax in f32. Memory grows with T squared.
+pub fn attention(q_NHK: Tensor<3>, k_NGK: Tensor<3>, v_NGK: Tensor<3>, span: &AttentionSpan, scale: f32) -> Tensor<3> {
+    let AttentionSpan { batch, length, .. } = *span;
+    let [n, heads, size] = q_NHK.dims();
+    let kv_heads = k_NGK.dims()[1];
+    let device = q_NHK.device();
+    let dtype = q_NHK.dtype();
+    let repeat = |x: Tensor<3>| {
+        x.reshape([batch, length, kv_heads, 1, size])
+            .expand([batch, length, kv_heads, heads / kv_heads, size])
+            .reshape([batch, length, heads, size])
+            .swap_dims(1, 2)
+    };
+    let q_BHTK = q_NHK.reshape([batch, length, heads, size]).swap_dims(1, 2);
+    let (k_BHSK, v_BHSK) = (repeat(k_NGK), repeat(v_NGK));
+    let hidden: Vec<bool> = (0..batch * length)
+        .flat_map(|i| {
+            let (t, first) = (i % length, span.first_key[i] as usize);
+            (0..length).map(move |s| s < first || s > t)
+        })
+        .collect();
+    let mask = Tensor::<4, Bool>::from_data(TensorData::new(hidden, [batch, 1, length, length]), &device).expand([batch, heads, length, length]);
+    let scores = q_BHTK.mul_scalar(scale).matmul(k_BHSK.swap_dims(2, 3)).mask_fill(mask, f32::NEG_INFINITY);
+    let p = activation::softmax(scores.cast(burn::tensor::DType::F32), 3).cast(dtype);
+    p.matmul(v_BHSK).swap_dims(1, 2).reshape([n, heads, size])
+}
+
+/// See [`super::cross_entropy`].
+pub fn cross_entropy(logits_NV: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    let device = logits_NV.device();
+    let n = targets.len();
+    let safe: Vec<u32> = targets.iter().map(|&t| if t == IGNORE { 0 } else { t }).collect();
+    let counts: Vec<f32> = targets.iter().map(|&t| f32::from(u8::from(t != IGNORE))).collect();
+    let log_p = activation::log_softmax(logits_NV.cast(burn::tensor::DType::F32), 1);
+    let picked = log_p.gather(1, ints(&safe, &device).reshape([n, 1])).reshape([n]);
+    picked.neg() * Tensor::<1>::from_data(TensorData::new(counts, [n]), &device)
+}
+
+/// See [`super::adamw`].
+pub fn adamw(p: Tensor<1>, m: Tensor<1>, v: Tensor<1>, g: Tensor<1>, s: AdamWStep) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+    let g = g.mul_scalar(s.grad_scale);
+    let m = m.mul_scalar(s.beta1) + g.clone().mul_scalar(1.0 - s.beta1);
+    let v = v.mul_scalar(s.beta2) + (g.clone() * g).mul_scalar(1.0 - s.beta2);
+    let correction1 = 1.0 - f64::from(s.beta1).powf(s.step as f64);
+    let correction2 = 1.0 - f64::from(s.beta2).powf(s.step as f64);
+    let denominator = v.clone().sqrt().mul_scalar(1.0 / correction2.sqrt()).add_scalar(s.eps);
+    let p = p.mul_scalar(1.0 - s.lr * s.weight_decay) - (m.clone() / denominator).mul_scalar(f64::from(s.lr) / correction1);
+    (p, m, v)
+}

@@ -1,0 +1,194 @@
+//! The fused operations as a Burn backend extension: CPU bodies for Flex, hand-written gradients for autodiff.
+//!
+//! Only `f32` tensors on Flex reach this file (`ops::fused` decides); other backends never call the trait. A backward pass
+//! keeps the operation's inputs and nothing else.
+
+use super::{AttentionSpan, Indices, RopeTable, attention_shape};
+use crate::kernels;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::{Autodiff, NodeId};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Flex, backend_extension};
+use burn::tensor::TensorData;
+use burn_flex::FlexTensor;
+use kernels::adamw::Step;
+
+/// Operations of a decoder; `*_backward` take the inputs, then the gradient of the output.
+#[backend_extension(Flex, Autodiff)]
+pub trait DecoderOps: Backend {
+    fn fused_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn fused_embedding(table: FloatTensor<Self>, ids: Indices) -> FloatTensor<Self>;
+    fn fused_embedding_backward(table: FloatTensor<Self>, d: FloatTensor<Self>, ids: Indices) -> FloatTensor<Self>;
+    fn fused_rms_norm(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+    fn fused_rms_norm_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn fused_rope(x: FloatTensor<Self>, positions: Indices, table: RopeTable, sign: f32) -> FloatTensor<Self>;
+    fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn fused_swiglu_backward(gate: FloatTensor<Self>, up: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn fused_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, span: AttentionSpan, scale: f32) -> FloatTensor<Self>;
+    fn fused_attention_backward(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, d: FloatTensor<Self>, span: AttentionSpan, scale: f32) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    fn fused_cross_entropy(logits: FloatTensor<Self>, targets: Indices) -> FloatTensor<Self>;
+    fn fused_cross_entropy_backward(logits: FloatTensor<Self>, d: FloatTensor<Self>, targets: Indices) -> FloatTensor<Self>;
+    fn fused_adamw(p: FloatTensor<Self>, m: FloatTensor<Self>, v: FloatTensor<Self>, g: FloatTensor<Self>, step: Step) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+fn dims(t: &FlexTensor) -> Vec<usize> {
+    t.layout().shape().to_vec()
+}
+
+fn last_dim(t: &FlexTensor) -> usize {
+    dims(t).last().copied().unwrap_or(1)
+}
+
+fn tensor(values: Vec<f32>, shape: Vec<usize>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape))
+}
+
+/// A contiguous view of the elements; copies only when strided.
+struct Floats(FlexTensor);
+impl Floats {
+    fn of(t: &FlexTensor) -> Self {
+        Self(if t.is_contiguous() { t.clone() } else { t.to_contiguous() })
+    }
+}
+impl std::ops::Deref for Floats {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        // `of` made it contiguous and `fused` checked the dtype.
+        self.0.as_slice::<f32>().unwrap_or_default()
+    }
+}
+
+fn cube(t: &FlexTensor) -> [usize; 3] {
+    let d = dims(t);
+    [d[0], d[1], d[2]]
+}
+
+impl DecoderOps for Flex {
+    fn fused_linear(x: FlexTensor, w: FlexTensor) -> FlexTensor {
+        let (rows, inputs, outputs) = (dims(&x)[0], last_dim(&x), dims(&w)[0]);
+        tensor(kernels::matmul::linear(&Floats::of(&x), &Floats::of(&w), inputs, outputs), vec![rows, outputs])
+    }
+    fn fused_linear_backward(x: FlexTensor, w: FlexTensor, d: FlexTensor) -> (FlexTensor, FlexTensor) {
+        let (inputs, outputs) = (last_dim(&x), dims(&w)[0]);
+        let d = Floats::of(&d);
+        let dx = kernels::matmul::linear_grad_input(&d, &Floats::of(&w), inputs, outputs);
+        let dw = kernels::matmul::linear_grad_weight(&d, &Floats::of(&x), inputs, outputs);
+        (tensor(dx, dims(&x)), tensor(dw, dims(&w)))
+    }
+    fn fused_embedding(table: FlexTensor, ids: Indices) -> FlexTensor {
+        let d = last_dim(&table);
+        tensor(kernels::embedding::forward(&Floats::of(&table), &ids, d), vec![ids.len(), d])
+    }
+    fn fused_embedding_backward(table: FlexTensor, d: FlexTensor, ids: Indices) -> FlexTensor {
+        let shape = dims(&table);
+        tensor(kernels::embedding::backward(&Floats::of(&d), &ids, shape[1], shape[0]), shape)
+    }
+    fn fused_rms_norm(x: FlexTensor, w: FlexTensor, eps: f32) -> FlexTensor {
+        tensor(kernels::rms_norm::forward(&Floats::of(&x), &Floats::of(&w), eps), dims(&x))
+    }
+    fn fused_rms_norm_backward(x: FlexTensor, w: FlexTensor, d: FlexTensor, eps: f32) -> (FlexTensor, FlexTensor) {
+        let (dx, dw) = kernels::rms_norm::backward(&Floats::of(&x), &Floats::of(&w), &Floats::of(&d), eps);
+        (tensor(dx, dims(&x)), tensor(dw, dims(&w)))
+    }
+    fn fused_rope(x: FlexTensor, positions: Indices, table: RopeTable, sign: f32) -> FlexTensor {
+        let [_, heads, head_dim] = cube(&x);
+        tensor(kernels::rope::rotate(&Floats::of(&x), &positions, &table.cos, &table.sin, heads, head_dim, table.half, sign), dims(&x))
+    }
+    fn fused_swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        tensor(kernels::swiglu::forward(&Floats::of(&gate), &Floats::of(&up)), dims(&gate))
+    }
+    fn fused_swiglu_backward(gate: FlexTensor, up: FlexTensor, d: FlexTensor) -> (FlexTensor, FlexTensor) {
+        let (d_gate, d_up) = kernels::swiglu::backward(&Floats::of(&gate), &Floats::of(&up), &Floats::of(&d));
+        (tensor(d_gate, dims(&gate)), tensor(d_up, dims(&up)))
+    }
+    fn fused_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, span: AttentionSpan, scale: f32) -> FlexTensor {
+        let shape = attention_shape(&span, cube(&q), cube(&k));
+        tensor(kernels::attention::forward(&Floats::of(&q), &Floats::of(&k), &Floats::of(&v), &span.first_key, shape, scale), dims(&q))
+    }
+    fn fused_attention_backward(q: FlexTensor, k: FlexTensor, v: FlexTensor, d: FlexTensor, span: AttentionSpan, scale: f32) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let shape = attention_shape(&span, cube(&q), cube(&k));
+        let (dq, dk, dv) = kernels::attention::backward(&Floats::of(&q), &Floats::of(&k), &Floats::of(&v), &Floats::of(&d), &span.first_key, shape, scale);
+        (tensor(dq, dims(&q)), tensor(dk, dims(&k)), tensor(dv, dims(&v)))
+    }
+    fn fused_cross_entropy(logits: FlexTensor, targets: Indices) -> FlexTensor {
+        let vocab = last_dim(&logits);
+        tensor(kernels::cross_entropy::forward(&Floats::of(&logits), &targets, vocab), vec![targets.len()])
+    }
+    fn fused_cross_entropy_backward(logits: FlexTensor, d: FlexTensor, targets: Indices) -> FlexTensor {
+        let vocab = last_dim(&logits);
+        tensor(kernels::cross_entropy::backward(&Floats::of(&logits), &targets, &Floats::of(&d), vocab), dims(&logits))
+    }
+    fn fused_adamw(mut p: FlexTensor, mut m: FlexTensor, mut v: FlexTensor, g: FlexTensor, step: Step) -> (FlexTensor, FlexTensor, FlexTensor) {
+        for t in [&mut p, &mut m, &mut v] {
+            if !t.is_contiguous() || t.layout().start_offset() != 0 {
+                *t = tensor(Floats::of(t).to_vec(), dims(t));
+            }
+        }
+        kernels::adamw::step(p.storage_mut::<f32>(), m.storage_mut::<f32>(), v.storage_mut::<f32>(), &Floats::of(&g), step);
+        (p, m, v)
+    }
+}
+
+/// One differentiable operation: forward through `B::$name`, backward through an expression over the saved inputs.
+macro_rules! differentiable {
+    ($name:ident, $count:literal, [$($input:ident),+], [$($constant:ident : $type:ty),*], |$b:ident, $grad:ident| $backward:expr) => {
+        fn $name($($input: FloatTensor<Self>,)+ $($constant: $type),*) -> FloatTensor<Self> {
+            #[derive(Debug)]
+            struct Step;
+            impl<$b: DecoderOps> Backward<$b, $count> for Step {
+                type State = ([NodeId; $count], ($($type,)*));
+                fn backward(self, ops: Ops<Self::State, $count>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+                    let ([$($input),+], ($($constant,)*)) = ops.state;
+                    $(let $input: $b::FloatTensorPrimitive = checkpointer.retrieve_node_output($input);)+
+                    let $grad = grads.consume::<$b>(&ops.node);
+                    let gradients: [$b::FloatTensorPrimitive; $count] = $backward;
+                    for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
+                        if let Some(parent) = parent {
+                            grads.register::<$b>(parent.id, gradient);
+                        }
+                    }
+                }
+            }
+            match Step.prepare::<C>([$($input.node()),+]).compute_bound().stateful() {
+                OpsKind::Tracked(mut prepared) => {
+                    let state = ([$(prepared.checkpoint(&$input)),+], ($($constant.clone(),)*));
+                    prepared.finish(state, B::$name($($input.primitive().clone(),)+ $($constant),*))
+                }
+                OpsKind::UnTracked(prepared) => prepared.finish(B::$name($($input.primitive().clone(),)+ $($constant),*)),
+            }
+        }
+    };
+}
+
+/// Gradients of gradients, and optimiser steps on tracked tensors, are not supported; no public function reaches these.
+macro_rules! first_order_only {
+    ($(fn $name:ident($($arg:ident : $type:ty),*) -> $out:ty;)+) => {
+        $(fn $name($($arg: $type),*) -> $out {
+            $(let _ = $arg;)*
+            unreachable!(concat!(stringify!($name), " is only called on tensors without autodiff"))
+        })+
+    };
+}
+
+impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
+    differentiable!(fused_linear, 2, [x, w], [], |B, d| { let (dx, dw) = B::fused_linear_backward(x, w, d); [dx, dw] });
+    differentiable!(fused_embedding, 1, [table], [ids: Indices], |B, d| [B::fused_embedding_backward(table, d, ids)]);
+    differentiable!(fused_rms_norm, 2, [x, w], [eps: f32], |B, d| { let (dx, dw) = B::fused_rms_norm_backward(x, w, d, eps); [dx, dw] });
+    differentiable!(fused_rope, 1, [x], [positions: Indices, table: RopeTable, sign: f32], |B, d| { let _ = x; [B::fused_rope(d, positions, table, -sign)] });
+    differentiable!(fused_swiglu, 2, [gate, up], [], |B, d| { let (d_gate, d_up) = B::fused_swiglu_backward(gate, up, d); [d_gate, d_up] });
+    differentiable!(fused_attention, 3, [q, k, v], [span: AttentionSpan, scale: f32], |B, d| { let (dq, dk, dv) = B::fused_attention_backward(q, k, v, d, span, scale); [dq, dk, dv] });
+    differentiable!(fused_cross_entropy, 1, [logits], [targets: Indices], |B, d| [B::fused_cross_entropy_backward(logits, d, targets)]);
+
+    first_order_only! {
+        fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+        fn fused_embedding_backward(table: FloatTensor<Self>, d: FloatTensor<Self>, ids: Indices) -> FloatTensor<Self>;
+        fn fused_rms_norm_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>);
+        fn fused_swiglu_backward(gate: FloatTensor<Self>, up: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+        fn fused_attention_backward(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, d: FloatTensor<Self>, span: AttentionSpan, scale: f32) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+        fn fused_cross_entropy_backward(logits: FloatTensor<Self>, d: FloatTensor<Self>, targets: Indices) -> FloatTensor<Self>;
+        fn fused_adamw(p: FloatTensor<Self>, m: FloatTensor<Self>, v: FloatTensor<Self>, g: FloatTensor<Self>, step: Step) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    }
+}

@@ -1,0 +1,143 @@
+//! Tensor operations of a decoder, each with one meaning and two bodies.
+//!
+//! On the CPU (Flex, `f32`) an operation is one fused kernel of [`crate::kernels`] with a hand-written backward pass
+//! (`extension`). On every other backend and dtype it is composed from Burn's own differentiable operations (`composed`),
+//! which is also the reference in the tests. Which body runs is decided by the tensor's device and dtype alone.
+//!
+//! Indices (token ids, positions, targets) come from the host and stay there as `Arc<[u32]>`.
+//!
+//! Legend: N = B*T tokens, B rows, T length, D hidden, H query heads, G key/value heads, K head size, V vocabulary, I/O features.
+
+pub mod composed;
+mod extension;
+
+use crate::kernels::{adamw, attention as attention_kernel};
+use burn::backend::{Dispatch, DispatchDevice};
+use burn::tensor::{DType, Tensor};
+use extension::DecoderOps;
+use std::sync::Arc;
+
+pub use crate::kernels::adamw::Step as AdamWStep;
+pub use crate::kernels::cross_entropy::IGNORE;
+pub use composed::RopeTable;
+
+/// Host-side indices.
+pub type Indices = Arc<[u32]>;
+
+/// Who may look at whom: query `t` of a row sees keys `first_key[t] ..= t` of the same row. `first_key` is `[B * T]`.
+#[derive(Debug, Clone)]
+pub struct AttentionSpan {
+    /// First visible key of each query, as an index into its own row.
+    pub first_key: Indices,
+    /// Rows.
+    pub batch: usize,
+    /// Tokens per row.
+    pub length: usize,
+}
+
+impl AttentionSpan {
+    /// Plain causal attention.
+    pub fn causal(batch: usize, length: usize) -> Self {
+        Self { first_key: vec![0; batch * length].into(), batch, length }
+    }
+
+    /// Causal inside documents: `starts[b]` are the offsets in row `b` at which documents begin (ascending).
+    pub fn documents(starts: &[&[u32]], length: usize) -> Self {
+        let mut first_key = Vec::with_capacity(starts.len() * length);
+        for row in starts {
+            let mut starts = row.iter().peekable();
+            let mut current = 0;
+            for t in 0..length as u32 {
+                while starts.next_if(|&&s| s <= t).map(|&s| current = s).is_some() {}
+                first_key.push(current);
+            }
+        }
+        Self { first_key: first_key.into(), batch: starts.len(), length }
+    }
+
+    /// Positions that restart at every first key: what RoPE needs when documents are packed.
+    pub fn positions(&self) -> Indices {
+        self.first_key.iter().enumerate().map(|(i, &first)| (i % self.length) as u32 - first).collect()
+    }
+
+    /// Limited to the last `window` keys, itself included (Mistral, section 2 of its report).
+    pub fn sliding(&self, window: usize) -> Self {
+        let first_key = self.first_key.iter().enumerate().map(|(i, &first)| first.max((i % self.length + 1).saturating_sub(window) as u32)).collect();
+        Self { first_key, ..*self }
+    }
+}
+
+/// True when the fused CPU kernels apply.
+fn fused<const D: usize>(x: &Tensor<D>) -> bool {
+    fn flex(device: &DispatchDevice) -> bool {
+        match device {
+            DispatchDevice::Flex(_) => true,
+            DispatchDevice::Autodiff(inner) => flex(&inner.clone().inner()),
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+    x.dtype() == DType::F32 && flex(x.device().as_dispatch())
+}
+
+/// `y = x w^T`: `x [N, I]`, `w [O, I]` -> `[N, O]`.
+pub fn linear(x: Tensor<2>, w: Tensor<2>) -> Tensor<2> {
+    if fused(&x) { Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_linear(x.into_dispatch(), w.into_dispatch())) } else { composed::linear(x, w) }
+}
+
+/// Rows of `table [V, D]` -> `[N, D]`. Ids must be below V.
+pub fn embedding(table: Tensor<2>, ids: Indices) -> Tensor<2> {
+    if fused(&table) { Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_embedding(table.into_dispatch(), ids)) } else { composed::embedding(table, &ids) }
+}
+
+/// RMSNorm over the last dimension: `x [N, D]`, `w [D]`.
+pub fn rms_norm(x: Tensor<2>, w: Tensor<1>, eps: f32) -> Tensor<2> {
+    if fused(&x) { Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_rms_norm(x.into_dispatch(), w.into_dispatch(), eps)) } else { composed::rms_norm(x, w, eps) }
+}
+
+/// Rotary embedding, half-split form: `x [N, H, K]`, one position per token.
+pub fn rope(x: Tensor<3>, positions: Indices, table: &RopeTable) -> Tensor<3> {
+    if fused(&x) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_rope(x.into_dispatch(), positions, table.clone(), 1.0))
+    } else {
+        composed::rope(x, &positions, table)
+    }
+}
+
+/// `silu(gate) * up`, any shape `[N, F]`.
+pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    if fused(&gate) { Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_swiglu(gate.into_dispatch(), up.into_dispatch())) } else { composed::swiglu(gate, up) }
+}
+
+/// Attention inside the spans: `q [N, H, K]`, `k, v [N, G, K]` -> `[N, H, K]`; scores are multiplied by `scale`.
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, span: &AttentionSpan, scale: f32) -> Tensor<3> {
+    if fused(&q) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_attention(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), span.clone(), scale))
+    } else {
+        composed::attention(q, k, v, span, scale)
+    }
+}
+
+/// Negative log-likelihood per row: `logits [N, V]`, targets `[N]` ([`IGNORE`] gives 0) -> `[N]`, in nats.
+pub fn cross_entropy(logits: Tensor<2>, targets: Indices) -> Tensor<1> {
+    if fused(&logits) { Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_cross_entropy(logits.into_dispatch(), targets)) } else { composed::cross_entropy(logits, &targets) }
+}
+
+/// One AdamW step on flat tensors without gradients; returns `(p, m, v)`, updated in place where nothing else holds them.
+pub fn adamw(p: Tensor<1>, m: Tensor<1>, v: Tensor<1>, g: Tensor<1>, step: adamw::Step) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+    if fused(&p) {
+        let (p, m, v) = <Dispatch as DecoderOps>::fused_adamw(p.into_dispatch(), m.into_dispatch(), v.into_dispatch(), g.into_dispatch(), step);
+        (Tensor::from_dispatch(p), Tensor::from_dispatch(m), Tensor::from_dispatch(v))
+    } else {
+        composed::adamw(p, m, v, g, step)
+    }
+}
+
+/// Sum of squares in double precision, one order for any thread count.
+pub fn square_sum(x: Tensor<1>) -> f64 {
+    crate::host::to_vec(x).iter().map(|&x| f64::from(x) * f64::from(x)).sum()
+}
+
+pub(crate) fn attention_shape(span: &AttentionSpan, q: [usize; 3], k: [usize; 3]) -> attention_kernel::Shape {
+    attention_kernel::Shape { batch: span.batch, length: span.length, heads: q[1], kv_heads: k[1], head_dim: q[2] }
+}

@@ -1,0 +1,103 @@
+//! Parameters by name: read them, replace them, collect their gradients.
+//!
+//! A parameter's name is its path of field names, which are chosen to be the checkpoint's tensor names. All three walks
+//! hand out flat tensors without autodiff, so that callers need not know ranks.
+
+use crate::host;
+use crate::weights::HostTensor;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Gradients, Tensor};
+use std::collections::BTreeMap;
+
+fn plain<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    if tensor.device().is_autodiff() { tensor.inner() } else { tensor }
+}
+
+fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+    let n = tensor.dims().iter().product::<usize>();
+    tensor.reshape([n])
+}
+
+/// What to do with one parameter of any rank.
+trait Visit {
+    fn visit<const D: usize>(&mut self, name: String, tensor: Tensor<D>);
+}
+
+/// Keeps the path of field names while Burn walks the module.
+struct Walk<V>(V, Vec<String>);
+impl<V: Visit> ModuleVisitor for Walk<V> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.1.push(name.to_string());
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.1.pop();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.visit(self.1.join("."), param.val());
+    }
+}
+
+fn walk<M: Module, V: Visit>(module: &M, visitor: V) -> V {
+    let mut walk = Walk(visitor, Vec::new());
+    module.visit(&mut walk);
+    walk.0
+}
+
+/// Shapes by name.
+pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
+    struct Shapes(BTreeMap<String, Vec<usize>>);
+    impl Visit for Shapes {
+        fn visit<const D: usize>(&mut self, name: String, tensor: Tensor<D>) {
+            self.0.insert(name, tensor.dims().to_vec());
+        }
+    }
+    walk(module, Shapes(BTreeMap::new())).0
+}
+
+/// All parameters on the host.
+pub fn to_host<M: Module>(module: &M) -> BTreeMap<String, HostTensor> {
+    struct Values(BTreeMap<String, HostTensor>);
+    impl Visit for Values {
+        fn visit<const D: usize>(&mut self, name: String, tensor: Tensor<D>) {
+            let shape = tensor.dims().to_vec();
+            self.0.insert(name, HostTensor { shape, values: host::to_vec(plain(tensor)) });
+        }
+    }
+    walk(module, Values(BTreeMap::new())).0
+}
+
+/// Gradients by name, flat. Parameters that the loss did not reach are absent.
+pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> BTreeMap<String, Tensor<1>> {
+    struct Collect<'a>(&'a Gradients, BTreeMap<String, Tensor<1>>);
+    impl Visit for Collect<'_> {
+        fn visit<const D: usize>(&mut self, name: String, tensor: Tensor<D>) {
+            if let Some(gradient) = tensor.grad(self.0) {
+                self.1.insert(name, flat(gradient));
+            }
+        }
+    }
+    walk(module, Collect(gradients, BTreeMap::new())).1
+}
+
+/// Replace every parameter by `f(name, shape, flat value)`; the result is tracked where the parameter was.
+pub fn map<M: Module>(module: M, f: impl FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>) -> M {
+    struct Replace<F>(F, Vec<String>);
+    impl<F: FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>> ModuleMapper for Replace<F> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.1.push(name.to_string());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.1.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, tensor, mapper) = param.consume();
+            let shape = tensor.dims();
+            let tracked = tensor.is_require_grad();
+            let autodiff = tensor.device().is_autodiff();
+            let value = (self.0)(&self.1.join("."), &shape, flat(plain(tensor))).reshape(shape);
+            let value = if autodiff { Tensor::from_inner(value).set_require_grad(tracked) } else { value };
+            Param::from_mapped_value(id, value, mapper)
+        }
+    }
+    module.map(&mut Replace(f, Vec::new()))
+}

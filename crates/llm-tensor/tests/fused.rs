@@ -1,0 +1,151 @@
+//! Every fused operation equals its composed form, in value and in every gradient. If one of these fails, training on the
+//! CPU computes something else than training on a GPU.
+
+use llm_run::Seed;
+use llm_tensor::burn::tensor::{Device, Tensor};
+use llm_tensor::host::{from_vec, to_vec};
+use llm_tensor::ops::{self, AdamWStep, AttentionSpan, IGNORE, Indices, RopeTable, composed};
+
+fn random<const D: usize>(name: &str, shape: [usize; D], device: &Device) -> Tensor<D> {
+    let mut rng = Seed(1).stream(name).rng();
+    from_vec((0..shape.iter().product()).map(|_| rng.normal() as f32).collect(), shape, device)
+}
+
+fn close(name: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{name}");
+    let scale = want.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= 2e-5 * scale, "{name}[{i}]: {g} instead of {w}");
+    }
+}
+
+/// Compare value and gradients of `f` and `g` over the same tracked inputs, under a random linear loss.
+fn compare<const D: usize>(
+    name: &str,
+    inputs: Vec<Tensor<2>>,
+    f: impl Fn(&[Tensor<2>]) -> Tensor<D>,
+    g: impl Fn(&[Tensor<2>]) -> Tensor<D>,
+) {
+    let run = |op: &dyn Fn(&[Tensor<2>]) -> Tensor<D>| {
+        let inputs: Vec<_> = inputs.iter().map(|t| t.clone().detach().require_grad()).collect();
+        let y = op(&inputs);
+        let value = to_vec(y.clone().inner());
+        let weights = random("loss", y.dims(), &y.device());
+        let grads = (y * weights).sum().backward();
+        let grads: Vec<_> = inputs.iter().map(|t| to_vec(t.grad(&grads).expect("gradient"))).collect();
+        (value, grads)
+    };
+    let (value_f, grads_f) = run(&f);
+    let (value_g, grads_g) = run(&g);
+    close(&format!("{name} value"), &value_f, &value_g);
+    for (i, (a, b)) in grads_f.iter().zip(&grads_g).enumerate() {
+        close(&format!("{name} gradient {i}"), a, b);
+    }
+}
+
+#[test]
+fn row_wise_operations_equal_their_composed_form() {
+    let device = Device::flex().autodiff();
+    let ids = |n: usize, below: usize| -> Indices {
+        let mut rng = Seed(3).rng();
+        (0..n).map(|_| rng.below(below) as u32).collect()
+    };
+    for n in [1usize, 7, 130] {
+        let x = random("x", [n, 48], &device);
+        let w = random("w", [80, 48], &device);
+        compare("linear", vec![x.clone(), w.clone()], |t| ops::linear(t[0].clone(), t[1].clone()), |t| composed::linear(t[0].clone(), t[1].clone()));
+        let scale = random("scale", [1, 48], &device);
+        let flat = |t: &Tensor<2>| t.clone().reshape([48]);
+        compare("rms_norm", vec![x.clone(), scale], |t| ops::rms_norm(t[0].clone(), flat(&t[1]), 1e-6), |t| composed::rms_norm(t[0].clone(), flat(&t[1]), 1e-6));
+        let up = random("up", [n, 48], &device);
+        compare("swiglu", vec![x.clone(), up], |t| ops::swiglu(t[0].clone(), t[1].clone()), |t| composed::swiglu(t[0].clone(), t[1].clone()));
+        let rows = ids(n, 80);
+        compare("embedding", vec![w.clone()], |t| ops::embedding(t[0].clone(), rows.clone()), |t| composed::embedding(t[0].clone(), &rows));
+        let mut targets = ids(n, 48).to_vec();
+        targets[n / 2] = IGNORE;
+        let targets: Indices = targets.into();
+        compare("cross_entropy", vec![x.clone() * 5.0], |t| ops::cross_entropy(t[0].clone(), targets.clone()), |t| composed::cross_entropy(t[0].clone(), &targets));
+        let table = RopeTable::new(&[1.0, 0.1, 0.01, 0.001], 200, 1.0);
+        let positions = ids(n, 200);
+        for head_dim in [8usize, 12] {
+            let heads = 48 / head_dim;
+            let cube = |t: &Tensor<2>| t.clone().reshape([n, heads, head_dim]);
+            compare("rope", vec![x.clone()], |t| ops::rope(cube(&t[0]), positions.clone(), &table), |t| composed::rope(cube(&t[0]), &positions, &table));
+        }
+    }
+}
+
+#[test]
+fn attention_equals_its_composed_form_for_packed_windowed_and_grouped_heads() {
+    let device = Device::flex().autodiff();
+    let (batch, length, size) = (2usize, 150usize, 16usize);
+    let packed = AttentionSpan::documents(&[&[0, 40, 41, 100], &[0, 149]], length);
+    for span in [AttentionSpan::causal(batch, length), packed.clone(), packed.sliding(33)] {
+        for (heads, kv_heads) in [(4usize, 4usize), (4, 2), (6, 1)] {
+            let n = batch * length;
+            let inputs = vec![random("q", [n, heads * size], &device), random("k", [n, kv_heads * size], &device), random("v", [n, kv_heads * size], &device)];
+            let cubes = |t: &[Tensor<2>]| (t[0].clone().reshape([n, heads, size]), t[1].clone().reshape([n, kv_heads, size]), t[2].clone().reshape([n, kv_heads, size]));
+            compare(
+                "attention",
+                inputs,
+                |t| {
+                    let (q, k, v) = cubes(t);
+                    ops::attention(q, k, v, &span, 0.25)
+                },
+                |t| {
+                    let (q, k, v) = cubes(t);
+                    composed::attention(q, k, v, &span, 0.25)
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn packed_documents_cannot_see_each_other() {
+    let device = Device::flex();
+    let span = AttentionSpan::documents(&[&[0, 5]], 9);
+    assert_eq!(&*span.positions(), &[0, 1, 2, 3, 4, 0, 1, 2, 3]);
+    let cube = |name: &str, bump: f32| {
+        let mut values = to_vec(random(name, [9, 2, 8], &device));
+        values[..5 * 16].iter_mut().for_each(|v| *v += bump);
+        from_vec(values, [9, 2, 8], &device)
+    };
+    let run = |bump| to_vec(ops::attention(cube("q", bump), cube("k", bump), cube("v", bump), &span, 0.3))[5 * 16..].to_vec();
+    assert_eq!(run(0.0), run(3.0), "the second document must not notice a change in the first");
+}
+
+#[test]
+fn adamw_equals_its_composed_form() {
+    let device = Device::flex();
+    let t = |name: &str| random(name, [1000], &device);
+    let v = t("v").powf_scalar(2.0);
+    let step = AdamWStep { lr: 3e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 7, grad_scale: 0.5 };
+    let (p1, m1, v1) = ops::adamw(t("p"), t("m"), v.clone(), t("g"), step);
+    let (p2, m2, v2) = composed::adamw(t("p"), t("m"), v, t("g"), step);
+    for (name, a, b) in [("p", p1, p2), ("m", m1, m2), ("v", v1, v2)] {
+        close(name, &to_vec(a), &to_vec(b));
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let device = Device::flex().autodiff();
+    let run = |threads: usize| {
+        let pool = llm_tensor::rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let x = random("x", [512, 192], &device).require_grad();
+            let w = random("w", [512, 192], &device).require_grad();
+            let scale = random("s", [192], &device).require_grad();
+            let y = ops::linear(ops::rms_norm(x.clone(), scale.clone(), 1e-5), w.clone());
+            let q = y.clone().reshape([512, 8, 64]);
+            let y = ops::attention(q.clone(), q.clone(), q, &AttentionSpan::causal(2, 256), 0.1).reshape([512, 512]);
+            let nll = ops::cross_entropy(y, (0..512).map(|i| i as u32).collect());
+            let grads = nll.clone().sum().backward();
+            let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            (bits(to_vec(nll.inner())), bits(to_vec(x.grad(&grads).unwrap())), bits(to_vec(w.grad(&grads).unwrap())), bits(to_vec(scale.grad(&grads).unwrap())))
+        })
+    };
+    assert!(run(1) == run(2), "1 and 2 threads");
+    assert!(run(1) == run(4), "1 and 4 threads");
+}

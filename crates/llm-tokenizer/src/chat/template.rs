@@ -1,0 +1,210 @@
+//! [`ChatTemplate`]: the Jinja dialect of Hugging Face's chat templates, on minijinja.
+//!
+//! What Python adds to Jinja there is added here: `trim_blocks` and `lstrip_blocks`, loop controls, Python's string and
+//! dict methods, `tojson` in Python's spelling, `raise_exception`, `strftime_now`, and the `{% generation %}` block,
+//! which minijinja does not know and which is rewritten to a `{% call %}` block (the same scoping in both engines).
+
+use crate::added::AddedToken;
+use crate::chat::guard::{BEGIN, END, Guard, Marked, RESERVED};
+use crate::chat::python;
+use crate::error::{Error, Result};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde};
+use minijinja::{Environment, ErrorKind, State, Value as Jinja};
+use regex::Regex;
+use serde_json::{Map, Value};
+use std::sync::{Arc, OnceLock};
+
+/// The template of the tokenizers we train: Llama 3's headers, reasoning between `<think>` and `</think>`.
+///
+/// Message text is trimmed as Llama 3 does it. That keeps it prefix-stable in ids, not only in text: a reply that began
+/// with a newline would fuse with the header's own two. What follows `</think>` is kept as it is.
+pub const DEFAULT_TEMPLATE: &str = include_str!("default_template.jinja");
+
+const NAME: &str = "chat_template";
+const CALL: &str = "__generation";
+
+/// What a rendering takes besides the messages.
+#[derive(Debug, Clone, Default)]
+pub struct RenderOptions {
+    /// End with the header of an assistant turn.
+    pub add_generation_prompt: bool,
+    /// Tool definitions in the OpenAI form; absent and empty are different things to a template.
+    pub tools: Option<Value>,
+    /// More variables, e.g. `enable_thinking`. `bos_token` and the like come from the tokenizer unless given here.
+    pub variables: Map<String, Value>,
+}
+
+/// A parsed chat template.
+#[derive(Debug, Clone)]
+pub struct ChatTemplate {
+    source: Arc<str>,
+    environment: Arc<Environment<'static>>,
+    marks_generation: bool,
+}
+
+impl ChatTemplate {
+    /// Parse a template.
+    pub fn new(source: impl Into<String>) -> Result<Self> {
+        let source = source.into();
+        if source.contains(RESERVED) {
+            return Err(Error::Template(
+                "contains one of the noncharacters U+FDD0..U+FDD3, which are reserved here"
+                    .to_string(),
+            ));
+        }
+        let (rewritten, marks_generation) = rewrite_generation(&source);
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(describe)?;
+        let mut environment = Environment::new();
+        environment.set_debug(false);
+        environment.set_syntax(syntax);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_formatter(python::write_value);
+        environment.add_filter("tojson", python::to_json);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", python::strftime_now);
+        environment.add_function(CALL, generation);
+        environment
+            .add_template_owned(NAME, rewritten)
+            .map_err(describe)?;
+        Ok(Self {
+            source: source.into(),
+            environment: Arc::new(environment),
+            marks_generation,
+        })
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// True if the template says where the assistant speaks, so that masks can be made.
+    pub fn marks_generation(&self) -> bool {
+        self.marks_generation
+    }
+
+    /// Render messages (a JSON list of objects) to text, as they are.
+    pub fn render(&self, messages: &Value, options: &RenderOptions) -> Result<String> {
+        Ok(self
+            .render_guarded(messages.clone(), options, &[])?
+            .unmark()
+            .text)
+    }
+
+    /// Render with every string of the messages and tools guarded against becoming one of the `added` control tokens.
+    pub(crate) fn render_guarded(
+        &self,
+        messages: Value,
+        options: &RenderOptions,
+        added: &[AddedToken],
+    ) -> Result<Marked> {
+        let (assistant, others) = (Guard::new(added, true), Guard::new(added, false));
+        let messages = match messages {
+            Value::Array(messages) => messages,
+            other => {
+                return Err(Error::Template(format!(
+                    "messages: expected a list, found {other}"
+                )));
+            }
+        };
+        let guarded: Vec<Value> = messages
+            .into_iter()
+            .map(|m| {
+                if m["role"] == "assistant" {
+                    assistant.message(m)
+                } else {
+                    others.message(m)
+                }
+            })
+            .collect();
+        let mut context = options.variables.clone();
+        context.insert("messages".to_string(), Value::Array(guarded));
+        context.insert(
+            "tools".to_string(),
+            options
+                .tools
+                .clone()
+                .map_or(Value::Null, |t| others.value(t)),
+        );
+        context.insert(
+            "add_generation_prompt".to_string(),
+            Value::Bool(options.add_generation_prompt),
+        );
+        let template = self.environment.get_template(NAME).map_err(describe)?;
+        let text = template
+            .render(Jinja::from(Serde(&context)))
+            .map_err(describe)?;
+        Ok(Marked(text))
+    }
+}
+
+fn describe(error: minijinja::Error) -> Error {
+    let detail = error.detail().map_or_else(
+        || error.kind().to_string(),
+        |d| {
+            if error.kind() == ErrorKind::InvalidOperation {
+                d.to_string()
+            } else {
+                format!("{}: {d}", error.kind())
+            }
+        },
+    );
+    let place = error.line().map_or_else(String::new, |line| {
+        format!(" (line {line} of the template)")
+    });
+    Error::Template(detail + &place)
+}
+
+/// `{%- generation -%}` .. `{%- endgeneration -%}` to a call block, whitespace control kept.
+fn rewrite_generation(source: &str) -> (String, bool) {
+    static TAGS: OnceLock<Option<Regex>> = OnceLock::new();
+    let Some(tags) =
+        TAGS.get_or_init(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok())
+    else {
+        return (source.to_string(), false);
+    };
+    let rewritten = tags.replace_all(source, |tag: &regex::Captures<'_>| {
+        let body = if tag.get(2).is_some() {
+            "endcall".to_string()
+        } else {
+            format!("call {CALL}()")
+        };
+        format!("{{%{} {body} {}%}}", &tag[1], &tag[3])
+    });
+    (rewritten.into_owned(), tags.is_match(source))
+}
+
+fn generation(state: &mut State, arguments: Kwargs) -> Result<Jinja, minijinja::Error> {
+    let caller: Jinja = arguments.get("caller")?;
+    let inner = caller.call(state, &[])?;
+    Ok(Jinja::from_safe_string(format!("{BEGIN}{inner}{END}")))
+}
+
+fn raise_exception(message: String) -> Result<Jinja, minijinja::Error> {
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn errors_name_the_line_or_the_templates_own_words() {
+        let error = ChatTemplate::new("a\n{% if %}").unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+        let template = ChatTemplate::new("{{ raise_exception('roles must alternate') }}").unwrap();
+        let error = template
+            .render(&json!([]), &RenderOptions::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("roles must alternate"), "{error}");
+    }
+}

@@ -1,0 +1,51 @@
+//! `llm-tokenizer`: train, use and measure a tokenizer. See `llm-tokenizer help`.
+
+mod commands;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Train, use and measure a tokenizer.
+///
+/// A tokenizer is a folder as Hugging Face's libraries write it (tokenizer.json, tokenizer_config.json,
+/// special_tokens_map.json, chat_template.jinja), or a tokenizer.json alone.
+#[derive(Debug, Parser)]
+#[command(name = "llm-tokenizer", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Learn a byte-level BPE vocabulary from text; writes a tokenizer folder
+    ///
+    /// Configuration: documents (list of .jsonl or .txt files or folders of them), vocab_size = 4096,
+    /// digits = 1 (or 3), min_frequency = 2, max_token_bytes = 64, max_bytes = 0 (stop reading after so many; 0: never).
+    ///
+    /// Example: llm-tokenizer train --set documents='["sample.jsonl"]' --set vocab_size=8192 --out tokenizer
+    Train(llm_run::Args),
+    /// Print the token ids of a text
+    Encode(commands::Encode),
+    /// Print the text of token ids
+    Decode(commands::Decode),
+    /// Show what a tokenizer is, and how it cuts a text
+    Inspect(commands::Inspect),
+    /// Measure tokens per word and bytes per token by language and domain; writes fertility.json
+    ///
+    /// Configuration: tokenizer (folder), samples (list of .jsonl files with "text", "lang", "domain").
+    ///
+    /// Example: llm-tokenizer fertility --set tokenizer=tokenizer --set samples='["sample.jsonl"]' --out fertility
+    Fertility(llm_run::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    llm_run::program::main(|| match cli.command {
+        Command::Train(args) => commands::train(&args),
+        Command::Encode(encode) => encode.run(),
+        Command::Decode(decode) => decode.run(),
+        Command::Inspect(inspect) => inspect.run(),
+        Command::Fertility(args) => commands::fertility(&args),
+    })
+}

@@ -1,0 +1,56 @@
+//! What can stop a training run.
+
+use std::path::PathBuf;
+
+/// Errors of setting up, running and resuming.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting that cannot work.
+    #[error("training configuration: {0}")]
+    Config(String),
+    /// A checkpoint that is damaged or belongs to another run.
+    #[error("{}: {message}", path.display())]
+    Checkpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// The loss stopped being a number.
+    #[error("step {step}: the loss is {loss}; lower optimizer.lr (now {lr:e}), raise schedule.warmup_steps or lower optimizer.grad_clip, then start again: training continues from the last checkpoint")]
+    Diverged {
+        /// Step.
+        step: u64,
+        /// Loss.
+        loss: f32,
+        /// Learning rate.
+        lr: f64,
+    },
+    /// Ctrl-C or SIGTERM; everything up to this step is saved.
+    #[error("interrupted after step {step}; start the same command again to continue from there")]
+    Interrupted {
+        /// Step.
+        step: u64,
+    },
+    /// The objective failed: data, generation, grading.
+    #[error("{0}")]
+    Objective(String),
+    /// Models.
+    #[error(transparent)]
+    Arch(#[from] llm_arch::Error),
+    /// Shards.
+    #[error(transparent)]
+    Data(#[from] llm_data::Error),
+    /// Weights and devices.
+    #[error(transparent)]
+    Tensor(#[from] llm_tensor::Error),
+    /// Tokenizers.
+    #[error(transparent)]
+    Tokenizer(#[from] llm_tokenizer::Error),
+    /// Files.
+    #[error(transparent)]
+    Run(#[from] llm_run::Error),
+}
+
+/// Result with this crate's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,28 @@
+//! Pre-training, and the loop everyone else uses.
+//!
+//! | module | noun | job |
+//! |---|---|---|
+//! | [`trainer`] | `Trainer`, `Objective` | the loop: batches, gradients, clipping, optimiser, metrics, checkpoints |
+//! | [`optimizer`] | `AdamW` | decoupled weight decay on matrices, state by parameter name |
+//! | [`schedule`] | `Schedule` | the learning rate as a pure function of the step |
+//! | [`checkpoint`] | `Checkpoint` | atomic, checksummed, refused when the run changed |
+//! | [`pretrain`] | `Pretrain` | next-token prediction over packed shards |
+//!
+//! SFT and reinforcement learning are further `Objective`s and live in `llm-align`.
+//!
+//! The order of data, the learning rate and every random number are functions of (seed, step). A run that is killed and
+//! started again is the same run, to the last bit.
+//!
+//! Deliberately absent: text, chat templates, sampling.
+
+pub mod checkpoint;
+mod error;
+pub mod optimizer;
+pub mod pretrain;
+pub mod schedule;
+pub mod trainer;
+
+pub use error::{Error, Result};
+pub use optimizer::{AdamW, OptimizerConfig};
+pub use schedule::{Schedule, ScheduleKind};
+pub use trainer::{Loss, Objective, Trainer, TrainerConfig};

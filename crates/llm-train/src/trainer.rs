@@ -1,0 +1,240 @@
+//! The loop. One step: ask the objective for micro-batches, sum their gradients, clip, update, log; now and then validate
+//! and save.
+//!
+//! The checkpoint is written *before* the evaluation of the same step, so that a failing evaluation cannot lose it.
+
+use crate::checkpoint::{self, State};
+use crate::optimizer::{AdamW, Gradients, OptimizerConfig};
+use crate::schedule::Schedule;
+use crate::{Error, Result};
+use llm_arch::{Decoder, hf};
+use llm_run::atomic::AtomicDir;
+use llm_run::{Metrics, Progress, program};
+use llm_tensor::burn::tensor::Tensor;
+use llm_tensor::{host, params};
+use llm_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Settings of the loop.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainerConfig {
+    /// Optimiser steps.
+    pub max_steps: u64,
+    /// Optimiser.
+    pub optimizer: OptimizerConfig,
+    /// Learning-rate schedule.
+    pub schedule: Schedule,
+    /// Validate every so many steps (and before the first and after the last); 0 is never.
+    pub eval_every: u64,
+    /// Save every so many steps; 0 is only on interruption.
+    pub checkpoint_every: u64,
+    /// Checkpoints to keep.
+    pub keep_checkpoints: usize,
+}
+
+impl Default for TrainerConfig {
+    fn default() -> Self {
+        Self { max_steps: 1000, optimizer: OptimizerConfig::default(), schedule: Schedule::default(), eval_every: 100, checkpoint_every: 200, keep_checkpoints: 1 }
+    }
+}
+
+/// The loss of one micro-batch.
+#[derive(Debug)]
+pub struct Loss {
+    /// One element, already divided so that the micro-batches of a step *sum* to the step's loss.
+    pub value: Tensor<1>,
+    /// Tokens that went through the model.
+    pub tokens: u64,
+}
+
+/// What is being learned. Everything must be a function of (objective, step, model).
+pub trait Objective {
+    /// One micro-batch.
+    type Batch;
+
+    /// The micro-batches of 0-based `step`; objectives that generate use the current `model`.
+    fn batches(&mut self, step: u64, model: &Decoder) -> Result<Vec<Self::Batch>>;
+
+    /// Forward pass of one micro-batch.
+    fn loss(&self, model: &Decoder, batch: &Self::Batch) -> Result<Loss>;
+
+    /// Numbers of the step to log besides loss and rates.
+    fn metrics(&mut self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    /// Held-out numbers, e.g. `val_loss`. Empty when there is nothing to validate on.
+    fn validate(&mut self, _model: &Decoder) -> Result<Map<String, Value>> {
+        Ok(Map::new())
+    }
+
+    /// A few words for the progress line.
+    fn describe(&self, loss: f32) -> String {
+        format!("loss {loss:.3}")
+    }
+
+    /// State to keep in checkpoints.
+    fn save(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    /// State from a checkpoint.
+    fn restore(&mut self, _state: &Map<String, Value>) {}
+}
+
+/// A training run in a folder.
+#[derive(Debug)]
+pub struct Trainer {
+    /// Settings.
+    pub config: TrainerConfig,
+    /// Output folder: `checkpoints/`, `metrics.jsonl`, `model/`.
+    pub out: PathBuf,
+    /// Name on the progress line.
+    pub name: String,
+    /// Identity of configuration and inputs; a checkpoint with another one is refused.
+    pub fingerprint: String,
+}
+
+/// The end of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The trained model.
+    pub decoder: Decoder,
+    /// Loss of the last step.
+    pub loss: f32,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Seconds of training over all restarts.
+    pub elapsed_seconds: f64,
+    /// First and last validation.
+    pub validations: Vec<Map<String, Value>>,
+}
+
+impl Trainer {
+    /// Train to the end, continuing from the newest checkpoint in `out`, and save `out/model` with the tokenizer.
+    pub fn run<O: Objective>(&self, objective: &mut O, start: impl FnOnce() -> Result<Decoder>, tokenizer: &Tokenizer) -> Result<Outcome> {
+        let checkpoints = self.out.join("checkpoints");
+        let initial = start()?.tracked();
+        let device = initial.device();
+        let (mut decoder, mut optimizer, mut state) = match checkpoint::load_latest(&checkpoints, &self.fingerprint, self.config.optimizer, &device)? {
+            Some(found) => found,
+            None => {
+                let state = State {
+                    step: 0,
+                    tokens: 0,
+                    elapsed_seconds: 0.0,
+                    fingerprint: self.fingerprint.clone(),
+                    objective: Map::new(),
+                    checksums: Default::default(),
+                };
+                (initial, AdamW::new(self.config.optimizer), state)
+            }
+        };
+        objective.restore(&state.objective);
+        let mut metrics = Metrics::open(self.out.join("metrics.jsonl"), state.step)?;
+        let max_steps = self.config.max_steps;
+        let mut progress = Progress::new(&self.name, max_steps, "steps");
+        if state.step > 0 {
+            progress.resume_at(state.step);
+            progress.note(format!("continuing from step {}", state.step));
+        } else if self.config.eval_every > 0 {
+            self.validate(objective, &decoder, 0, &mut metrics)?;
+        }
+        program::catch_interrupts();
+        let before = state.elapsed_seconds;
+        let clock = Instant::now();
+        let mut loss = f32::NAN;
+        while state.step < max_steps {
+            let started = Instant::now();
+            let lr = self.config.optimizer.lr * self.config.schedule.factor(state.step, max_steps);
+            let (step_loss, tokens, gradients) = accumulate(objective, &decoder, state.step)?;
+            loss = step_loss;
+            if !loss.is_finite() {
+                return Err(Error::Diverged { step: state.step, loss, lr });
+            }
+            state.step += 1;
+            let (updated, norm) = optimizer.step(decoder, gradients, lr, state.step);
+            decoder = updated;
+            state.tokens += tokens;
+            state.elapsed_seconds = before + clock.elapsed().as_secs_f64();
+            let rate = tokens as f64 / started.elapsed().as_secs_f64();
+            let mut record = Map::from_iter([
+                ("step".to_string(), json!(state.step)),
+                ("loss".to_string(), json!(loss)),
+                ("lr".to_string(), json!(lr)),
+                ("grad_norm".to_string(), json!(norm)),
+                ("tokens".to_string(), json!(state.tokens)),
+                ("tokens_per_second".to_string(), json!(rate.round())),
+                ("elapsed_seconds".to_string(), json!((state.elapsed_seconds * 1e3).round() / 1e3)),
+            ]);
+            record.extend(objective.metrics());
+            metrics.log(&Value::Object(record))?;
+            progress.message(format!("{} lr {lr:.1e} |g| {norm:.2} {:.1}k tok/s", objective.describe(loss), rate / 1e3));
+            progress.set(state.step);
+            let stop = program::interrupted();
+            let every = |n: u64| n > 0 && state.step.is_multiple_of(n);
+            if stop || every(self.config.checkpoint_every) {
+                state.objective = objective.save();
+                checkpoint::save(&checkpoints, &decoder, &optimizer, state.clone(), self.config.keep_checkpoints)?;
+            }
+            if stop && state.step < max_steps {
+                return Err(Error::Interrupted { step: state.step });
+            }
+            if every(self.config.eval_every) || (self.config.eval_every > 0 && state.step == max_steps) {
+                self.validate(objective, &decoder, state.step, &mut metrics)?;
+            }
+        }
+        let decoder = decoder.untracked();
+        let model = AtomicDir::create(self.out.join("model"))?;
+        hf::save(model.path(), &decoder)?;
+        tokenizer.save(model.path())?;
+        model.commit()?;
+        // Everything a checkpoint could bring back is in `model` now; what is left is intermediate.
+        let _ = std::fs::remove_dir_all(&checkpoints);
+        let validations: Vec<_> = Metrics::read(self.out.join("metrics.jsonl"))?.into_iter().filter(|r| r.contains_key("val_loss")).collect();
+        let ends = [validations.first(), validations.last()].into_iter().flatten().cloned().collect();
+        if loss.is_nan() {
+            loss = last_loss(&self.out)?;
+        }
+        progress.finish(format!("{} steps, {:.2}M tokens, {}", state.step, state.tokens as f64 / 1e6, objective.describe(loss)));
+        Ok(Outcome { decoder, loss, tokens: state.tokens, elapsed_seconds: state.elapsed_seconds, validations: ends })
+    }
+
+    fn validate<O: Objective>(&self, objective: &mut O, decoder: &Decoder, step: u64, metrics: &mut Metrics) -> Result<()> {
+        let mut record = objective.validate(&decoder.untracked())?;
+        if !record.is_empty() {
+            record.insert("step".into(), json!(step));
+            metrics.log(&Value::Object(record))?;
+        }
+        Ok(())
+    }
+}
+
+/// Loss, tokens and summed gradients of a step.
+pub fn accumulate<O: Objective>(objective: &mut O, decoder: &Decoder, step: u64) -> Result<(f32, u64, Gradients)> {
+    let batches = objective.batches(step, decoder)?;
+    let (mut total, mut tokens, mut sum) = (0f64, 0, Gradients::new());
+    for batch in &batches {
+        let loss = objective.loss(decoder, batch)?;
+        tokens += loss.tokens;
+        let grads = loss.value.backward();
+        total += f64::from(host::scalar(loss.value.inner()));
+        for (name, gradient) in params::gradients(decoder, &grads) {
+            let gradient = match sum.remove(&name) {
+                Some(so_far) => so_far + gradient,
+                None => gradient,
+            };
+            sum.insert(name, gradient);
+        }
+    }
+    Ok((total as f32, tokens, sum))
+}
+
+fn last_loss(out: &Path) -> Result<f32> {
+    let records = Metrics::read(out.join("metrics.jsonl"))?;
+    Ok(records.iter().rev().find_map(|r| r.get("loss")?.as_f64()).map_or(f32::NAN, |l| l as f32))
+}
