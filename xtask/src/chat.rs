@@ -27,7 +27,7 @@ pub struct Args {
     /// Longest answer
     #[arg(long, value_name = "N")]
     max_tokens: Option<u32>,
-    /// Device of the server that is started: cpu, cuda[:N], vulkan[:N], webgpu[:N]
+    /// Device of the server that is started: cpu, cuda, vulkan or webgpu, with :N for the N-th
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Send each question alone, without the conversation before it

@@ -71,7 +71,7 @@ struct RunArgs {
     /// Run folder (default: runs/NAME)
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Device: cpu, cuda[:N], vulkan[:N], webgpu[:N]
+    /// Device: cpu, cuda, vulkan or webgpu, with :N for the N-th
     #[arg(long)]
     device: Option<String>,
     /// Run this stage and all after it even when nothing changed

@@ -36,7 +36,7 @@ pub struct Args {
     /// Override a value: stage.key=value, seed=N (repeatable)
     #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
     sets: Vec<String>,
-    /// Device: cpu, cuda[:N], vulkan[:N], webgpu[:N]
+    /// Device: cpu, cuda, vulkan or webgpu, with :N for the N-th
     #[arg(long)]
     device: Option<String>,
     /// A minute instead of ten: the same stages, far too small to learn much

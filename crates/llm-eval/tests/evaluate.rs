@@ -61,7 +61,7 @@ impl LanguageModel for Scripted {
             let finish_reason = if tokens.len() > request.sampling.max_tokens { FinishReason::Length } else { FinishReason::Stop };
             tokens.truncate(request.sampling.max_tokens);
             done(tokens.len());
-            Completion { logprobs: vec![0.0; tokens.len()], tokens, finish_reason }
+            Completion { logprobs: vec![0.0; tokens.len()], tokens, finish_reason, end_token: None }
         };
         Ok(requests.into_iter().map(answer).collect())
     }

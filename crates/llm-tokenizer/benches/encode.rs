@@ -15,9 +15,7 @@ const CODE: &str = include_str!("../src/bpe.rs");
 
 fn text() -> String {
     match std::env::var("BENCH_TEXT") {
-        Ok(path) => {
-            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("BENCH_TEXT={path}: {e}"))
-        }
+        Ok(path) => std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("BENCH_TEXT={path}: {e}")),
         Err(_) => [PROSE, CODE].concat().repeat(60),
     }
 }
@@ -38,38 +36,14 @@ fn encode(c: &mut Criterion) {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let documents: Vec<String> = lines.chunks(80).map(|chunk| chunk.concat()).collect();
     let mut group = c.benchmark_group("encode");
-    group
-        .sample_size(10)
-        .throughput(Throughput::Bytes(text.len() as u64));
-    group.bench_function("ours, one thread", |b| {
-        b.iter(|| {
-            documents
-                .iter()
-                .map(|d| ours.encode(black_box(d)).len())
-                .sum::<usize>()
-        })
-    });
-    group.bench_function("ours, batch", |b| {
-        b.iter(|| ours.encode_batch(black_box(&documents)).len())
-    });
+    group.sample_size(10).throughput(Throughput::Bytes(text.len() as u64));
+    group.bench_function("ours, one thread", |b| b.iter(|| documents.iter().map(|d| ours.encode(black_box(d)).len()).sum::<usize>()));
+    group.bench_function("ours, batch", |b| b.iter(|| ours.encode_batch(black_box(&documents)).len()));
     group.bench_function("tokenizers, one thread", |b| {
-        b.iter(|| {
-            documents
-                .iter()
-                .map(|d| {
-                    theirs
-                        .encode_fast(black_box(d.as_str()), false)
-                        .unwrap()
-                        .get_ids()
-                        .len()
-                })
-                .sum::<usize>()
-        })
+        b.iter(|| documents.iter().map(|d| theirs.encode_fast(black_box(d.as_str()), false).unwrap().get_ids().len()).sum::<usize>())
     });
     let ids = ours.encode(&text);
-    group.bench_function("ours, decode", |b| {
-        b.iter(|| ours.decode(black_box(&ids), true).len())
-    });
+    group.bench_function("ours, decode", |b| b.iter(|| ours.decode(black_box(&ids), true).len()));
     for (name, unit) in [("worst case a", "a"), ("worst case CJK", "日本語天気")] {
         let long = unit.repeat(1_000_000 / unit.len());
         group.throughput(Throughput::Bytes(long.len() as u64));
@@ -81,9 +55,7 @@ fn encode(c: &mut Criterion) {
 fn training(c: &mut Criterion) {
     let text = text();
     let mut group = c.benchmark_group("train");
-    group
-        .sample_size(10)
-        .throughput(Throughput::Bytes(text.len() as u64));
+    group.sample_size(10).throughput(Throughput::Bytes(text.len() as u64));
     group.bench_function("vocabulary of 4096", |b| {
         b.iter(|| {
             let mut trainer = Trainer::new(TrainerConfig::default()).unwrap();

@@ -33,15 +33,7 @@ pub struct AddedToken {
 impl AddedToken {
     /// A control token.
     pub fn special(id: u32, content: &str) -> Self {
-        Self {
-            id,
-            content: content.to_string(),
-            special: true,
-            normalized: false,
-            single_word: false,
-            lstrip: false,
-            rstrip: false,
-        }
+        Self { id, content: content.to_string(), special: true, normalized: false, single_word: false, lstrip: false, rstrip: false }
     }
 }
 
@@ -83,10 +75,7 @@ impl Matcher {
             .match_kind(MatchKind::LeftmostLongest)
             .build(tokens.iter().map(|t| &t.content))
             .map_err(|e| format(path, format!("added tokens: {e}")))?;
-        Ok(Self(Some((
-            automaton,
-            tokens.iter().map(|t| t.id).collect(),
-        ))))
+        Ok(Self(Some((automaton, tokens.iter().map(|t| t.id).collect()))))
     }
 
     fn split<'a>(&self, text: &'a str, mut each: impl FnMut(Piece<'a>)) {
@@ -96,10 +85,7 @@ impl Matcher {
                 if found.start() > done {
                     each(Piece::Text(&text[done..found.start()]));
                 }
-                each(Piece::Token(
-                    ids[found.pattern().as_usize()],
-                    &text[found.range()],
-                ));
+                each(Piece::Token(ids[found.pattern().as_usize()], &text[found.range()]));
                 done = found.end();
             }
         }
@@ -113,21 +99,13 @@ impl AddedTokens {
     /// `path` is named in errors.
     pub fn new(tokens: Vec<AddedToken>, path: &Path) -> Result<Self> {
         let pick = |normalized: bool, special: bool| {
-            let chosen: Vec<_> = tokens
-                .iter()
-                .filter(|t| t.normalized == normalized && (special || !t.special))
-                .collect();
+            let chosen: Vec<_> = tokens.iter().filter(|t| t.normalized == normalized && (special || !t.special)).collect();
             Matcher::new(&chosen, path)
         };
         let passes = [pick(false, true)?, pick(true, true)?];
         let ordinary = [pick(false, false)?, pick(true, false)?];
         let by_content = tokens.iter().map(|t| (t.content.clone(), t.id)).collect();
-        Ok(Self {
-            tokens,
-            by_content,
-            passes,
-            ordinary,
-        })
+        Ok(Self { tokens, by_content, passes, ordinary })
     }
 
     /// Every added token, in file order.
@@ -142,18 +120,8 @@ impl AddedTokens {
 
     /// Cut `text` at added tokens; special ones count only if `special`. `normalize` is applied to what lies between
     /// tokens of the first pass.
-    pub fn split(
-        &self,
-        text: &str,
-        special: bool,
-        normalize: impl Fn(&str) -> Cow<'_, str>,
-        mut each: impl FnMut(Piece<'_>),
-    ) {
-        let [first, second] = if special {
-            &self.passes
-        } else {
-            &self.ordinary
-        };
+    pub fn split(&self, text: &str, special: bool, normalize: impl Fn(&str) -> Cow<'_, str>, mut each: impl FnMut(Piece<'_>)) {
+        let [first, second] = if special { &self.passes } else { &self.ordinary };
         first.split(text, |piece| match piece {
             Piece::Text(text) => second.split(&normalize(text), &mut each),
             token => each(token),
@@ -169,31 +137,14 @@ mod tests {
     fn longest_match_wins_and_special_tokens_need_permission() {
         let mut plain = AddedToken::special(3, "<tool>");
         plain.special = false;
-        let tokens = vec![
-            AddedToken::special(1, "<|a|>"),
-            AddedToken::special(2, "<|a|>b"),
-            plain,
-        ];
+        let tokens = vec![AddedToken::special(1, "<|a|>"), AddedToken::special(2, "<|a|>b"), plain];
         let added = AddedTokens::new(tokens, Path::new("t.json")).unwrap();
         let cut = |special| {
             let mut pieces = Vec::new();
-            added.split("x<|a|>b<|a|><tool>", special, unchanged, |p| {
-                pieces.push(format!("{p:?}"))
-            });
+            added.split("x<|a|>b<|a|><tool>", special, unchanged, |p| pieces.push(format!("{p:?}")));
             pieces
         };
-        assert_eq!(
-            cut(true),
-            [
-                r#"Text("x")"#,
-                r#"Token(2, "<|a|>b")"#,
-                r#"Token(1, "<|a|>")"#,
-                r#"Token(3, "<tool>")"#
-            ]
-        );
-        assert_eq!(
-            cut(false),
-            [r#"Text("x<|a|>b<|a|>")"#, r#"Token(3, "<tool>")"#]
-        );
+        assert_eq!(cut(true), [r#"Text("x")"#, r#"Token(2, "<|a|>b")"#, r#"Token(1, "<|a|>")"#, r#"Token(3, "<tool>")"#]);
+        assert_eq!(cut(false), [r#"Text("x<|a|>b<|a|>")"#, r#"Token(3, "<tool>")"#]);
     }
 }

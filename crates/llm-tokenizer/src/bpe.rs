@@ -32,11 +32,7 @@ impl Merges {
     /// From rules in rank order: `(left, right, joined)`. A pair given twice has the later rank.
     pub fn new(rules: &[(u32, u32, u32)]) -> Self {
         let capacity = (rules.len() * 2).next_power_of_two().max(16);
-        let mut table = Self {
-            keys: vec![u64::MAX; capacity],
-            values: vec![(NONE, NONE); capacity],
-            mask: capacity - 1,
-        };
+        let mut table = Self { keys: vec![u64::MAX; capacity], values: vec![(NONE, NONE); capacity], mask: capacity - 1 };
         for (rank, &(left, right, joined)) in rules.iter().enumerate() {
             let key = key(left, right);
             let mut at = slot(key, table.mask);
@@ -88,26 +84,17 @@ pub struct Scratch {
 impl Bpe {
     /// `byte_ids[b]` is the id of the one-byte token `b`.
     pub fn new(byte_ids: [u32; 256], merges: Merges, whole_words: HashMap<Box<[u8]>, u32>) -> Self {
-        Self {
-            byte_ids,
-            merges,
-            whole_words,
-        }
+        Self { byte_ids, merges, whole_words }
     }
 
     /// Append the ids of `word` to `out`.
     pub fn encode_word(&self, word: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
-        if let Some(&id) = (!self.whole_words.is_empty())
-            .then(|| self.whole_words.get(word))
-            .flatten()
-        {
+        if let Some(&id) = (!self.whole_words.is_empty()).then(|| self.whole_words.get(word)).flatten() {
             out.push(id);
             return;
         }
         scratch.ids.clear();
-        scratch
-            .ids
-            .extend(word.iter().map(|&b| self.byte_ids[usize::from(b)]));
+        scratch.ids.extend(word.iter().map(|&b| self.byte_ids[usize::from(b)]));
         if word.len() <= SCAN_LIMIT {
             self.merge_by_scan(scratch);
             out.extend_from_slice(&scratch.ids);
@@ -144,13 +131,7 @@ impl Bpe {
     }
 
     fn merge_by_heap(&self, scratch: &mut Scratch, out: &mut Vec<u32>) {
-        let Scratch {
-            ids,
-            previous,
-            next,
-            heap,
-            ..
-        } = scratch;
+        let Scratch { ids, previous, next, heap, .. } = scratch;
         let n = ids.len() as u32;
         previous.clear();
         previous.extend((0..n).map(|i| i.wrapping_sub(1)));
@@ -168,10 +149,7 @@ impl Bpe {
             let i = at as usize;
             let right = next[i];
             // An entry is stale if one side was merged away or changed since.
-            if ids[i] == NONE
-                || right == NONE
-                || self.merges.get(ids[i], ids[right as usize]) != (rank, joined)
-            {
+            if ids[i] == NONE || right == NONE || self.merges.get(ids[i], ids[right as usize]) != (rank, joined) {
                 continue;
             }
             ids[i] = joined;
@@ -208,11 +186,7 @@ mod tests {
             .iter()
             .map(|&(a, b)| {
                 let pick = |x: u8| {
-                    if x < 4 || next == 256 {
-                        u32::from(b'a' + x % 4)
-                    } else {
-                        256 + u32::from(x) % (next - 256)
-                    }
+                    if x < 4 || next == 256 { u32::from(b'a' + x % 4) } else { 256 + u32::from(x) % (next - 256) }
                 };
                 let rule = (pick(a), pick(b), next);
                 next += 1;

@@ -39,9 +39,7 @@ pub fn from_alphabet(text: &str) -> Option<Vec<u8>> {
         }
         table
     });
-    text.chars()
-        .map(|c| back.get(c as usize).and_then(|&b| u8::try_from(b).ok()))
-        .collect()
+    text.chars().map(|c| back.get(c as usize).and_then(|&b| u8::try_from(b).ok())).collect()
 }
 
 #[cfg(test)]

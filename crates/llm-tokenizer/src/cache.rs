@@ -25,16 +25,7 @@ pub struct WordCache {
 impl Default for WordCache {
     fn default() -> Self {
         // Key 0 is the empty word, which is never asked for.
-        Self {
-            entries: vec![
-                Entry {
-                    key: 0,
-                    ids: [0; MAX_IDS],
-                    len: 0
-                };
-                SLOTS
-            ],
-        }
+        Self { entries: vec![Entry { key: 0, ids: [0; MAX_IDS], len: 0 }; SLOTS] }
     }
 }
 
@@ -47,8 +38,7 @@ fn key(word: &[u8]) -> u128 {
 
 fn slot(key: u128) -> usize {
     let (low, high) = (key as u64, (key >> 64) as u64);
-    let mixed = (low ^ high.rotate_left(29).wrapping_mul(0xBF58_476D_1CE4_E5B9))
-        .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = (low ^ high.rotate_left(29).wrapping_mul(0xBF58_476D_1CE4_E5B9)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     (mixed >> (64 - SLOTS.trailing_zeros())) as usize
 }
 

@@ -62,11 +62,7 @@ pub fn train(args: &llm_run::Args) -> Result<()> {
     }
     let mut trainer = Trainer::new(config.trainer())?;
     let mut run = Run::start(&args.out, PROGRAM, "train", &config)?;
-    let limit = if config.max_bytes == 0 {
-        u64::MAX
-    } else {
-        config.max_bytes
-    };
+    let limit = if config.max_bytes == 0 { u64::MAX } else { config.max_bytes };
     for_each_batch(&mut run, "count words", &config.documents, limit, |batch| {
         let texts: Vec<&str> = batch.iter().map(|s| s.text.as_str()).collect();
         trainer.feed(&texts);
@@ -74,15 +70,9 @@ pub fn train(args: &llm_run::Args) -> Result<()> {
     let (tokenizer, summary) = trainer.finish()?;
     tokenizer.save(run.dir())?;
     if summary.vocab_size < config.trainer().vocab_size {
-        eprintln!(
-            "note: the text has only {} pairs worth a merge, so the vocabulary has {} tokens",
-            summary.merges, summary.vocab_size
-        );
+        eprintln!("note: the text has only {} pairs worth a merge, so the vocabulary has {} tokens", summary.merges, summary.vocab_size);
     }
-    println!(
-        "{} tokens from {} bytes, {} different words",
-        summary.vocab_size, summary.bytes, summary.unique_words
-    );
+    println!("{} tokens from {} bytes, {} different words", summary.vocab_size, summary.bytes, summary.unique_words);
     run.finish(serde_json::to_value(summary)?)?;
     Ok(())
 }
@@ -92,62 +82,33 @@ pub fn fertility(args: &llm_run::Args) -> Result<()> {
     catch_interrupts();
     let config: Fertility = args.load()?;
     if config.tokenizer.as_os_str().is_empty() || config.samples.is_empty() {
-        bail!(
-            "`tokenizer` (a folder) and `samples` (.jsonl files) are needed, e.g. --set tokenizer=tokenizer --set samples='[\"sample.jsonl\"]'"
-        );
+        bail!("`tokenizer` (a folder) and `samples` (.jsonl files) are needed, e.g. --set tokenizer=tokenizer --set samples='[\"sample.jsonl\"]'");
     }
     let tokenizer = Tokenizer::load(&config.tokenizer)?;
     let mut run = Run::start(&args.out, PROGRAM, "fertility", &config)?;
     run.input(&config.tokenizer)?;
     let mut measure = Measure::new(tokenizer);
-    for_each_batch(&mut run, "fertility", &config.samples, u64::MAX, |batch| {
-        measure.feed(batch)
-    })?;
+    for_each_batch(&mut run, "fertility", &config.samples, u64::MAX, |batch| measure.feed(batch))?;
     let report = measure.finish();
-    llm_run::atomic::write(
-        run.path("fertility.json"),
-        serde_json::to_string_pretty(&report)?,
-    )?;
-    println!(
-        "{:<16} {:>12} {:>12} {:>10} {:>10} {:>8}",
-        "group", "bytes", "tokens", "tok/word", "byte/tok", "context"
-    );
+    llm_run::atomic::write(run.path("fertility.json"), serde_json::to_string_pretty(&report)?)?;
+    println!("{:<16} {:>12} {:>12} {:>10} {:>10} {:>8}", "group", "bytes", "tokens", "tok/word", "byte/tok", "context");
     let line = |name: &str, g: &Group| {
-        let share = g
-            .context_share
-            .map_or("-".to_string(), |s| format!("{:.0} %", s * 100.0));
-        println!(
-            "{name:<16} {:>12} {:>12} {:>10.2} {:>10.2} {share:>8}",
-            g.counts.bytes, g.counts.tokens, g.tokens_per_word, g.bytes_per_token
-        );
+        let share = g.context_share.map_or("-".to_string(), |s| format!("{:.0} %", s * 100.0));
+        println!("{name:<16} {:>12} {:>12} {:>10.2} {:>10.2} {share:>8}", g.counts.bytes, g.counts.tokens, g.tokens_per_word, g.bytes_per_token);
     };
     line("total", &report.total);
-    report
-        .by_lang
-        .iter()
-        .chain(&report.by_domain)
-        .for_each(|(name, group)| line(name, group));
+    report.by_lang.iter().chain(&report.by_domain).for_each(|(name, group)| line(name, group));
     run.finish(serde_json::json!({"tokens_per_word": report.total.tokens_per_word, "bytes_per_token": report.total.bytes_per_token}))?;
     Ok(())
 }
 
 /// Stream samples in batches, with progress, up to `limit` bytes of text.
-fn for_each_batch(
-    run: &mut Run,
-    name: &str,
-    paths: &[PathBuf],
-    limit: u64,
-    mut each: impl FnMut(&[Sample]),
-) -> Result<()> {
+fn for_each_batch(run: &mut Run, name: &str, paths: &[PathBuf], limit: u64, mut each: impl FnMut(&[Sample])) -> Result<()> {
     let files = sample::files(paths)?;
     for file in &files {
         run.input(file)?;
     }
-    let total: u64 = files
-        .iter()
-        .filter_map(|f| f.metadata().ok())
-        .map(|m| m.len())
-        .sum();
+    let total: u64 = files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
     let mut progress = Progress::new(name, total.min(limit), "bytes");
     let (mut batch, mut bytes, mut seen) = (Vec::new(), 0, 0u64);
     for row in files.iter().flat_map(|file| match Reader::open(file) {
@@ -196,15 +157,8 @@ impl Encode {
     pub fn run(&self) -> Result<()> {
         let tokenizer = Tokenizer::load(&self.tokenizer)?;
         let text = text_or_stdin(self.text.as_deref())?;
-        let ids = if self.special {
-            tokenizer.encode_with_special(&text)
-        } else {
-            tokenizer.encode(&text)
-        };
-        println!(
-            "{}",
-            ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
-        );
+        let ids = if self.special { tokenizer.encode_with_special(&text) } else { tokenizer.encode(&text) };
+        println!("{}", ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
         Ok(())
     }
 }
@@ -228,25 +182,16 @@ impl Decode {
         let tokenizer = Tokenizer::load(&self.tokenizer)?;
         let given = (!self.ids.is_empty()).then(|| self.ids.join(" "));
         let text = text_or_stdin(given.as_deref())?;
-        let words = text
-            .split(|c: char| c.is_whitespace() || ",[]".contains(c))
-            .filter(|w| !w.is_empty());
+        let words = text.split(|c: char| c.is_whitespace() || ",[]".contains(c)).filter(|w| !w.is_empty());
         let mut ids = Vec::new();
         for word in words {
-            let id: u32 = word
-                .parse()
-                .with_context(|| format!("`{word}` is not a token id"))?;
+            let id: u32 = word.parse().with_context(|| format!("`{word}` is not a token id"))?;
             if tokenizer.token_bytes(id).is_none() {
-                bail!(
-                    "id {id} is not in the vocabulary (0..{})",
-                    tokenizer.vocab_size()
-                );
+                bail!("id {id} is not in the vocabulary (0..{})", tokenizer.vocab_size());
             }
             ids.push(id);
         }
-        std::io::stdout()
-            .write_all(tokenizer.decode(&ids, self.skip_special).as_bytes())
-            .context("cannot write")?;
+        std::io::stdout().write_all(tokenizer.decode(&ids, self.skip_special).as_bytes()).context("cannot write")?;
         Ok(())
     }
 }
@@ -276,83 +221,33 @@ impl Inspect {
 fn tokens(tokenizer: &Tokenizer, text: &str) {
     let ids = tokenizer.encode_with_special(text);
     for &id in &ids {
-        println!(
-            "{id:>8}  {}",
-            shown(tokenizer.token_bytes(id).unwrap_or_default())
-        );
+        println!("{id:>8}  {}", shown(tokenizer.token_bytes(id).unwrap_or_default()));
     }
-    println!(
-        "{} tokens, {} bytes, {:.2} bytes per token",
-        ids.len(),
-        text.len(),
-        text.len() as f64 / ids.len().max(1) as f64
-    );
+    println!("{} tokens, {} bytes, {:.2} bytes per token", ids.len(), text.len(), text.len() as f64 / ids.len().max(1) as f64);
 }
 
 fn summary(tokenizer: &Tokenizer, path: &Path) {
-    let encoder = if tokenizer.is_native() {
-        "byte-level BPE, own encoder"
-    } else {
-        "`tokenizers` crate"
-    };
-    println!(
-        "{}: {} ids, {encoder}",
-        path.display(),
-        tokenizer.vocab_size()
-    );
-    for (name, id) in [
-        ("begins a document", tokenizer.bos_id()),
-        ("ends a document", tokenizer.eos_id()),
-        ("padding", tokenizer.pad_id()),
-    ] {
-        let token = id
-            .and_then(|id| tokenizer.token_bytes(id))
-            .map_or("none".to_string(), shown);
+    let encoder = if tokenizer.is_native() { "byte-level BPE, own encoder" } else { "`tokenizers` crate" };
+    println!("{}: {} ids, {encoder}", path.display(), tokenizer.vocab_size());
+    for (name, id) in [("begins a document", tokenizer.bos_id()), ("ends a document", tokenizer.eos_id()), ("padding", tokenizer.pad_id())] {
+        let token = id.and_then(|id| tokenizer.token_bytes(id)).map_or("none".to_string(), shown);
         println!("{name:<18} {token}");
     }
     let template = tokenizer.chat_template();
-    let marks = if template.is_some_and(|t| t.marks_generation()) {
-        "yes, marks assistant text"
-    } else {
-        "yes, without assistant marks"
-    };
-    println!(
-        "{:<18} {}",
-        "chat template",
-        if template.is_some() { marks } else { "none" }
-    );
+    let marks = if template.is_some_and(|t| t.marks_generation()) { "yes, marks assistant text" } else { "yes, without assistant marks" };
+    println!("{:<18} {}", "chat template", if template.is_some() { marks } else { "none" });
     println!("added tokens:");
     for token in tokenizer.added_tokens() {
-        println!(
-            "{:>8}  {}{}",
-            token.id,
-            token.content.escape_debug(),
-            if token.special { "" } else { "  (not special)" }
-        );
+        println!("{:>8}  {}{}", token.id, token.content.escape_debug(), if token.special { "" } else { "  (not special)" });
     }
-    let lengths = (0..tokenizer.vocab_size() as u32)
-        .filter(|&id| !tokenizer.is_special(id))
-        .filter_map(|id| tokenizer.token_bytes(id))
-        .map(<[u8]>::len);
+    let lengths =
+        (0..tokenizer.vocab_size() as u32).filter(|&id| !tokenizer.is_special(id)).filter_map(|id| tokenizer.token_bytes(id)).map(<[u8]>::len);
     let (count, bytes) = lengths.fold((0, 0), |(count, bytes), len| (count + 1, bytes + len));
-    println!(
-        "mean token length {:.2} bytes",
-        bytes as f64 / f64::from(count.max(1))
-    );
-    let mut longest: Vec<&[u8]> = (0..tokenizer.vocab_size() as u32)
-        .filter(|&id| !tokenizer.is_special(id))
-        .filter_map(|id| tokenizer.token_bytes(id))
-        .collect();
+    println!("mean token length {:.2} bytes", bytes as f64 / f64::from(count.max(1)));
+    let mut longest: Vec<&[u8]> =
+        (0..tokenizer.vocab_size() as u32).filter(|&id| !tokenizer.is_special(id)).filter_map(|id| tokenizer.token_bytes(id)).collect();
     longest.sort_by_key(|bytes| std::cmp::Reverse(bytes.len()));
-    println!(
-        "longest: {}",
-        longest
-            .iter()
-            .take(8)
-            .map(|b| shown(b))
-            .collect::<Vec<_>>()
-            .join(" ")
-    );
+    println!("longest: {}", longest.iter().take(8).map(|b| shown(b)).collect::<Vec<_>>().join(" "));
 }
 
 fn shown(bytes: &[u8]) -> String {
@@ -367,8 +262,6 @@ fn text_or_stdin(text: Option<&str>) -> Result<String> {
         return Ok(text.to_string());
     }
     let mut bytes = Vec::new();
-    std::io::stdin()
-        .read_to_end(&mut bytes)
-        .context("cannot read standard input")?;
+    std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
     String::from_utf8(bytes).context("standard input is not UTF-8")
 }

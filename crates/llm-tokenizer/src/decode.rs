@@ -16,13 +16,7 @@ pub struct DecodeStream {
 
 impl DecodeStream {
     pub(crate) fn new(tokenizer: Tokenizer, skip_special: bool) -> Self {
-        Self {
-            tokenizer,
-            skip_special,
-            pending: Vec::new(),
-            ids: Vec::new(),
-            given: 0,
-        }
+        Self { tokenizer, skip_special, pending: Vec::new(), ids: Vec::new(), given: 0 }
     }
 
     /// The text that `id` completes, `None` if it completes none.
@@ -31,8 +25,7 @@ impl DecodeStream {
             return self.push_fallback(id);
         }
         if !(self.skip_special && self.tokenizer.is_special(id)) {
-            self.pending
-                .extend_from_slice(self.tokenizer.token_bytes(id).unwrap_or_default());
+            self.pending.extend_from_slice(self.tokenizer.token_bytes(id).unwrap_or_default());
         }
         let text = take_complete(&mut self.pending);
         (!text.is_empty()).then_some(text)
@@ -52,9 +45,7 @@ impl DecodeStream {
     fn push_fallback(&mut self, id: u32) -> Option<String> {
         self.ids.push(id);
         let text = self.tokenizer.decode(&self.ids, self.skip_special);
-        let new = text
-            .get(self.given..)
-            .filter(|new| !new.is_empty() && !new.ends_with('\u{fffd}'))?;
+        let new = text.get(self.given..).filter(|new| !new.is_empty() && !new.ends_with('\u{fffd}'))?;
         self.given = text.len();
         Some(new.to_string())
     }

@@ -37,9 +37,7 @@ pub enum Error {
     #[error("chat template: {0}")]
     Template(String),
     /// The tokenizer has no chat template.
-    #[error(
-        "this tokenizer has no chat template: put a chat_template.jinja beside its tokenizer.json"
-    )]
+    #[error("this tokenizer has no chat template: put a chat_template.jinja beside its tokenizer.json")]
     NoTemplate,
     /// Training cannot work with these settings or this text.
     #[error("tokenizer training: {0}")]
@@ -54,16 +52,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_path_buf();
-    move |source| Error::Io {
-        path,
-        action,
-        source,
-    }
+    move |source| Error::Io { path, action, source }
 }
 
 pub(crate) fn format(path: &Path, message: impl Into<String>) -> Error {
-    Error::Format {
-        path: path.to_path_buf(),
-        message: message.into(),
-    }
+    Error::Format { path: path.to_path_buf(), message: message.into() }
 }

@@ -15,17 +15,11 @@ pub struct Fallback {
 impl Fallback {
     /// From the text of a `tokenizer.json`; `path` is named in errors.
     pub fn from_json(text: &str, path: &Path) -> Result<Self> {
-        let mut trusted = text
-            .parse::<Reference>()
-            .map_err(|e| format(path, format!("not a tokenizer.json: {e}")))?;
-        trusted
-            .with_truncation(None)
-            .map_err(|e| format(path, e.to_string()))?;
+        let mut trusted = text.parse::<Reference>().map_err(|e| format(path, format!("not a tokenizer.json: {e}")))?;
+        trusted.with_truncation(None).map_err(|e| format(path, e.to_string()))?;
         trusted.with_padding(None);
         // A model without a token for the unknown fails only when it meets one: better now than in a long run.
-        trusted
-            .encode_fast("a\u{10ffd}\u{1f9ff}\0", false)
-            .map_err(|e| format(path, format!("cannot encode unknown characters: {e}")))?;
+        trusted.encode_fast("a\u{10ffd}\u{1f9ff}\0", false).map_err(|e| format(path, format!("cannot encode unknown characters: {e}")))?;
         let mut untrusted = trusted.clone();
         untrusted.set_encode_special_tokens(true);
         Ok(Self { trusted, untrusted })
@@ -33,23 +27,13 @@ impl Fallback {
 
     /// Ids of `text`.
     pub fn encode(&self, text: &str, special: bool) -> Vec<u32> {
-        let reference = if special {
-            &self.trusted
-        } else {
-            &self.untrusted
-        };
-        reference
-            .encode_fast(text, false)
-            .map(|e| e.get_ids().to_vec())
-            .unwrap_or_default()
+        let reference = if special { &self.trusted } else { &self.untrusted };
+        reference.encode_fast(text, false).map(|e| e.get_ids().to_vec()).unwrap_or_default()
     }
 
     /// Ids and byte ranges in `text`, special tokens recognised.
     pub fn encode_with_offsets(&self, text: &str) -> (Vec<u32>, Vec<(usize, usize)>) {
-        self.trusted
-            .encode(text, false)
-            .map(|e| (e.get_ids().to_vec(), e.get_offsets().to_vec()))
-            .unwrap_or_default()
+        self.trusted.encode(text, false).map(|e| (e.get_ids().to_vec(), e.get_offsets().to_vec())).unwrap_or_default()
     }
 
     /// Text of `ids`.
@@ -59,20 +43,13 @@ impl Fallback {
 
     /// Every vocabulary entry with the bytes it most likely stands for.
     pub fn vocab(&self) -> Vec<(Vec<u8>, u32)> {
-        self.trusted
-            .get_vocab(true)
-            .into_iter()
-            .map(|(token, id)| (piece_bytes(&token), id))
-            .collect()
+        self.trusted.get_vocab(true).into_iter().map(|(token, id)| (piece_bytes(&token), id)).collect()
     }
 }
 
 /// SentencePiece spelling: `▁` is a blank, `<0xE2>` is a byte.
 fn piece_bytes(token: &str) -> Vec<u8> {
-    let byte = token
-        .strip_prefix("<0x")
-        .and_then(|t| t.strip_suffix('>'))
-        .filter(|t| t.len() == 2);
+    let byte = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).filter(|t| t.len() == 2);
     match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
         Some(byte) => vec![byte],
         None => token.replace('\u{2581}', " ").into_bytes(),

@@ -36,22 +36,12 @@ pub struct Counts {
 impl Counts {
     /// Counts of one text.
     pub fn of(tokenizer: &Tokenizer, text: &str) -> Self {
-        let mut counts = Self {
-            documents: 1,
-            bytes: text.len() as u64,
-            characters: text.chars().count() as u64,
-            ..Self::default()
-        };
+        let mut counts = Self { documents: 1, bytes: text.len() as u64, characters: text.chars().count() as u64, ..Self::default() };
         counts.tokens = tokenizer.encode(text).len() as u64;
         for (at, word) in text.unicode_word_indices() {
-            let start = if text[..at].ends_with(' ') {
-                at - 1
-            } else {
-                at
-            };
+            let start = if text[..at].ends_with(' ') { at - 1 } else { at };
             counts.words += 1;
-            counts.single_token_words +=
-                u64::from(tokenizer.encode(&text[start..at + word.len()]).len() == 1);
+            counts.single_token_words += u64::from(tokenizer.encode(&text[start..at + word.len()]).len() == 1);
         }
         counts
     }
@@ -109,48 +99,28 @@ pub struct Measure {
 impl Measure {
     /// Nothing counted yet.
     pub fn new(tokenizer: Tokenizer) -> Self {
-        Self {
-            tokenizer,
-            groups: BTreeMap::new(),
-        }
+        Self { tokenizer, groups: BTreeMap::new() }
     }
 
     /// Count some samples, on all threads.
     pub fn feed(&mut self, samples: &[Sample]) {
-        let counts: Vec<Counts> = samples
-            .par_iter()
-            .map(|s| Counts::of(&self.tokenizer, &s.text))
-            .collect();
+        let counts: Vec<Counts> = samples.par_iter().map(|s| Counts::of(&self.tokenizer, &s.text)).collect();
         for (sample, counts) in samples.iter().zip(&counts) {
-            let name = |field: &Option<String>| {
-                field
-                    .clone()
-                    .filter(|f| !f.is_empty())
-                    .unwrap_or_else(|| UNKNOWN.to_string())
-            };
-            self.groups
-                .entry((name(&sample.lang), name(&sample.domain)))
-                .or_default()
-                .add(counts);
+            let name = |field: &Option<String>| field.clone().filter(|f| !f.is_empty()).unwrap_or_else(|| UNKNOWN.to_string());
+            self.groups.entry((name(&sample.lang), name(&sample.domain))).or_default().add(counts);
         }
     }
 
     /// The report.
     pub fn finish(&self) -> Fertility {
         let mut total = Counts::default();
-        let (mut langs, mut domains) = (
-            BTreeMap::<String, Counts>::new(),
-            BTreeMap::<String, Counts>::new(),
-        );
+        let (mut langs, mut domains) = (BTreeMap::<String, Counts>::new(), BTreeMap::<String, Counts>::new());
         for ((lang, domain), counts) in &self.groups {
             total.add(counts);
             langs.entry(lang.clone()).or_default().add(counts);
             domains.entry(domain.clone()).or_default().add(counts);
         }
-        let english = langs
-            .get(ENGLISH)
-            .filter(|c| c.tokens > 0)
-            .map(|c| ratio(c.bytes, c.tokens));
+        let english = langs.get(ENGLISH).filter(|c| c.tokens > 0).map(|c| ratio(c.bytes, c.tokens));
         let group = |counts: &Counts| Group {
             counts: *counts,
             tokens_per_word: ratio(counts.tokens, counts.words),
@@ -162,19 +132,9 @@ impl Measure {
         Fertility {
             vocab_size: self.tokenizer.vocab_size(),
             total: group(&total),
-            by_lang: langs
-                .iter()
-                .map(|(name, c)| (name.clone(), group(c)))
-                .collect(),
-            by_domain: domains
-                .iter()
-                .map(|(name, c)| (name.clone(), group(c)))
-                .collect(),
-            by_lang_and_domain: self
-                .groups
-                .iter()
-                .map(|((lang, domain), c)| (format!("{lang}/{domain}"), group(c)))
-                .collect(),
+            by_lang: langs.iter().map(|(name, c)| (name.clone(), group(c))).collect(),
+            by_domain: domains.iter().map(|(name, c)| (name.clone(), group(c))).collect(),
+            by_lang_and_domain: self.groups.iter().map(|((lang, domain), c)| (format!("{lang}/{domain}"), group(c))).collect(),
         }
     }
 }
@@ -192,36 +152,16 @@ mod tests {
     #[test]
     fn a_language_the_vocabulary_does_not_know_costs_more() {
         let english = "the cat sat on the mat and the dog sat on the log ".repeat(20);
-        let tokenizer = train(
-            [&english],
-            &TrainerConfig {
-                vocab_size: 340,
-                ..TrainerConfig::default()
-            },
-        )
-        .unwrap();
+        let tokenizer = train([&english], &TrainerConfig { vocab_size: 340, ..TrainerConfig::default() }).unwrap();
         let mut measure = Measure::new(tokenizer);
-        let sample = |text: &str, lang: &str| Sample {
-            text: text.to_string(),
-            lang: Some(lang.to_string()),
-            domain: None,
-        };
-        measure.feed(&[
-            sample("the cat sat", "en"),
-            sample("Großmütter hüpfen", "de"),
-        ]);
+        let sample = |text: &str, lang: &str| Sample { text: text.to_string(), lang: Some(lang.to_string()), domain: None };
+        measure.feed(&[sample("the cat sat", "en"), sample("Großmütter hüpfen", "de")]);
         let report = measure.finish();
         let (en, de) = (report.by_lang["en"], report.by_lang["de"]);
         assert_eq!((en.counts.words, en.context_share), (3, Some(1.0)));
-        assert!(
-            de.tokens_per_word > 4.0 && de.context_share.unwrap() < 0.6,
-            "{de:?}"
-        );
+        assert!(de.tokens_per_word > 4.0 && de.context_share.unwrap() < 0.6, "{de:?}");
         assert!(en.single_token_words > 0.6, "{en:?}");
-        assert_eq!(
-            report.total.counts.tokens,
-            en.counts.tokens + de.counts.tokens
-        );
+        assert_eq!(report.total.counts.tokens, en.counts.tokens + de.counts.tokens);
         assert!(report.by_lang_and_domain.contains_key("de/unknown"));
     }
 }

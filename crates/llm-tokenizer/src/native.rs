@@ -63,22 +63,15 @@ pub type VocabEntry = (Vec<u8>, u32);
 
 impl Native {
     /// `None` if the pipeline is not one of ours; an error if it is but the file is damaged.
-    pub fn from_json(
-        json: &Value,
-        added: &[AddedToken],
-        path: &Path,
-    ) -> Result<Option<(Self, Vec<VocabEntry>)>> {
+    pub fn from_json(json: &Value, added: &[AddedToken], path: &Path) -> Result<Option<(Self, Vec<VocabEntry>)>> {
         let Some((pattern, nfc)) = pipeline(json) else {
             return Ok(None);
         };
-        let affects_text = |t: &AddedToken| {
-            t.lstrip || t.rstrip || t.single_word || (t.normalized && nfc && !is_nfc(&t.content))
-        };
+        let affects_text = |t: &AddedToken| t.lstrip || t.rstrip || t.single_word || (t.normalized && nfc && !is_nfc(&t.content));
         if added.iter().any(affects_text) {
             return Ok(None);
         }
-        let section = BpeSection::deserialize(&json["model"])
-            .map_err(|e| format(path, format!("model: {e}")))?;
+        let section = BpeSection::deserialize(&json["model"]).map_err(|e| format(path, format!("model: {e}")))?;
         let mut vocab = Vec::with_capacity(section.vocab.len());
         let mut byte_ids = [u32::MAX; 256];
         let mut whole_words = HashMap::new();
@@ -96,28 +89,17 @@ impl Native {
         }
         // Some vocabularies leave out the bytes that UTF-8 never has.
         let is_possible = |byte: usize| !matches!(byte, 0xC0 | 0xC1 | 0xF5..);
-        if byte_ids
-            .iter()
-            .enumerate()
-            .any(|(byte, &id)| id == u32::MAX && is_possible(byte))
-        {
+        if byte_ids.iter().enumerate().any(|(byte, &id)| id == u32::MAX && is_possible(byte)) {
             return Ok(None);
         }
         let mut rules = Vec::with_capacity(section.merges.len());
         for (rank, merge) in section.merges.iter().enumerate() {
             let id = |token: &str| section.vocab.get(token).copied();
-            let rule = merge
-                .pair()
-                .and_then(|(a, b)| Some((id(a)?, id(b)?, id(&format!("{a}{b}"))?)));
+            let rule = merge.pair().and_then(|(a, b)| Some((id(a)?, id(b)?, id(&format!("{a}{b}"))?)));
             let rule = rule.ok_or_else(|| format(path, format!("model.merges[{rank}]: {merge:?} needs both parts and their join in model.vocab")))?;
             rules.push(rule);
         }
-        let native = Self {
-            pattern,
-            nfc,
-            bpe: Bpe::new(byte_ids, Merges::new(&rules), whole_words),
-            workspaces: Mutex::default(),
-        };
+        let native = Self { pattern, nfc, bpe: Bpe::new(byte_ids, Merges::new(&rules), whole_words), workspaces: Mutex::default() };
         Ok(Some((native, vocab)))
     }
 
@@ -128,23 +110,12 @@ impl Native {
 
     /// What the pipeline's normaliser makes of `text`.
     pub fn normalize<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        if self.keeps(text) {
-            Cow::Borrowed(text)
-        } else {
-            Cow::Owned(text.nfc().collect())
-        }
+        if self.keeps(text) { Cow::Borrowed(text) } else { Cow::Owned(text.nfc().collect()) }
     }
 
     /// Run `body` with a function that appends the ids of a piece of ordinary, normalised text.
-    pub fn with_encoder<R>(
-        &self,
-        body: impl FnOnce(&mut dyn FnMut(&str, &mut Vec<u32>)) -> R,
-    ) -> R {
-        let lock = || {
-            self.workspaces
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-        };
+    pub fn with_encoder<R>(&self, body: impl FnOnce(&mut dyn FnMut(&str, &mut Vec<u32>)) -> R) -> R {
+        let lock = || self.workspaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut workspace = lock().pop().unwrap_or_default();
         let result = body(&mut |text, out| self.encode(text, &mut workspace, out));
         lock().push(workspace);
@@ -163,19 +134,11 @@ impl Native {
 /// Pre-tokenisation and "is NFC applied" of a pipeline we run ourselves.
 fn pipeline(json: &Value) -> Option<(Pattern, bool)> {
     let model = &json["model"];
-    let unset = |name: &str| {
-        matches!(&model[name], Value::Null | Value::Bool(false)) || model[name].as_str() == Some("")
-    };
+    let unset = |name: &str| matches!(&model[name], Value::Null | Value::Bool(false)) || model[name].as_str() == Some("");
     let plain = model["type"].as_str().is_none_or(|t| t == "BPE")
         && model["vocab"].is_object()
         && model["merges"].is_array()
-        && [
-            "continuing_subword_prefix",
-            "end_of_word_suffix",
-            "byte_fallback",
-        ]
-        .iter()
-        .all(|name| unset(name))
+        && ["continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"].iter().all(|name| unset(name))
         && model["dropout"].as_f64().unwrap_or(0.0) == 0.0;
     if !plain || json["decoder"]["type"] != "ByteLevel" {
         return None;
@@ -183,13 +146,7 @@ fn pipeline(json: &Value) -> Option<(Pattern, bool)> {
     let nfc = match json["normalizer"]["type"].as_str() {
         None => false,
         Some("NFC") => true,
-        Some("Sequence")
-            if json["normalizer"]["normalizers"]
-                .as_array()
-                .is_some_and(Vec::is_empty) =>
-        {
-            false
-        }
+        Some("Sequence") if json["normalizer"]["normalizers"].as_array().is_some_and(Vec::is_empty) => false,
         Some(_) => return None,
     };
     Some((pattern(&json["pre_tokenizer"])?, nfc))
@@ -198,21 +155,12 @@ fn pipeline(json: &Value) -> Option<(Pattern, bool)> {
 fn pattern(step: &Value) -> Option<Pattern> {
     let no_prefix = |step: &Value| step["add_prefix_space"] == false;
     match step["type"].as_str()? {
-        "ByteLevel" if no_prefix(step) && step["use_regex"].as_bool().unwrap_or(true) => {
-            Some(Pattern::Gpt2)
-        }
+        "ByteLevel" if no_prefix(step) && step["use_regex"].as_bool().unwrap_or(true) => Some(Pattern::Gpt2),
         "Sequence" => match step["pretokenizers"].as_array()?.as_slice() {
             [only] => pattern(only),
-            [split, bytes]
-                if split["type"] == "Split"
-                    && bytes["type"] == "ByteLevel"
-                    && bytes["use_regex"] == false
-                    && no_prefix(bytes) =>
-            {
+            [split, bytes] if split["type"] == "Split" && bytes["type"] == "ByteLevel" && bytes["use_regex"] == false && no_prefix(bytes) => {
                 let isolated = split["behavior"] == "Isolated" && split["invert"] == false;
-                isolated
-                    .then(|| Pattern::from_regex(split["pattern"]["Regex"].as_str()?))
-                    .flatten()
+                isolated.then(|| Pattern::from_regex(split["pattern"]["Regex"].as_str()?)).flatten()
             }
             _ => None,
         },

@@ -11,8 +11,7 @@
 use std::sync::OnceLock;
 
 /// GPT-2's pattern, also what the `ByteLevel` pre-tokenizer applies by itself.
-pub const GPT2_REGEX: &str =
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub const GPT2_REGEX: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// Llama 3's pattern: up to three digits are one word.
 pub const LLAMA3_REGEX: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Qwen 2's pattern: each digit is a word.
@@ -52,12 +51,7 @@ impl Pattern {
 
     /// The words of `text`, in order; together they are the text.
     pub fn words(self, text: &str) -> Words<'_> {
-        Words {
-            text,
-            at: 0,
-            pattern: self,
-            classes: classes(),
-        }
+        Words { text, at: 0, pattern: self, classes: classes() }
     }
 }
 
@@ -79,10 +73,7 @@ impl<'a> Iterator for Words<'a> {
             return None;
         }
         let start = self.at;
-        let cursor = Cursor {
-            text: self.text,
-            classes: self.classes,
-        };
+        let cursor = Cursor { text: self.text, classes: self.classes };
         self.at = match self.pattern {
             Pattern::Gpt2 => cursor.gpt2_end(start),
             Pattern::Llama3 { digits } => cursor.llama3_end(start, digits),
@@ -121,10 +112,7 @@ fn classes() -> &'static Classes {
                 }
             }
         }
-        let mut table = Classes {
-            ascii: [Other; 128],
-            packed,
-        };
+        let mut table = Classes { ascii: [Other; 128], packed };
         for code in 0..128u8 {
             table.ascii[usize::from(code)] = table.of_wide(char::from(code));
         }
@@ -135,9 +123,7 @@ fn classes() -> &'static Classes {
 /// Code point ranges of a one-class regular expression; the three above are all valid and Unicode classes.
 fn ranges(pattern: &str) -> Vec<(char, char)> {
     match regex_syntax::parse(pattern).map(regex_syntax::hir::Hir::into_kind) {
-        Ok(regex_syntax::hir::HirKind::Class(regex_syntax::hir::Class::Unicode(class))) => {
-            class.iter().map(|r| (r.start(), r.end())).collect()
-        }
+        Ok(regex_syntax::hir::HirKind::Class(regex_syntax::hir::Class::Unicode(class))) => class.iter().map(|r| (r.start(), r.end())).collect(),
         _ => Vec::new(),
     }
 }
@@ -210,10 +196,7 @@ impl Cursor<'_> {
         if end == self.text.len() {
             return end;
         }
-        let last = self.text[start..end]
-            .char_indices()
-            .next_back()
-            .map_or(0, |(i, _)| i);
+        let last = self.text[start..end].char_indices().next_back().map_or(0, |(i, _)| i);
         if last == 0 { end } else { start + last }
     }
 
@@ -276,10 +259,7 @@ impl Cursor<'_> {
             return end;
         }
         let end = self.run(next, Space);
-        match self.text.as_bytes()[at..end]
-            .iter()
-            .rposition(|b| matches!(b, b'\r' | b'\n'))
-        {
+        match self.text.as_bytes()[at..end].iter().rposition(|b| matches!(b, b'\r' | b'\n')) {
             Some(last) => at + last + 1,
             None => self.blanks(at, end),
         }
@@ -292,13 +272,8 @@ mod tests {
 
     #[test]
     fn words_of_a_known_line() {
-        let llama: Vec<&str> = Pattern::Llama3 { digits: 3 }
-            .words("It's  12345 cafés!\n\n x")
-            .collect();
-        assert_eq!(
-            llama,
-            ["It", "'s", " ", " ", "123", "45", " cafés", "!\n\n", " x"]
-        );
+        let llama: Vec<&str> = Pattern::Llama3 { digits: 3 }.words("It's  12345 cafés!\n\n x").collect();
+        assert_eq!(llama, ["It", "'s", " ", " ", "123", "45", " cafés", "!\n\n", " x"]);
         let qwen: Vec<&str> = Pattern::Llama3 { digits: 1 }.words("a12 ").collect();
         assert_eq!(qwen, ["a", "1", "2", " "]);
         let gpt2: Vec<&str> = Pattern::Gpt2.words("we'll see 12345 \n ok").collect();

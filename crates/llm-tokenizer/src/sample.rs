@@ -32,22 +32,12 @@ pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         if path.is_dir() {
             let found = llm_run::atomic::walk(path)?;
             let before = files.len();
-            files.extend(
-                found
-                    .into_iter()
-                    .filter(|f| is_kind(f, "jsonl") || is_kind(f, "txt")),
-            );
+            files.extend(found.into_iter().filter(|f| is_kind(f, "jsonl") || is_kind(f, "txt")));
             if files.len() == before {
-                return Err(crate::error::format(
-                    path,
-                    "there is no .jsonl or .txt file in this folder",
-                ));
+                return Err(crate::error::format(path, "there is no .jsonl or .txt file in this folder"));
             }
         } else if is_kind(path, "parquet") {
-            return Err(crate::error::format(
-                path,
-                "Parquet is not read here: make a text sample with `llm-data sample` and give its sample.jsonl",
-            ));
+            return Err(crate::error::format(path, "Parquet is not read here: make a text sample with `llm-data sample` and give its sample.jsonl"));
         } else {
             files.push(path.clone());
         }
@@ -56,8 +46,7 @@ pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 fn is_kind(path: &Path, extension: &str) -> bool {
-    path.extension()
-        .is_some_and(|e| e.eq_ignore_ascii_case(extension))
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
 }
 
 /// Iterator over the samples of one file.
@@ -76,47 +65,27 @@ impl Reader {
         let path = path.as_ref();
         let file = File::open(path).map_err(io(path, "cannot open the text sample"))?;
         let json = is_kind(path, "jsonl") || is_kind(path, "json");
-        Ok(Self {
-            path: path.to_path_buf(),
-            input: BufReader::with_capacity(1 << 18, file),
-            line: 0,
-            json,
-            done: false,
-        })
+        Ok(Self { path: path.to_path_buf(), input: BufReader::with_capacity(1 << 18, file), line: 0, json, done: false })
     }
 
     fn error(&self, message: impl Into<String>) -> Error {
-        Error::Sample {
-            path: self.path.clone(),
-            line: self.line,
-            message: message.into(),
-        }
+        Error::Sample { path: self.path.clone(), line: self.line, message: message.into() }
     }
 
     /// The next line with its end; `None` at the end of the file.
     fn line(&mut self) -> Result<Option<String>> {
         let mut bytes = Vec::new();
-        let read = self
-            .input
-            .by_ref()
-            .take(MAX_ROW_BYTES)
-            .read_until(b'\n', &mut bytes);
+        let read = self.input.by_ref().take(MAX_ROW_BYTES).read_until(b'\n', &mut bytes);
         self.line += 1;
         let read = read.map_err(io(&self.path, "cannot read"))? as u64;
         if read == MAX_ROW_BYTES {
-            return Err(self.error(format!(
-                "longer than {MAX_ROW_BYTES} bytes without an end of line"
-            )));
+            return Err(self.error(format!("longer than {MAX_ROW_BYTES} bytes without an end of line")));
         }
         if read == 0 {
             return Ok(None);
         }
-        let valid = String::from_utf8(bytes).map_err(|e| {
-            self.error(format!(
-                "not UTF-8 at byte {} of the line: convert the file first",
-                e.utf8_error().valid_up_to()
-            ))
-        })?;
+        let valid = String::from_utf8(bytes)
+            .map_err(|e| self.error(format!("not UTF-8 at byte {} of the line: convert the file first", e.utf8_error().valid_up_to())))?;
         Ok(Some(valid))
     }
 
@@ -125,12 +94,8 @@ impl Reader {
             if line.trim().is_empty() {
                 continue;
             }
-            let row = serde_json::from_str(&line).map_err(|e| {
-                self.error(format!(
-                    "expected {{\"text\": .., \"lang\": .., \"domain\": ..}}: column {}: {e}",
-                    e.column()
-                ))
-            })?;
+            let row = serde_json::from_str(&line)
+                .map_err(|e| self.error(format!("expected {{\"text\": .., \"lang\": .., \"domain\": ..}}: column {}: {e}", e.column())))?;
             return Ok(Some(row));
         }
         Ok(None)
@@ -145,11 +110,7 @@ impl Reader {
                 break;
             }
         }
-        Ok((!text.is_empty()).then_some(Sample {
-            text,
-            lang: None,
-            domain: None,
-        }))
+        Ok((!text.is_empty()).then_some(Sample { text, lang: None, domain: None }))
     }
 }
 
@@ -160,11 +121,7 @@ impl Iterator for Reader {
         if self.done {
             return None;
         }
-        let row = if self.json {
-            self.json_row()
-        } else {
-            self.paragraph()
-        };
+        let row = if self.json { self.json_row() } else { self.paragraph() };
         self.done = !matches!(row, Ok(Some(_)));
         row.transpose()
     }
@@ -178,49 +135,23 @@ mod tests {
     fn a_bad_row_names_file_and_line_and_plain_text_comes_back_whole() {
         let dir = tempfile::tempdir().unwrap();
         let rows = dir.path().join("rows.jsonl");
-        std::fs::write(
-            &rows,
-            "{\"text\":\"a\",\"lang\":\"en\",\"extra\":1}\n\n{\"txt\":\"b\"}\n",
-        )
-        .unwrap();
+        std::fs::write(&rows, "{\"text\":\"a\",\"lang\":\"en\",\"extra\":1}\n\n{\"txt\":\"b\"}\n").unwrap();
         let read: Vec<_> = Reader::open(&rows).unwrap().collect();
         assert_eq!(read[0].as_ref().unwrap().lang.as_deref(), Some("en"));
         let error = read[1].as_ref().unwrap_err().to_string();
-        assert!(
-            error.contains("rows.jsonl:3:") && error.contains("text"),
-            "{error}"
-        );
+        assert!(error.contains("rows.jsonl:3:") && error.contains("text"), "{error}");
         assert_eq!(read.len(), 2);
 
         let plain = dir.path().join("plain.txt");
         let text = "\nfirst\nline\n\n\nsecond\r\n\r\nlast";
         std::fs::write(&plain, text).unwrap();
-        let read: Vec<String> = Reader::open(&plain)
-            .unwrap()
-            .map(|s| s.unwrap().text)
-            .collect();
+        let read: Vec<String> = Reader::open(&plain).unwrap().map(|s| s.unwrap().text).collect();
         assert_eq!(read.concat(), text);
         assert_eq!(read.len(), 3);
 
-        assert_eq!(
-            files(&[dir.path().to_path_buf()]).unwrap(),
-            [plain, rows.clone()]
-        );
+        assert_eq!(files(&[dir.path().to_path_buf()]).unwrap(), [plain, rows.clone()]);
         std::fs::write(&rows, b"\xff\n").unwrap();
-        assert!(
-            Reader::open(&rows)
-                .unwrap()
-                .next()
-                .unwrap()
-                .unwrap_err()
-                .to_string()
-                .contains("rows.jsonl:1: not UTF-8")
-        );
-        assert!(
-            files(&[PathBuf::from("x.parquet")])
-                .unwrap_err()
-                .to_string()
-                .contains("llm-data sample")
-        );
+        assert!(Reader::open(&rows).unwrap().next().unwrap().unwrap_err().to_string().contains("rows.jsonl:1: not UTF-8"));
+        assert!(files(&[PathBuf::from("x.parquet")]).unwrap_err().to_string().contains("llm-data sample"));
     }
 }

@@ -54,22 +54,10 @@ pub(crate) struct TokenTable {
 
 impl TokenTable {
     pub fn new(vocab: Vec<(Vec<u8>, u32)>, added: &[AddedToken]) -> Self {
-        let last = vocab
-            .iter()
-            .map(|&(_, id)| id)
-            .chain(added.iter().map(|t| t.id))
-            .max();
+        let last = vocab.iter().map(|&(_, id)| id).chain(added.iter().map(|t| t.id)).max();
         let size = last.map_or(0, |id| id as usize + 1);
-        let mut table = Self {
-            bytes: Vec::new(),
-            spans: vec![(u32::MAX, 0); size],
-            special: vec![false; size],
-        };
-        for (bytes, id) in vocab
-            .iter()
-            .map(|(b, id)| (b.as_slice(), *id))
-            .chain(added.iter().map(|t| (t.content.as_bytes(), t.id)))
-        {
+        let mut table = Self { bytes: Vec::new(), spans: vec![(u32::MAX, 0); size], special: vec![false; size] };
+        for (bytes, id) in vocab.iter().map(|(b, id)| (b.as_slice(), *id)).chain(added.iter().map(|t| (t.content.as_bytes(), t.id))) {
             let start = table.bytes.len();
             table.bytes.extend_from_slice(bytes);
             table.spans[id as usize] = (start as u32, table.bytes.len() as u32);
@@ -108,10 +96,7 @@ impl Tokenizer {
 
     /// [`Tokenizer::encode`] of many texts on all threads, results in order.
     pub fn encode_batch<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Vec<Vec<u32>> {
-        texts
-            .par_iter()
-            .map(|text| self.encode(text.as_ref()))
-            .collect()
+        texts.par_iter().map(|text| self.encode(text.as_ref())).collect()
     }
 
     fn encode_pieces(&self, text: &str, special: bool) -> Vec<u32> {
@@ -139,8 +124,7 @@ impl Tokenizer {
             return fallback.decode(ids, skip_special);
         }
         let bytes = self.decode_bytes(ids, skip_special);
-        String::from_utf8(bytes)
-            .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+        String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
     }
 
     fn decode_bytes(&self, ids: &[u32], skip_special: bool) -> Vec<u8> {

@@ -9,11 +9,7 @@ use serde_json::Value;
 /// The fixture's tokenizer with one of the fixture's templates.
 fn with_template(entry: &Value) -> (tempfile::TempDir, Tokenizer) {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::copy(
-        fixtures().join("chat_templates/tokenizer/tokenizer.json"),
-        dir.path().join("tokenizer.json"),
-    )
-    .unwrap();
+    std::fs::copy(fixtures().join("chat_templates/tokenizer/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
     let config = serde_json::json!({"bos_token": entry["bos_token"], "eos_token": entry["eos_token"], "chat_template": entry["template"]});
     std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
     let tokenizer = Tokenizer::load(dir.path()).unwrap();
@@ -22,10 +18,7 @@ fn with_template(entry: &Value) -> (tempfile::TempDir, Tokenizer) {
 
 #[test]
 fn rendered_text_ids_and_masks_of_seven_families() {
-    let recorded: Value = serde_json::from_str(
-        &std::fs::read_to_string(fixtures().join("chat_templates/chat_templates.json")).unwrap(),
-    )
-    .unwrap();
+    let recorded: Value = serde_json::from_str(&std::fs::read_to_string(fixtures().join("chat_templates/chat_templates.json")).unwrap()).unwrap();
     let (mut runs, mut errors) = (0, 0);
     for entry in recorded["templates"].as_array().unwrap() {
         let (_dir, tokenizer) = with_template(entry);
@@ -33,62 +26,30 @@ fn rendered_text_ids_and_masks_of_seven_families() {
             let name = format!("{} on {}", entry["template_name"], run["messages_name"]);
             let key = run["messages_name"].as_str().unwrap();
             // "TOOL_CHAT[:4]" is the first four messages of TOOL_CHAT.
-            let (key, first) = key
-                .trim_end_matches(']')
-                .split_once("[:")
-                .map_or((key, usize::MAX), |(key, n)| (key, n.parse().unwrap()));
-            let mut messages: Vec<Message> =
-                serde_json::from_value(recorded["messages"][key].clone()).unwrap();
+            let (key, first) = key.trim_end_matches(']').split_once("[:").map_or((key, usize::MAX), |(key, n)| (key, n.parse().unwrap()));
+            let mut messages: Vec<Message> = serde_json::from_value(recorded["messages"][key].clone()).unwrap();
             messages.truncate(first);
-            let tools = Some(run["tools"].clone())
-                .filter(|t| !t.is_null())
-                .map(|t| {
-                    if t.is_array() {
-                        t
-                    } else {
-                        recorded["tools"].clone()
-                    }
-                });
-            let options = RenderOptions {
-                add_generation_prompt: run["add_generation_prompt"] == true,
-                tools,
-                ..RenderOptions::default()
-            };
+            let tools = Some(run["tools"].clone()).filter(|t| !t.is_null()).map(|t| if t.is_array() { t } else { recorded["tools"].clone() });
+            let options = RenderOptions { add_generation_prompt: run["add_generation_prompt"] == true, tools, ..RenderOptions::default() };
             if let Some(expected) = run.get("error").filter(|e| !e.is_null()) {
-                let error = tokenizer
-                    .apply_chat_template_with(&messages, &options)
-                    .unwrap_err()
-                    .to_string();
+                let error = tokenizer.apply_chat_template_with(&messages, &options).unwrap_err().to_string();
                 let words = expected.as_str().unwrap().split(": ").last().unwrap();
-                assert!(
-                    error.contains(words),
-                    "{name}: {error}, expected {expected}"
-                );
+                assert!(error.contains(words), "{name}: {error}, expected {expected}");
                 errors += 1;
                 continue;
             }
             if run.get("continue_final_message").is_some_and(|c| c == true) {
                 continue;
             }
-            assert_eq!(
-                tokenizer.render_chat(&messages, &options).unwrap(),
-                run["rendered"].as_str().unwrap(),
-                "{name}"
-            );
+            assert_eq!(tokenizer.render_chat(&messages, &options).unwrap(), run["rendered"].as_str().unwrap(), "{name}");
             runs += 1;
             let Some(ids) = run.get("input_ids") else {
                 continue;
             };
-            let tokens = tokenizer
-                .apply_chat_template_with(&messages, &options)
-                .unwrap();
+            let tokens = tokenizer.apply_chat_template_with(&messages, &options).unwrap();
             assert_eq!(serde_json::json!(tokens.ids), *ids, "{name}");
             if let Some(mask) = run["assistant_mask"].as_array() {
-                let ours: Vec<u64> = tokens
-                    .assistant_mask
-                    .iter()
-                    .map(|&m| u64::from(m))
-                    .collect();
+                let ours: Vec<u64> = tokens.assistant_mask.iter().map(|&m| u64::from(m)).collect();
                 assert_eq!(serde_json::json!(ours), serde_json::json!(mask), "{name}");
             }
         }
@@ -109,48 +70,22 @@ fn conversation() -> Vec<Message> {
 #[test]
 fn our_template_in_full() {
     let tokenizer = trained(600, 1);
-    let text = tokenizer
-        .render_chat(&conversation()[..3], &RenderOptions::default())
-        .unwrap();
+    let text = tokenizer.render_chat(&conversation()[..3], &RenderOptions::default()).unwrap();
     assert_eq!(
         text,
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWhat is 2 + 2?<|eot_id|>\
          <|start_header_id|>assistant<|end_header_id|>\n\n<think>2 + 2 = 4</think>4<|eot_id|>"
     );
-    let tokens = tokenizer
-        .apply_chat_template(&conversation(), false)
-        .unwrap();
-    assert_eq!(
-        tokens.ids,
-        tokenizer.encode_with_special(
-            &tokenizer
-                .render_chat(&conversation(), &RenderOptions::default())
-                .unwrap()
-        )
-    );
-    let spoken: Vec<u32> = tokens
-        .ids
-        .iter()
-        .zip(&tokens.assistant_mask)
-        .filter(|(_, m)| **m)
-        .map(|(&id, _)| id)
-        .collect();
-    assert_eq!(
-        tokenizer.decode(&spoken, false),
-        "<think>2 + 2 = 4</think>4<|eot_id|>Yes.<|eot_id|>"
-    );
+    let tokens = tokenizer.apply_chat_template(&conversation(), false).unwrap();
+    assert_eq!(tokens.ids, tokenizer.encode_with_special(&tokenizer.render_chat(&conversation(), &RenderOptions::default()).unwrap()));
+    let spoken: Vec<u32> = tokens.ids.iter().zip(&tokens.assistant_mask).filter(|(_, m)| **m).map(|(&id, _)| id).collect();
+    assert_eq!(tokenizer.decode(&spoken, false), "<think>2 + 2 = 4</think>4<|eot_id|>Yes.<|eot_id|>");
 }
 
 #[test]
 fn a_tokenizer_without_template_says_so() {
     let plain = Tokenizer::load(fixtures().join("tokenizers/bytelevel_gpt2")).unwrap();
-    assert!(
-        plain
-            .apply_chat_template(&conversation(), true)
-            .unwrap_err()
-            .to_string()
-            .contains("chat_template.jinja")
-    );
+    assert!(plain.apply_chat_template(&conversation(), true).unwrap_err().to_string().contains("chat_template.jinja"));
     assert!(ChatTemplate::new("{% for %}").is_err());
 }
 

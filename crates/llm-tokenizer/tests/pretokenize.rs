@@ -5,34 +5,19 @@ use common::{any_text, hard_texts};
 use llm_tokenizer::pretokenize::Pattern;
 use proptest::prelude::*;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{
-    OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
-};
+use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
 
-const PATTERNS: [Pattern; 3] = [
-    Pattern::Gpt2,
-    Pattern::Llama3 { digits: 3 },
-    Pattern::Llama3 { digits: 1 },
-];
+const PATTERNS: [Pattern; 3] = [Pattern::Gpt2, Pattern::Llama3 { digits: 3 }, Pattern::Llama3 { digits: 1 }];
 
 fn by_regex(pattern: Pattern) -> Split {
-    Split::new(
-        SplitPattern::Regex(pattern.regex()),
-        SplitDelimiterBehavior::Isolated,
-        false,
-    )
-    .unwrap()
+    Split::new(SplitPattern::Regex(pattern.regex()), SplitDelimiterBehavior::Isolated, false).unwrap()
 }
 
 fn check(split: &Split, pattern: Pattern, text: &str) {
     let mut cut = PreTokenizedString::from(text);
     split.pre_tokenize(&mut cut).unwrap();
-    let expected: Vec<&str> = cut
-        .get_splits(OffsetReferential::Original, OffsetType::Byte)
-        .into_iter()
-        .map(|(word, ..)| word)
-        .filter(|w| !w.is_empty())
-        .collect();
+    let expected: Vec<&str> =
+        cut.get_splits(OffsetReferential::Original, OffsetType::Byte).into_iter().map(|(word, ..)| word).filter(|w| !w.is_empty()).collect();
     let words: Vec<&str> = pattern.words(text).collect();
     assert_eq!(words, expected, "{pattern:?} on {text:?}");
 }
@@ -51,14 +36,9 @@ fn on_hard_texts() {
 fn on_every_character_in_several_neighbourhoods() {
     for pattern in PATTERNS {
         let split = by_regex(pattern);
-        let every: Vec<char> = ('\0'..=char::MAX)
-            .filter(|c| (*c as u32) < 0x32000 || (*c as u32) >= 0xE0000 && (*c as u32) < 0xE0200)
-            .collect();
+        let every: Vec<char> = ('\0'..=char::MAX).filter(|c| (*c as u32) < 0x32000 || (*c as u32) >= 0xE0000 && (*c as u32) < 0xE0200).collect();
         for chunk in every.chunks(4096) {
-            let text: String = chunk
-                .iter()
-                .flat_map(|&c| [c, ' ', c, 'a', c, '\'', c, '1'])
-                .collect();
+            let text: String = chunk.iter().flat_map(|&c| [c, ' ', c, 'a', c, '\'', c, '1']).collect();
             check(&split, pattern, &text);
         }
     }

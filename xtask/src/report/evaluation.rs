@@ -19,7 +19,7 @@ pub fn section(run: &RunFolder) -> Html {
     let languages: Vec<&str> = slices.iter().copied().filter(|n| is_language(&models, n)).collect();
     let bars: Vec<&str> = main.iter().copied().filter(|n| exact(&models, n)).chain(languages.iter().copied()).collect();
     if !bars.is_empty() {
-        page.push(tag("p class=soft", "Share of held-out exercises answered exactly right. The lines are 95 % confidence intervals: where two do not overlap, the difference is no accident."));
+        page.push(tag("p class=soft", "Share of held-out exercises answered exactly right. The lines are 95 % confidence intervals: where two do not overlap, the difference is unlikely to be chance."));
         page.push(tag("div class=card", error_bars(&models, &bars)));
     }
     page.push(tag("h3", "All numbers"));
@@ -91,17 +91,11 @@ fn numbers(models: &[Evaluated<'_>], names: &[&str]) -> Html {
                 continue;
             };
             let n = task.n.map_or(String::new(), thousands);
-            rows.push(vec![
-                left(*name),
-                left(model.label.as_str()),
-                left(task.metric.replace('_', " ")),
-                right(tag("b", shown(task))),
-                right(interval(task)),
-                right(n),
-            ]);
+            let what = [tag("div", *name), tag("div class=\"soft small\"", task.metric.replace('_', " "))];
+            rows.push(vec![left(what), left(model.label.as_str()), right(tag("b", shown(task))), right(interval(task)), right(n)]);
         }
     }
-    table(&["task", "model", "metric", "value", "95 % interval", "n"], rows)
+    table(&["task", "model", "value", "95 % interval", "n"], rows)
 }
 
 /// Rows of a dot with its interval on a scale of 0 to 100 %.

@@ -15,6 +15,13 @@ pub fn run(args: &Args) -> Result<()> {
             run.input(path)?;
         }
     }
+    if config.sources.contains(&Source::CargoSources) {
+        // What the packages are is a function of the lock file.
+        let lock = config.cargo_sources.manifest.with_file_name("Cargo.lock");
+        if lock.is_file() {
+            run.input(&lock)?;
+        }
+    }
     let funnel = read(&config, &args.out)?;
     println!("{}", funnel.summary());
     run.finish(super::summary(&funnel))?;

@@ -67,12 +67,7 @@ impl Unmarked {
         }
         let speaking_after = since.is_some();
         close(&mut since, text.len());
-        Self {
-            text,
-            spans,
-            speaking_after,
-            guarded,
-        }
+        Self { text, spans, speaking_after, guarded }
     }
 }
 
@@ -87,12 +82,7 @@ impl<'a> Guard<'a> {
     /// templates look for them in its earlier turns. Runs of blanks are no control tokens.
     pub fn new(added: &'a [AddedToken], assistant: bool) -> Self {
         let is_control = |t: &&AddedToken| t.special || !(assistant || t.content.trim().is_empty());
-        let mut tokens: Vec<&str> = added
-            .iter()
-            .filter(is_control)
-            .map(|t| t.content.as_str())
-            .filter(|t| !t.is_empty())
-            .collect();
+        let mut tokens: Vec<&str> = added.iter().filter(is_control).map(|t| t.content.as_str()).filter(|t| !t.is_empty()).collect();
         tokens.sort_unstable_by_key(|t| std::cmp::Reverse(t.len()));
         Self { tokens }
     }
@@ -102,12 +92,7 @@ impl<'a> Guard<'a> {
         match value {
             Value::String(text) => Value::String(self.text(&text)),
             Value::Array(items) => items.into_iter().map(|v| self.value(v)).collect(),
-            Value::Object(fields) => Value::Object(
-                fields
-                    .into_iter()
-                    .map(|(k, v)| (self.text(&k), self.value(v)))
-                    .collect::<Map<_, _>>(),
-            ),
+            Value::Object(fields) => Value::Object(fields.into_iter().map(|(k, v)| (self.text(&k), self.value(v))).collect::<Map<_, _>>()),
             other => other,
         }
     }
@@ -117,17 +102,8 @@ impl<'a> Guard<'a> {
         let Value::Object(fields) = message else {
             return self.value(message);
         };
-        let is_plain = |role: &Value| {
-            role.as_str()
-                .is_some_and(|r| r.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
-        };
-        let guarded = fields.into_iter().map(|(k, v)| {
-            if k == "role" && is_plain(&v) {
-                (k, v)
-            } else {
-                (self.text(&k), self.value(v))
-            }
-        });
+        let is_plain = |role: &Value| role.as_str().is_some_and(|r| r.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+        let guarded = fields.into_iter().map(|(k, v)| if k == "role" && is_plain(&v) { (k, v) } else { (self.text(&k), self.value(v)) });
         Value::Object(guarded.collect())
     }
 
@@ -188,28 +164,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn tokens() -> Vec<AddedToken> {
-        vec![
-            AddedToken::special(0, "<|eot_id|>"),
-            AddedToken::special(1, "<|a|><|b|>"),
-            AddedToken::special(2, "aa"),
-        ]
+        vec![AddedToken::special(0, "<|eot_id|>"), AddedToken::special(1, "<|a|><|b|>"), AddedToken::special(2, "aa")]
     }
 
     #[test]
     fn pieces_that_would_join_up_are_broken_too() {
         let added = tokens();
         let guard = Guard::new(&added, true);
-        for (left, right) in [
-            ("<|eot_", "id|>"),
-            ("x <|eot_id|", "> y"),
-            ("a", "a"),
-            ("<|a|> ", "<|b|>"),
-        ] {
+        for (left, right) in [("<|eot_", "id|>"), ("x <|eot_id|", "> y"), ("a", "a"), ("<|a|> ", "<|b|>")] {
             let joined = guard.text(left).trim().to_string() + guard.text(right).trim();
-            assert!(
-                added.iter().all(|t| !joined.contains(&t.content)),
-                "{left:?} + {right:?} -> {joined:?}"
-            );
+            assert!(added.iter().all(|t| !joined.contains(&t.content)), "{left:?} + {right:?} -> {joined:?}");
         }
     }
 

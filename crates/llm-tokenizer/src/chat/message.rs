@@ -28,11 +28,7 @@ pub struct Message {
 impl Message {
     /// A message with nothing but a role and text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-            ..Self::default()
-        }
+        Self { role: role.into(), content: content.into(), ..Self::default() }
     }
 
     /// The same with reasoning.
@@ -56,17 +52,13 @@ fn text_content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D:
         #[serde(default)]
         text: String,
     }
-    let content = Content::deserialize(deserializer).map_err(|_| {
-        serde::de::Error::custom("content: expected a string, null or a list of text parts")
-    })?;
+    let content =
+        Content::deserialize(deserializer).map_err(|_| serde::de::Error::custom("content: expected a string, null or a list of text parts"))?;
     match content {
         Content::Text(text) => Ok(text),
         Content::Null(()) => Ok(String::new()),
         Content::Parts(parts) => match parts.iter().find(|p| p.r#type != "text") {
-            Some(part) => Err(serde::de::Error::custom(format!(
-                "content part of type `{}`: only `text` is supported",
-                part.r#type
-            ))),
+            Some(part) => Err(serde::de::Error::custom(format!("content part of type `{}`: only `text` is supported", part.r#type))),
             None => Ok(parts.into_iter().map(|p| p.text).collect()),
         },
     }
@@ -78,22 +70,10 @@ mod tests {
 
     #[test]
     fn content_may_be_null_or_parts_but_not_an_image() {
-        let parse = |content: &str| {
-            serde_json::from_str::<Message>(&format!(r#"{{"role":"user","content":{content}}}"#))
-        };
+        let parse = |content: &str| serde_json::from_str::<Message>(&format!(r#"{{"role":"user","content":{content}}}"#));
         assert_eq!(parse("null").unwrap().content, "");
-        assert_eq!(
-            parse(r#"[{"type":"text","text":"a"},{"type":"text","text":"b"}]"#)
-                .unwrap()
-                .content,
-            "ab"
-        );
-        assert!(
-            parse(r#"[{"type":"image_url"}]"#)
-                .unwrap_err()
-                .to_string()
-                .contains("image_url")
-        );
+        assert_eq!(parse(r#"[{"type":"text","text":"a"},{"type":"text","text":"b"}]"#).unwrap().content, "ab");
+        assert!(parse(r#"[{"type":"image_url"}]"#).unwrap_err().to_string().contains("image_url"));
         assert!(parse("3").is_err());
     }
 }

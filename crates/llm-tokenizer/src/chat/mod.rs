@@ -29,26 +29,12 @@ pub struct ChatTokens {
 
 impl Tokenizer {
     /// Encode a conversation. Text of the messages never becomes a control token.
-    pub fn apply_chat_template(
-        &self,
-        messages: &[Message],
-        add_generation_prompt: bool,
-    ) -> Result<ChatTokens> {
-        self.apply_chat_template_with(
-            messages,
-            &RenderOptions {
-                add_generation_prompt,
-                ..RenderOptions::default()
-            },
-        )
+    pub fn apply_chat_template(&self, messages: &[Message], add_generation_prompt: bool) -> Result<ChatTokens> {
+        self.apply_chat_template_with(messages, &RenderOptions { add_generation_prompt, ..RenderOptions::default() })
     }
 
     /// [`Tokenizer::apply_chat_template`] with tools and extra template variables.
-    pub fn apply_chat_template_with(
-        &self,
-        messages: &[Message],
-        options: &RenderOptions,
-    ) -> Result<ChatTokens> {
+    pub fn apply_chat_template_with(&self, messages: &[Message], options: &RenderOptions) -> Result<ChatTokens> {
         let value = serde_json::to_value(messages).map_err(|e| Error::Template(e.to_string()))?;
         let marked = self.render_marked(value, options)?;
         Ok(self.encode_marked(&marked))
@@ -60,24 +46,13 @@ impl Tokenizer {
         Ok(self.render_marked(value, options)?.unmark().text)
     }
 
-    fn render_marked(
-        &self,
-        messages: serde_json::Value,
-        options: &RenderOptions,
-    ) -> Result<Marked> {
+    fn render_marked(&self, messages: serde_json::Value, options: &RenderOptions) -> Result<Marked> {
         let template = self.chat_template().ok_or(Error::NoTemplate)?;
         let mut options = options.clone();
         for (name, value) in &self.0.config {
             // Special tokens are strings, or objects with a `content` in older files.
-            if let Some(text) = name
-                .ends_with("_token")
-                .then(|| value.as_str().or_else(|| value["content"].as_str()))
-                .flatten()
-            {
-                options
-                    .variables
-                    .entry(name.clone())
-                    .or_insert_with(|| text.into());
+            if let Some(text) = name.ends_with("_token").then(|| value.as_str().or_else(|| value["content"].as_str())).flatten() {
+                options.variables.entry(name.clone()).or_insert_with(|| text.into());
             }
         }
         template.render_guarded(messages, &options, self.added_tokens())
@@ -88,14 +63,8 @@ impl Tokenizer {
         match &self.0.engine {
             Engine::Fallback(fallback) if !whole.guarded => {
                 let (ids, offsets) = fallback.encode_with_offsets(&whole.text);
-                let assistant_mask = offsets
-                    .iter()
-                    .map(|&(start, end)| overlaps(&whole.spans, &(start..end)))
-                    .collect();
-                ChatTokens {
-                    ids,
-                    assistant_mask,
-                }
+                let assistant_mask = offsets.iter().map(|&(start, end)| overlaps(&whole.spans, &(start..end))).collect();
+                ChatTokens { ids, assistant_mask }
             }
             _ => self.encode_marked_pieces(marked),
         }
@@ -103,49 +72,39 @@ impl Tokenizer {
 
     /// Cut at the control tokens of the template, encode the rest as untrusted text.
     fn encode_marked_pieces(&self, marked: &Marked) -> ChatTokens {
-        let mut tokens = ChatTokens {
-            ids: Vec::new(),
-            assistant_mask: Vec::new(),
-        };
+        let mut tokens = ChatTokens { ids: Vec::new(), assistant_mask: Vec::new() };
         let mut speaking = false;
         let mut broken = false;
-        self.0
-            .added
-            .split(marked.as_str(), true, unchanged, |piece| match piece {
-                Piece::Token(id, text) if !(broken && text.chars().nth(1).is_none()) => {
-                    tokens.ids.push(id);
-                    tokens.assistant_mask.push(speaking);
-                    broken = false;
-                }
-                // A token of one character, from a message.
-                Piece::Token(_, text) | Piece::Text(text) => {
-                    let piece = Unmarked::new(text, speaking);
-                    self.encode_chat_text(&piece, &mut tokens);
-                    speaking = piece.speaking_after;
-                    broken = text.ends_with(BREAK);
-                }
-            });
+        self.0.added.split(marked.as_str(), true, unchanged, |piece| match piece {
+            Piece::Token(id, text) if !(broken && text.chars().nth(1).is_none()) => {
+                tokens.ids.push(id);
+                tokens.assistant_mask.push(speaking);
+                broken = false;
+            }
+            // A token of one character, from a message.
+            Piece::Token(_, text) | Piece::Text(text) => {
+                let piece = Unmarked::new(text, speaking);
+                self.encode_chat_text(&piece, &mut tokens);
+                speaking = piece.speaking_after;
+                broken = text.ends_with(BREAK);
+            }
+        });
         tokens
     }
 
     fn encode_chat_text(&self, piece: &Unmarked, tokens: &mut ChatTokens) {
         let plain = |text: &str, ids: &mut Vec<u32>| match &self.0.engine {
-            Engine::Native(native) => {
-                native.with_encoder(|encode| encode(&native.normalize(text), ids))
-            }
+            Engine::Native(native) => native.with_encoder(|encode| encode(&native.normalize(text), ids)),
             Engine::Fallback(fallback) => ids.extend(fallback.encode(text, false)),
         };
         let start = tokens.ids.len();
-        let lengths_add_up =
-            matches!(&self.0.engine, Engine::Native(native) if native.keeps(&piece.text));
+        let lengths_add_up = matches!(&self.0.engine, Engine::Native(native) if native.keeps(&piece.text));
         if lengths_add_up {
             plain(&piece.text, &mut tokens.ids);
             let mut at = 0;
             for &id in &tokens.ids[start..] {
                 let end = at + self.token_bytes(id).map_or(0, <[u8]>::len);
-                tokens
-                    .assistant_mask
-                    .push(overlaps(&piece.spans, &(at..end)));
+                tokens.assistant_mask.push(overlaps(&piece.spans, &(at..end)));
                 at = end;
             }
             return;
@@ -156,9 +115,7 @@ impl Tokenizer {
         let mut at = 0;
         for cut in cuts {
             plain(&piece.text[at..cut], &mut tokens.ids);
-            tokens
-                .assistant_mask
-                .resize(tokens.ids.len(), overlaps(&piece.spans, &(at..cut)));
+            tokens.assistant_mask.resize(tokens.ids.len(), overlaps(&piece.spans, &(at..cut)));
             at = cut;
         }
     }

@@ -8,9 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// `{{ true }}` is `True` and `{{ none }}` is `None` in Python.
 pub fn write_value(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::Bool => out
-            .write_str(if value.is_true() { "True" } else { "False" })
-            .map_err(Error::from),
+        ValueKind::Bool => out.write_str(if value.is_true() { "True" } else { "False" }).map_err(Error::from),
         ValueKind::None => out.write_str("None").map_err(Error::from),
         _ => minijinja::escape_formatter(out, state, value),
     }
@@ -26,25 +24,12 @@ pub fn to_json(value: Value, arguments: Kwargs) -> Result<Value, Error> {
     let (item, key) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),
         Some(_) => {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                "tojson: separators is a pair of strings",
-            ));
+            return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators is a pair of strings"));
         }
-        None => (
-            if indent.is_some() { "," } else { ", " }.to_string(),
-            ": ".to_string(),
-        ),
+        None => (if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string()),
     };
-    let json = serde_json::to_value(&value)
-        .map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    let mut dump = Dump {
-        indent,
-        sort_keys: sort_keys.unwrap_or(false),
-        item,
-        key,
-        text: String::new(),
-    };
+    let json = serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    let mut dump = Dump { indent, sort_keys: sort_keys.unwrap_or(false), item, key, text: String::new() };
     dump.value(&json, 0);
     Ok(Value::from_safe_string(dump.text))
 }
@@ -128,35 +113,12 @@ impl Dump {
 
 /// The current date and time (UTC) in a `strftime` format.
 pub fn strftime_now(format: String) -> Result<String, Error> {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     strftime(&format, seconds)
 }
 
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-const DAYS: [&str; 7] = [
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-];
+const MONTHS: [&str; 12] = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
+const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
 fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
@@ -190,10 +152,7 @@ fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
             other => {
                 return Err(Error::new(
                     ErrorKind::InvalidOperation,
-                    format!(
-                        "strftime_now: %{} is not supported",
-                        other.map_or_else(String::new, String::from)
-                    ),
+                    format!("strftime_now: %{} is not supported", other.map_or_else(String::new, String::from)),
                 ));
             }
         };
@@ -211,9 +170,7 @@ struct Date {
 impl Date {
     /// `days` since 1970-01-01.
     fn from_days(mut days: u64) -> Self {
-        let is_leap = |year: u64| {
-            year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-        };
+        let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         let mut year = 1970;
         while days >= 365 + u64::from(is_leap(year)) {
             days -= 365 + u64::from(is_leap(year));
@@ -221,32 +178,14 @@ impl Date {
         }
         let day_of_year = days + 1;
         let mut month = 1;
-        for length in [
-            31,
-            28 + u64::from(is_leap(year)),
-            31,
-            30,
-            31,
-            30,
-            31,
-            31,
-            30,
-            31,
-            30,
-            31,
-        ] {
+        for length in [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
             if days < length {
                 break;
             }
             days -= length;
             month += 1;
         }
-        Self {
-            year,
-            month,
-            day: days + 1,
-            day_of_year,
-        }
+        Self { year, month, day: days + 1, day_of_year }
     }
 }
 
@@ -257,10 +196,7 @@ mod tests {
     #[test]
     fn dates_of_known_seconds() {
         let format = "%a %d %b %Y %H:%M:%S %j %I%p %y %B %A";
-        assert_eq!(
-            strftime(format, 1_709_210_096).unwrap(),
-            "Thu 29 Feb 2024 12:34:56 060 12PM 24 February Thursday"
-        );
+        assert_eq!(strftime(format, 1_709_210_096).unwrap(), "Thu 29 Feb 2024 12:34:56 060 12PM 24 February Thursday");
         assert_eq!(strftime("%d %B %Y", 0).unwrap(), "01 January 1970");
         assert_eq!(strftime("%Y-%m-%d", 1_767_225_599).unwrap(), "2025-12-31");
         assert!(strftime("%Q", 0).is_err());

@@ -48,36 +48,22 @@ impl ChatTemplate {
     pub fn new(source: impl Into<String>) -> Result<Self> {
         let source = source.into();
         if source.contains(RESERVED) {
-            return Err(Error::Template(
-                "contains one of the noncharacters U+FDD0..U+FDD3, which are reserved here"
-                    .to_string(),
-            ));
+            return Err(Error::Template("contains one of the noncharacters U+FDD0..U+FDD3, which are reserved here".to_string()));
         }
         let (rewritten, marks_generation) = rewrite_generation(&source);
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()
-            .map_err(describe)?;
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(describe)?;
         let mut environment = Environment::new();
         environment.set_debug(false);
         environment.set_syntax(syntax);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_formatter(python::write_value);
         environment.add_filter("tojson", python::to_json);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", python::strftime_now);
         environment.add_function(CALL, generation);
-        environment
-            .add_template_owned(NAME, rewritten)
-            .map_err(describe)?;
-        Ok(Self {
-            source: source.into(),
-            environment: Arc::new(environment),
-            marks_generation,
-        })
+        environment.add_template_owned(NAME, rewritten).map_err(describe)?;
+        Ok(Self { source: source.into(), environment: Arc::new(environment), marks_generation })
     }
 
     /// The template's text.
@@ -92,55 +78,26 @@ impl ChatTemplate {
 
     /// Render messages (a JSON list of objects) to text, as they are.
     pub fn render(&self, messages: &Value, options: &RenderOptions) -> Result<String> {
-        Ok(self
-            .render_guarded(messages.clone(), options, &[])?
-            .unmark()
-            .text)
+        Ok(self.render_guarded(messages.clone(), options, &[])?.unmark().text)
     }
 
     /// Render with every string of the messages and tools guarded against becoming one of the `added` control tokens.
-    pub(crate) fn render_guarded(
-        &self,
-        messages: Value,
-        options: &RenderOptions,
-        added: &[AddedToken],
-    ) -> Result<Marked> {
+    pub(crate) fn render_guarded(&self, messages: Value, options: &RenderOptions, added: &[AddedToken]) -> Result<Marked> {
         let (assistant, others) = (Guard::new(added, true), Guard::new(added, false));
         let messages = match messages {
             Value::Array(messages) => messages,
             other => {
-                return Err(Error::Template(format!(
-                    "messages: expected a list, found {other}"
-                )));
+                return Err(Error::Template(format!("messages: expected a list, found {other}")));
             }
         };
-        let guarded: Vec<Value> = messages
-            .into_iter()
-            .map(|m| {
-                if m["role"] == "assistant" {
-                    assistant.message(m)
-                } else {
-                    others.message(m)
-                }
-            })
-            .collect();
+        let guarded: Vec<Value> =
+            messages.into_iter().map(|m| if m["role"] == "assistant" { assistant.message(m) } else { others.message(m) }).collect();
         let mut context = options.variables.clone();
         context.insert("messages".to_string(), Value::Array(guarded));
-        context.insert(
-            "tools".to_string(),
-            options
-                .tools
-                .clone()
-                .map_or(Value::Null, |t| others.value(t)),
-        );
-        context.insert(
-            "add_generation_prompt".to_string(),
-            Value::Bool(options.add_generation_prompt),
-        );
+        context.insert("tools".to_string(), options.tools.clone().map_or(Value::Null, |t| others.value(t)));
+        context.insert("add_generation_prompt".to_string(), Value::Bool(options.add_generation_prompt));
         let template = self.environment.get_template(NAME).map_err(describe)?;
-        let text = template
-            .render(Jinja::from(Serde(&context)))
-            .map_err(describe)?;
+        let text = template.render(Jinja::from(Serde(&context))).map_err(describe)?;
         Ok(Marked(text))
     }
 }
@@ -149,33 +106,21 @@ fn describe(error: minijinja::Error) -> Error {
     let detail = error.detail().map_or_else(
         || error.kind().to_string(),
         |d| {
-            if error.kind() == ErrorKind::InvalidOperation {
-                d.to_string()
-            } else {
-                format!("{}: {d}", error.kind())
-            }
+            if error.kind() == ErrorKind::InvalidOperation { d.to_string() } else { format!("{}: {d}", error.kind()) }
         },
     );
-    let place = error.line().map_or_else(String::new, |line| {
-        format!(" (line {line} of the template)")
-    });
+    let place = error.line().map_or_else(String::new, |line| format!(" (line {line} of the template)"));
     Error::Template(detail + &place)
 }
 
 /// `{%- generation -%}` .. `{%- endgeneration -%}` to a call block, whitespace control kept.
 fn rewrite_generation(source: &str) -> (String, bool) {
     static TAGS: OnceLock<Option<Regex>> = OnceLock::new();
-    let Some(tags) =
-        TAGS.get_or_init(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok())
-    else {
+    let Some(tags) = TAGS.get_or_init(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok()) else {
         return (source.to_string(), false);
     };
     let rewritten = tags.replace_all(source, |tag: &regex::Captures<'_>| {
-        let body = if tag.get(2).is_some() {
-            "endcall".to_string()
-        } else {
-            format!("call {CALL}()")
-        };
+        let body = if tag.get(2).is_some() { "endcall".to_string() } else { format!("call {CALL}()") };
         format!("{{%{} {body} {}%}}", &tag[1], &tag[3])
     });
     (rewritten.into_owned(), tags.is_match(source))
@@ -201,10 +146,7 @@ mod tests {
         let error = ChatTemplate::new("a\n{% if %}").unwrap_err().to_string();
         assert!(error.contains("line 2"), "{error}");
         let template = ChatTemplate::new("{{ raise_exception('roles must alternate') }}").unwrap();
-        let error = template
-            .render(&json!([]), &RenderOptions::default())
-            .unwrap_err()
-            .to_string();
+        let error = template.render(&json!([]), &RenderOptions::default()).unwrap_err().to_string();
         assert!(error.contains("roles must alternate"), "{error}");
     }
 }

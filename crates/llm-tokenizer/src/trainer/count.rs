@@ -21,12 +21,7 @@ pub struct WordCounts {
 
 impl WordCounts {
     pub fn new(pattern: Pattern) -> Self {
-        Self {
-            pattern,
-            counts: Counts::default(),
-            bytes: 0,
-            words: 0,
-        }
+        Self { pattern, counts: Counts::default(), bytes: 0, words: 0 }
     }
 
     pub fn add<T: AsRef<str> + Sync>(&mut self, texts: &[T]) {
@@ -106,8 +101,7 @@ impl Hasher for WordHasher {
         for chunk in bytes.chunks(8) {
             let mut word = [0u8; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word))
-                .wrapping_mul(0x517C_C1B7_2722_0A95);
+            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x517C_C1B7_2722_0A95);
         }
     }
 
@@ -128,12 +122,6 @@ mod tests {
             counts.merge(std::iter::once(("the".into(), u64::from(u32::MAX))).collect());
         }
         counts.add(&["the the"]);
-        assert_eq!(
-            counts.into_sorted(),
-            [
-                (" the".into(), 1),
-                ("the".into(), 2 * u64::from(u32::MAX) + 1)
-            ]
-        );
+        assert_eq!(counts.into_sorted(), [(" the".into(), 1), ("the".into(), 2 * u64::from(u32::MAX) + 1)]);
     }
 }

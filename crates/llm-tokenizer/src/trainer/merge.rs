@@ -23,24 +23,10 @@ struct Word {
 
 /// At most `wanted` merges over `words`, ids from 256 on in order. Pairs below `min_frequency` or joining to more than
 /// `max_bytes` are not merged.
-pub fn learn(
-    words: &[(Box<str>, u64)],
-    wanted: usize,
-    min_frequency: u64,
-    max_bytes: usize,
-) -> Vec<Pair> {
-    let mut words: Vec<Word> = words
-        .iter()
-        .map(|(word, count)| Word {
-            ids: word.bytes().map(u32::from).collect(),
-            count: *count,
-        })
-        .collect();
+pub fn learn(words: &[(Box<str>, u64)], wanted: usize, min_frequency: u64, max_bytes: usize) -> Vec<Pair> {
+    let mut words: Vec<Word> = words.iter().map(|(word, count)| Word { ids: word.bytes().map(u32::from).collect(), count: *count }).collect();
     let mut seen = count_pairs(&words);
-    let mut heap: BinaryHeap<(u64, Reverse<Pair>)> = seen
-        .iter()
-        .map(|(&pair, s)| (s.count, Reverse(pair)))
-        .collect();
+    let mut heap: BinaryHeap<(u64, Reverse<Pair>)> = seen.iter().map(|(&pair, s)| (s.count, Reverse(pair))).collect();
     let mut lengths = vec![1usize; 256];
     let mut merges = Vec::with_capacity(wanted);
     while merges.len() < wanted {
@@ -76,11 +62,7 @@ fn count_pairs(words: &[Word]) -> HashMap<Pair, Seen> {
             let mut part: HashMap<Pair, Seen> = HashMap::new();
             for (i, word) in words.iter().enumerate() {
                 for pair in word.ids.windows(2) {
-                    note(
-                        part.entry((pair[0], pair[1])).or_default(),
-                        word.count,
-                        (chunk * CHUNK + i) as u32,
-                    );
+                    note(part.entry((pair[0], pair[1])).or_default(), word.count, (chunk * CHUNK + i) as u32);
                 }
             }
             part
@@ -105,13 +87,7 @@ fn note(seen: &mut Seen, count: u64, word: u32) {
 }
 
 /// Join `pair` in every word it occurs in.
-fn apply(
-    pair: Pair,
-    joined: u32,
-    words: &mut [Word],
-    seen: &mut HashMap<Pair, Seen>,
-    heap: &mut BinaryHeap<(u64, Reverse<Pair>)>,
-) {
+fn apply(pair: Pair, joined: u32, words: &mut [Word], seen: &mut HashMap<Pair, Seen>, heap: &mut BinaryHeap<(u64, Reverse<Pair>)>) {
     let mut places = seen.remove(&pair).unwrap_or_default().words;
     places.sort_unstable();
     places.dedup();
@@ -172,10 +148,7 @@ mod tests {
 
     /// Recounts everything before every merge.
     fn learn_slowly(words: &[(Box<str>, u64)], wanted: usize, min_frequency: u64) -> Vec<Pair> {
-        let mut words: Vec<(Vec<u32>, u64)> = words
-            .iter()
-            .map(|(w, c)| (w.bytes().map(u32::from).collect(), *c))
-            .collect();
+        let mut words: Vec<(Vec<u32>, u64)> = words.iter().map(|(w, c)| (w.bytes().map(u32::from).collect(), *c)).collect();
         let mut merges = Vec::new();
         while merges.len() < wanted {
             let mut counts: HashMap<Pair, u64> = HashMap::new();
@@ -184,10 +157,7 @@ mod tests {
                     *counts.entry((pair[0], pair[1])).or_default() += count;
                 }
             }
-            let Some((&pair, &count)) = counts
-                .iter()
-                .max_by_key(|&(&pair, &count)| (count, Reverse(pair)))
-            else {
+            let Some((&pair, &count)) = counts.iter().max_by_key(|&(&pair, &count)| (count, Reverse(pair))) else {
                 break;
             };
             if count < min_frequency {

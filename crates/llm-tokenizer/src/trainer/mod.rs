@@ -59,12 +59,7 @@ pub struct TrainerConfig {
 
 impl Default for TrainerConfig {
     fn default() -> Self {
-        Self {
-            vocab_size: 4096,
-            digits: 1,
-            min_frequency: 2,
-            max_token_bytes: 64,
-        }
+        Self { vocab_size: 4096, digits: 1, min_frequency: 2, max_token_bytes: 64 }
     }
 }
 
@@ -79,17 +74,10 @@ impl TrainerConfig {
             )));
         }
         if self.vocab_size > 1 << 20 {
-            return Err(Error::Train(format!(
-                "vocab_size = {}: at most {} is supported",
-                self.vocab_size,
-                1 << 20
-            )));
+            return Err(Error::Train(format!("vocab_size = {}: at most {} is supported", self.vocab_size, 1 << 20)));
         }
         if ![1, 3].contains(&self.digits) {
-            return Err(Error::Train(format!(
-                "digits = {}: expected 1 (digits one by one) or 3 (groups of up to three)",
-                self.digits
-            )));
+            return Err(Error::Train(format!("digits = {}: expected 1 (digits one by one) or 3 (groups of up to three)", self.digits)));
         }
         Ok(())
     }
@@ -121,12 +109,7 @@ impl Trainer {
     /// An error if the settings cannot work.
     pub fn new(config: TrainerConfig) -> Result<Self> {
         config.check()?;
-        Ok(Self {
-            counts: WordCounts::new(Pattern::Llama3 {
-                digits: config.digits,
-            }),
-            config,
-        })
+        Ok(Self { counts: WordCounts::new(Pattern::Llama3 { digits: config.digits }), config })
     }
 
     /// Count the words of some texts, on all threads.
@@ -142,29 +125,15 @@ impl Trainer {
         let (bytes, words) = (self.counts.bytes(), self.counts.words());
         let wanted = self.config.vocab_size - 256 - SPECIAL_TOKENS.len();
         let counted = self.counts.into_sorted();
-        let merges = merge::learn(
-            &counted,
-            wanted,
-            self.config.min_frequency.max(1),
-            self.config.max_token_bytes,
-        );
+        let merges = merge::learn(&counted, wanted, self.config.min_frequency.max(1), self.config.max_token_bytes);
         let tokenizer = build(&merges, self.config.digits)?;
-        let summary = Summary {
-            bytes,
-            words,
-            unique_words: counted.len(),
-            merges: merges.len(),
-            vocab_size: tokenizer.vocab_size(),
-        };
+        let summary = Summary { bytes, words, unique_words: counted.len(), merges: merges.len(), vocab_size: tokenizer.vocab_size() };
         Ok((tokenizer, summary))
     }
 }
 
 /// Train on texts. For more text than fits memory feed a [`Trainer`].
-pub fn train<T: AsRef<str> + Sync>(
-    texts: impl IntoIterator<Item = T>,
-    config: &TrainerConfig,
-) -> Result<Tokenizer> {
+pub fn train<T: AsRef<str> + Sync>(texts: impl IntoIterator<Item = T>, config: &TrainerConfig) -> Result<Tokenizer> {
     let mut trainer = Trainer::new(config.clone())?;
     let (mut batch, mut bytes) = (Vec::new(), 0);
     for text in texts {
@@ -190,11 +159,7 @@ fn build(merges: &[(u32, u32)], digits: usize) -> Result<Tokenizer> {
         let joined = [left.as_slice(), right].concat();
         tokens.push(joined);
     }
-    let vocab: Map<String, Value> = tokens
-        .iter()
-        .enumerate()
-        .map(|(id, bytes)| (to_alphabet(bytes), id.into()))
-        .collect();
+    let vocab: Map<String, Value> = tokens.iter().enumerate().map(|(id, bytes)| (to_alphabet(bytes), id.into())).collect();
     let added: Vec<Value> = SPECIAL_TOKENS
         .iter()
         .enumerate()
@@ -240,14 +205,7 @@ fn build(merges: &[(u32, u32)], digits: usize) -> Result<Tokenizer> {
         "model_input_names": ["input_ids", "attention_mask"],
     });
     let Value::Object(config) = config else {
-        return Err(Error::Train(
-            "internal: the configuration is not an object".to_string(),
-        ));
+        return Err(Error::Train("internal: the configuration is not an object".to_string()));
     };
-    Tokenizer::from_parts(
-        format!("{json:#}\n"),
-        config,
-        Some(ChatTemplate::new(DEFAULT_TEMPLATE)?),
-        Path::new("tokenizer.json"),
-    )
+    Tokenizer::from_parts(format!("{json:#}\n"), config, Some(ChatTemplate::new(DEFAULT_TEMPLATE)?), Path::new("tokenizer.json"))
 }

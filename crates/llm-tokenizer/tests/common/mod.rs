@@ -12,9 +12,7 @@ pub fn fixtures() -> PathBuf {
 
 /// The shared data beside the repository; `None`, with a printed reason, where there is none.
 pub fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared/data")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data").join(name);
     if !path.exists() {
         eprintln!("skipped: {} is absent", path.display());
         return None;
@@ -92,11 +90,6 @@ pub fn any_text() -> impl Strategy<Value = String> {
 
 /// A tokenizer trained on the hard texts, so that its merges fire in all scripts.
 pub fn trained(vocab_size: usize, digits: usize) -> Tokenizer {
-    let config = TrainerConfig {
-        vocab_size,
-        digits,
-        min_frequency: 1,
-        ..TrainerConfig::default()
-    };
+    let config = TrainerConfig { vocab_size, digits, min_frequency: 1, ..TrainerConfig::default() };
     train(hard_texts(), &config).unwrap()
 }
