@@ -57,7 +57,7 @@ pub fn build<'a>(programs: impl IntoIterator<Item = &'a str>, devices: &[&str]) 
     let root = root();
     let folder = folder()?;
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(&root).args(["build", "--bins"]);
+    command.current_dir(&root).args(["build", "--workspace", "--bins"]);
     match folder.file_name().and_then(|n| n.to_str()) {
         Some("debug") | None => {}
         Some("release") => {
@@ -83,7 +83,6 @@ pub fn build<'a>(programs: impl IntoIterator<Item = &'a str>, devices: &[&str]) 
             let hint = crate::term::nearest(program, known.iter().map(String::as_str)).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
             bail!("no program `{program}` in this workspace{hint}");
         };
-        command.args(["--package", program]);
         for feature in features.iter().filter(|f| text.contains(&format!("\n{f} = "))) {
             command.args(["--features", &format!("{program}/{feature}")]);
         }

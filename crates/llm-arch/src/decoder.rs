@@ -169,8 +169,7 @@ impl Decoder {
 
     /// The same weights, tracked for training.
     pub fn tracked(self) -> Self {
-        let device = self.device().inner().autodiff();
-        self.fork(&device)
+        llm_tensor::params::track(self)
     }
 
     /// The same weights without tracking: for evaluation and generation. Shares memory.

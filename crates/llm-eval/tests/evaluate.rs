@@ -71,8 +71,8 @@ fn documents() -> Vec<Document> {
     let make = |i: usize| Document {
         id: format!("d{i}"),
         text: TEXT[..].repeat(i % 5 + 1) + "Überraschung <|eot_id|>",
-        domain: if i % 2 == 0 { "docs" } else { "web" }.into(),
-        lang: (i % 3 > 0).then(|| "de".into()),
+        domain: if i.is_multiple_of(2) { "docs" } else { "web" }.into(),
+        lang: (!i.is_multiple_of(3)).then(|| "de".into()),
         ..Document::default()
     };
     (0..20).map(make).collect()
@@ -145,7 +145,7 @@ fn the_baseline_is_scored_on_exactly_the_same_bytes() {
 fn write_exercises(path: &Path, n: usize) {
     let row = |i: usize| {
         let messages = json!([{"role": "user", "content": format!("How much is {i} + {i}?")}, {"role": "assistant", "reasoning_content": "add", "content": format!("{}", 2 * i)}]);
-        json!({"id": format!("h{i}"), "lang": if i % 2 == 0 { "en" } else { "de" }, "category": "add", "messages": messages, "answer": format!("{}", 2 * i)}).to_string()
+        json!({"id": format!("h{i}"), "lang": if i.is_multiple_of(2) { "en" } else { "de" }, "category": "add", "messages": messages, "answer": format!("{}", 2 * i)}).to_string()
     };
     std::fs::write(path, (0..n).map(row).collect::<Vec<_>>().join("\n")).unwrap();
 }

@@ -101,3 +101,15 @@ pub fn map<M: Module>(module: M, f: impl FnMut(&str, &[usize], Tensor<1>) -> Ten
     }
     module.map(&mut Replace(f, Vec::new()))
 }
+
+/// The same values as leaves of a gradient tape.
+pub fn track<M: Module>(module: M) -> M {
+    struct Track;
+    impl ModuleMapper for Track {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, tensor, _) = param.consume();
+            Param::initialized(id, Tensor::from_inner(plain(tensor)).require_grad())
+        }
+    }
+    module.map(&mut Track)
+}

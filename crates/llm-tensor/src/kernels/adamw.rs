@@ -1,6 +1,6 @@
 //! One AdamW step (Loshchilov & Hutter, 2019; PyTorch's order of operations) over flat arrays, in place.
 
-use pulp::Arch;
+use super::vectorized;
 use rayon::prelude::*;
 
 const CHUNK: usize = 1 << 14;
@@ -26,24 +26,22 @@ pub struct Step {
 
 /// Update `p`, `m`, `v` with gradient `g`.
 pub fn step(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], s: Step) {
-    let arch = Arch::new();
     let exponent = s.step.min(i32::MAX as u64) as i32;
     let correction1 = 1.0 - f64::from(s.beta1).powi(exponent);
     let correction2 = 1.0 - f64::from(s.beta2).powi(exponent);
     let rate = (f64::from(s.lr) / correction1) as f32;
     let root = (1.0 / correction2.sqrt()) as f32;
-    let keep = 1.0 - s.lr * s.weight_decay;
-    p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK)).zip(g.par_chunks(CHUNK)).for_each(|(((p, m), v), g)| {
-        arch.dispatch(
-            #[inline(always)]
-            || {
-                for i in 0..p.len() {
-                    let g = g[i] * s.grad_scale;
-                    m[i] = s.beta1 * m[i] + (1.0 - s.beta1) * g;
-                    v[i] = s.beta2 * v[i] + (1.0 - s.beta2) * g * g;
-                    p[i] = p[i] * keep - rate * m[i] / (v[i].sqrt() * root + s.eps);
-                }
-            },
-        );
-    });
+    p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK)).zip(g.par_chunks(CHUNK)).for_each(|(((p, m), v), g)| update(p, m, v, g, s, rate, root));
+}
+
+vectorized! {
+    fn update(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], s: Step, rate: f32, root: f32) {
+        let keep = 1.0 - s.lr * s.weight_decay;
+        for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+            let g = g * s.grad_scale;
+            *m = s.beta1 * *m + (1.0 - s.beta1) * g;
+            *v = s.beta2 * *v + (1.0 - s.beta2) * g * g;
+            *p = *p * keep - rate * *m / (v.sqrt() * root + s.eps);
+        }
+    }
 }

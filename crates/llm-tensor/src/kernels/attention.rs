@@ -10,9 +10,8 @@
 //! Legend: B batch, T length, H query heads, G key/value heads, K head size. Layout `[B, T, H, K]` and `[B, T, G, K]`.
 
 use super::matmul::{View, product_raw};
-use super::{Shared, exp, sum8};
+use super::{Shared, dot, exp, max, sum, vectorized};
 use gemm::Parallelism;
-use pulp::Arch;
 use rayon::prelude::*;
 
 /// Queries per block.
@@ -73,21 +72,32 @@ fn blocks(first_key_row: &[u32]) -> impl Iterator<Item = Block<'_>> {
     })
 }
 
-/// Scores to probabilities in place; what a query cannot see becomes exactly 0.
-#[inline(always)]
-fn softmax_block(scores: &mut [f32], block: &Block) {
-    for (r, row) in scores.chunks_exact_mut(block.columns).enumerate() {
-        let (from, to) = (block.first_key[r] as usize - block.lo, block.t0 + r + 1 - block.lo);
-        row[..from].fill(0.0);
-        row[to..].fill(0.0);
-        let seen = &mut row[from..to];
-        let max = seen.iter().fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
-        for s in seen.iter_mut() {
-            *s = exp(*s - max);
+vectorized! {
+    /// Scores to probabilities in place; what a query cannot see becomes exactly 0.
+    fn softmax_block(scores: &mut [f32], block: &Block<'_>) {
+        for (r, row) in scores.chunks_exact_mut(block.columns).enumerate() {
+            let (from, to) = (block.first_key[r] as usize - block.lo, block.t0 + r + 1 - block.lo);
+            row[..from].fill(0.0);
+            row[to..].fill(0.0);
+            let seen = &mut row[from..to];
+            let largest = max(seen);
+            for s in seen.iter_mut() {
+                *s = exp(*s - largest);
+            }
+            let factor = 1.0 / sum(seen);
+            for s in seen.iter_mut() {
+                *s *= factor;
+            }
         }
-        let factor = 1.0 / sum8(seen.iter().copied());
-        for s in seen.iter_mut() {
-            *s *= factor;
+    }
+
+    /// `dp <- scale * p * (dp - rowsum(p * dp))`, the gradient of the raw scores.
+    fn score_gradient(p: &[f32], dp: &mut [f32], columns: usize, scale: f32) {
+        for (p, dp) in p.chunks_exact(columns).zip(dp.chunks_exact_mut(columns)) {
+            let delta = dot(p, dp);
+            for (p, d) in p.iter().zip(dp.iter_mut()) {
+                *d = scale * p * (*d - delta);
+            }
         }
     }
 }
@@ -97,7 +107,6 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], first_key: &[u32], shape: Shape,
     shape.check(q, k, v, first_key);
     let mut out = vec![0f32; q.len()];
     let shared = Shared(out.as_mut_ptr());
-    let arch = Arch::new();
     (0..shape.batch * shape.heads).into_par_iter().for_each_init(
         || vec![0f32; BLOCK * shape.length],
         |scratch, task| {
@@ -110,10 +119,7 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], first_key: &[u32], shape: Shape,
                 let values = View { data: &v[shape.key_at(b, block.lo, g)..], ..keys };
                 // SAFETY: `scores` is this task's scratch of rows*columns floats; the views hold their shapes by `check`.
                 unsafe { product_raw(scores.as_mut_ptr(), block.columns, block.rows, block.columns, shape.head_dim, false, scale, query, keys.t(), Parallelism::None) };
-                arch.dispatch(
-                    #[inline(always)]
-                    || softmax_block(scores, &block),
-                );
+                softmax_block(scores, &block);
                 let p = View::rows(scores, block.columns);
                 // SAFETY: rows t0.. of head h of batch b are written by this task alone, and lie inside `out`.
                 unsafe { product_raw(shared.at(shape.query_at(b, block.t0, h)), shape.query_stride(), block.rows, shape.head_dim, block.columns, false, 1.0, p, values, Parallelism::None) };
@@ -129,7 +135,6 @@ pub fn backward(q: &[f32], k: &[f32], v: &[f32], d_out: &[f32], first_key: &[u32
     assert_eq!(d_out.len(), q.len(), "d_out");
     let (mut dq, mut dk, mut dv) = (vec![0f32; q.len()], vec![0f32; k.len()], vec![0f32; v.len()]);
     let (dq_out, dk_out, dv_out) = (Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr()));
-    let arch = Arch::new();
     let group = shape.heads / shape.kv_heads;
     (0..shape.batch * shape.kv_heads).into_par_iter().for_each_init(
         || (vec![0f32; BLOCK * shape.length], vec![0f32; BLOCK * shape.length]),
@@ -150,16 +155,10 @@ pub fn backward(q: &[f32], k: &[f32], v: &[f32], d_out: &[f32], first_key: &[u32
                     // one task owns all heads of that group, so no two tasks write the same floats. Views hold their shapes by `check`.
                     unsafe {
                         product_raw(p.as_mut_ptr(), columns, rows, columns, shape.head_dim, false, scale, query, keys.t(), Parallelism::None);
-                        arch.dispatch(
-                            #[inline(always)]
-                            || softmax_block(p, &block),
-                        );
+                        softmax_block(p, &block);
                         product_raw(dv_out.at(key_at), shape.key_stride(), columns, shape.head_dim, rows, true, 1.0, View::rows(p, columns).t(), d_rows, Parallelism::None);
                         product_raw(dp.as_mut_ptr(), columns, rows, columns, shape.head_dim, false, 1.0, d_rows, values.t(), Parallelism::None);
-                        arch.dispatch(
-                            #[inline(always)]
-                            || score_gradient(p, dp, columns, scale),
-                        );
+                        score_gradient(p, dp, columns, scale);
                         product_raw(dq_out.at(query_at), shape.query_stride(), rows, shape.head_dim, columns, false, 1.0, View::rows(dp, columns), keys, Parallelism::None);
                         product_raw(dk_out.at(key_at), shape.key_stride(), columns, shape.head_dim, rows, true, 1.0, View::rows(dp, columns).t(), query, Parallelism::None);
                     }
@@ -168,15 +167,4 @@ pub fn backward(q: &[f32], k: &[f32], v: &[f32], d_out: &[f32], first_key: &[u32
         },
     );
     (dq, dk, dv)
-}
-
-/// `dp <- scale * p * (dp - rowsum(p * dp))`, the gradient of the raw scores.
-#[inline(always)]
-fn score_gradient(p: &[f32], dp: &mut [f32], columns: usize, scale: f32) {
-    for (p, dp) in p.chunks_exact(columns).zip(dp.chunks_exact_mut(columns)) {
-        let delta = sum8(p.iter().zip(dp.iter()).map(|(p, d)| p * d));
-        for (p, d) in p.iter().zip(dp.iter_mut()) {
-            *d = scale * p * (*d - delta);
-        }
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Why own kernels: composed from element-wise tensor operations a Llama block touches memory some thirty times and spends
 //! a fifth of a training step in scalar `expf`, page faults and copies. Each kernel here reads its inputs once, is
-//! vectorised at run time for AVX2/AVX-512 through `pulp`, and splits its work into fixed chunks, so that its result does
+//! compiled for AVX2 and AVX-512 as well and chosen at run time (`vectorized!`), and splits its work into fixed chunks, so that its result does
 //! not depend on the number of threads.
 //!
 //! Matrix products go to `gemm`. All matrices are row-major.
@@ -20,17 +20,86 @@ pub mod swiglu;
 /// Rows handled by one task of a row-wise kernel. Fixed, so that reductions over rows have one order for any thread count.
 pub(crate) const ROWS_PER_TASK: usize = 64;
 
+/// Instruction sets a vectorised kernel is compiled for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// What every machine of the target has.
+    Base,
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    V3,
+    /// AVX-512 F, BW, DQ, VL.
+    #[cfg(target_arch = "x86_64")]
+    V4,
+}
+
+/// The best level this processor has.
+pub(crate) fn level() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::sync::OnceLock;
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        *LEVEL.get_or_init(|| {
+            let v3 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let v4 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl");
+            match (v3, v4) {
+                (true, true) => Level::V4,
+                (true, false) => Level::V3,
+                _ => Level::Base,
+            }
+        })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Level::Base
+}
+
+/// Define functions whose bodies are compiled once per instruction set and chosen at run time.
+///
+/// Everything a body calls must be `#[inline(always)]`, or it is compiled for the base level only. Rust never fuses a
+/// multiply and an add on its own, so all levels give the same bits.
+macro_rules! vectorized {
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident : $type:ty),* $(,)?) $(-> $out:ty)? $body:block)+) => {$(
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $type),*) $(-> $out)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn body($($arg: $type),*) $(-> $out)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn v4($($arg: $type),*) $(-> $out)? { body($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn v3($($arg: $type),*) $(-> $out)? { body($($arg),*) }
+                match $crate::kernels::level() {
+                    // SAFETY: `level` found the features of this function on the running processor.
+                    $crate::kernels::Level::V4 => return unsafe { v4($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::kernels::Level::V3 => return unsafe { v3($($arg),*) },
+                    $crate::kernels::Level::Base => {}
+                }
+            }
+            body($($arg),*)
+        }
+    )+};
+}
+pub(crate) use vectorized;
+
 /// `exp` for `f32` with a relative error below 2e-7 in [-87, 88]; clamps outside. Branch-free, so loops over it vectorise.
 ///
 /// Range reduction by multiples of ln 2 and a degree-6 polynomial (coefficients as in Cephes `expf`).
 #[inline(always)]
 #[allow(clippy::excessive_precision)] // the published coefficients
 pub(crate) fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding and subtracting it rounds to the nearest integer
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest integer, which is then in the low bits
     const LN2_HIGH: f32 = 0.693_359_375;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let x = if x > -87.0 { x } else { -87.0 };
+    let x = if x < 88.0 { x } else { 88.0 };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = x - n * LN2_HIGH - n * LN2_LOW;
     let p = 1.987_569_1e-4;
     let p = p * r + 1.398_199_9e-3;
@@ -38,40 +107,94 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 4.166_579_6e-2;
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 5.000_000_1e-1;
-    (p * r * r + r + 1.0) * f32::from_bits(((n as i32 + 127) as u32) << 23)
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    (p * r * r + r + 1.0) * f32::from_bits(exponent)
 }
 
-/// Sum in eight lanes: vectorises, and has one order whatever the instruction set.
+/// Lanes of a reduction: fixed, so a sum has one order whatever the instruction set.
+const LANES: usize = 16;
+
 #[inline(always)]
-pub(crate) fn sum8(values: impl ExactSizeIterator<Item = f32>) -> f32 {
-    let mut lanes = [0f32; 8];
-    for (i, v) in values.enumerate() {
-        lanes[i & 7] += v;
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            lanes[i] = f(lanes[i], lanes[i + width]);
+        }
     }
-    ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+    lanes[0]
 }
 
-/// Dot product in sixteen lanes.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+/// Largest element; negative infinity for none.
+#[inline(always)]
+pub(crate) fn max(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], chunk[i]);
+        }
+    }
+    rest.iter().fold(fold(lanes, larger), |m, &x| larger(m, x))
+}
+
+/// Sum.
+#[inline(always)]
+pub(crate) fn sum(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += chunk[i];
+        }
+    }
+    fold(lanes, |a, b| a + b) + rest.iter().sum::<f32>()
+}
+
+/// `sum(exp(x - shift))`.
+#[inline(always)]
+pub(crate) fn sum_exp(x: &[f32], shift: f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += exp(chunk[i] - shift);
+        }
+    }
+    fold(lanes, |a, b| a + b) + rest.iter().map(|x| exp(x - shift)).sum::<f32>()
+}
+
+/// Dot product.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f32; 16];
-    let (a16, a_rest) = a.as_chunks::<16>();
-    let (b16, b_rest) = b.as_chunks::<16>();
-    for (x, y) in a16.iter().zip(b16) {
-        for i in 0..16 {
+    let mut lanes = [0f32; LANES];
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+    for (x, y) in a_chunks.iter().zip(b_chunks) {
+        for i in 0..LANES {
             lanes[i] += x[i] * y[i];
         }
     }
-    let mut total = 0.0;
-    for (x, y) in a_rest.iter().zip(b_rest) {
-        total += x * y;
-    }
-    for width in [8, 4, 2, 1] {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
+    fold(lanes, |a, b| a + b) + a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum::<f32>()
+}
+
+/// `sum(a * b * c)`.
+#[inline(always)]
+pub(crate) fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+    let (c_chunks, c_rest) = c.as_chunks::<LANES>();
+    for ((x, y), z) in a_chunks.iter().zip(b_chunks).zip(c_chunks) {
+        for i in 0..LANES {
+            lanes[i] += x[i] * y[i] * z[i];
         }
     }
-    total + lanes[0]
+    fold(lanes, |a, b| a + b) + a_rest.iter().zip(b_rest).zip(c_rest).map(|((x, y), z)| x * y * z).sum::<f32>()
 }
 
 /// A raw pointer that may cross threads; every use writes a region no other task touches.
