@@ -16,7 +16,7 @@ use llm_infer::{Completion, Engine, EngineConfig, Model, Request, Sampling};
 use llm_run::Seed;
 use llm_run::seed::permuted;
 use llm_tensor::burn::tensor::Tensor;
-use llm_tensor::{DeviceSpec, host, ops};
+use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
 use llm_train::trainer::Outcome;
 use llm_train::{Error, Loss, Objective, Result, Trainer, TrainerConfig};
@@ -131,9 +131,9 @@ pub struct Grpo {
 #[derive(Debug)]
 pub struct GrpoBatch {
     sequences: Sequences,
-    /// `[N]` advantage of the owner times the weight of the token; 0 where not trained.
+    /// `[M]` advantage of the owner times the weight of the token.
     weighted_advantages: Vec<f32>,
-    /// `[N]` weight of the token in the step's mean.
+    /// `[M]` weight of the token in the step's mean.
     weights: Vec<f32>,
 }
 
@@ -166,18 +166,17 @@ impl Objective for Grpo {
 
     fn loss(&self, model: &Decoder, batch: &GrpoBatch) -> Result<Loss> {
         let sequences = &batch.sequences;
-        let log_p_N = ops::cross_entropy(model.logits(model.hidden(&sequences.batch)), sequences.targets.clone()).neg();
-        let n = sequences.targets.len();
-        let device = log_p_N.device();
+        let log_p_M = sequences.nll(model).neg();
+        let n = sequences.trained();
+        let device = log_p_M.device();
         let constant = |values: Vec<f32>| Tensor::from_inner(host::from_vec(values, [n], &device.clone().inner()));
-        let mut value = (log_p_N.clone() * constant(batch.weighted_advantages.clone())).sum().neg();
+        let mut value = (log_p_M.clone() * constant(batch.weighted_advantages.clone())).sum().neg();
         if let Some(reference) = &self.reference {
-            let reference = ops::cross_entropy(reference.logits(reference.hidden(&sequences.batch)), sequences.targets.clone()).neg();
-            let difference = constant(host::to_vec(reference)) - log_p_N;
+            let difference = constant(host::to_vec(sequences.nll(reference).neg())) - log_p_M;
             let k3 = difference.clone().exp() - difference.sub_scalar(1.0).add_scalar(2.0);
             value = value + (k3 * constant(batch.weights.clone())).sum().mul_scalar(self.config.kl_beta);
         }
-        Ok(Loss { value, tokens: n as u64 })
+        Ok(Loss { value, tokens: sequences.batch.ids.len() as u64 })
     }
 
     fn metrics(&mut self) -> Map<String, Value> {
@@ -236,8 +235,7 @@ impl Grpo {
                     LossType::Grpo => 1.0 / (completions.len() * length(&completions[answer]).max(1)) as f32,
                     LossType::DrGrpo => 1.0 / (completions.len() * self.config.max_tokens) as f32,
                 };
-                let weights: Vec<f32> =
-                    packed.targets.iter().zip(&packed.owner).map(|(&t, &o)| if t == ops::IGNORE { 0.0 } else { weight(owners[o]) }).collect();
+                let weights: Vec<f32> = packed.owner.iter().map(|&o| weight(owners[o])).collect();
                 let weighted_advantages = weights.iter().zip(&packed.owner).map(|(w, &o)| w * advantages[owners[o]]).collect();
                 GrpoBatch { sequences: packed, weighted_advantages, weights }
             })
@@ -265,7 +263,13 @@ pub fn grpo(config: GrpoConfig, out: &Path) -> Result<Outcome> {
         let question: Vec<_> = exercise.messages.iter().take_while(|m| m.role != "assistant").cloned().collect();
         let ids = tokenizer.apply_chat_template(&question, true)?.ids;
         if ids.len() + config.max_tokens > context {
-            let message = format!("{}: row {}: {} prompt tokens and max_tokens = {} exceed the context of {context}", config.train.display(), i + 1, ids.len(), config.max_tokens);
+            let message = format!(
+                "{}: row {}: {} prompt tokens and max_tokens = {} exceed the context of {context}",
+                config.train.display(),
+                i + 1,
+                ids.len(),
+                config.max_tokens
+            );
             return Err(Error::Objective(message));
         }
         prompts.push(ids);
@@ -275,7 +279,12 @@ pub fn grpo(config: GrpoConfig, out: &Path) -> Result<Outcome> {
     let engine = Engine::new(&model, engine_config).map_err(|e| Error::Objective(e.to_string()))?;
     let reference = (config.kl_beta > 0.0).then(|| policy.untracked());
     let identity = json!({"config": config, "model": llm_run::hash::path(&config.model)?, "train": llm_run::hash::path(&config.train)?});
-    let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "grpo".into(), fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()) };
+    let trainer = Trainer {
+        config: config.trainer.clone(),
+        out: out.to_path_buf(),
+        name: "grpo".into(),
+        fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()),
+    };
     let mut objective = Grpo { exercises, prompts, engine, tokenizer: tokenizer.clone(), reference, config, metrics: Map::new() };
     trainer.run(&mut objective, || Ok(policy), &tokenizer)
 }

@@ -1,9 +1,10 @@
 //! Sequences of different lengths as one packed row: no padding, no leaks between neighbours.
 //!
-//! Legend: N tokens of all sequences together.
+//! Legend: N input tokens of all sequences together, M of them trained, D hidden.
 
-use llm_arch::PackedBatch;
-use llm_tensor::ops::{IGNORE, Indices};
+use llm_arch::{Decoder, PackedBatch};
+use llm_tensor::burn::tensor::Tensor;
+use llm_tensor::ops::{self, Indices};
 
 /// Token ids and, for each, whether predicting it is trained.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,31 +20,48 @@ pub struct Sequence {
 pub struct Sequences {
     /// Inputs.
     pub batch: PackedBatch,
-    /// `[N]` next tokens where trained, [`IGNORE`] elsewhere.
+    /// `[M]` input positions whose next token is trained.
+    pub rows: Indices,
+    /// `[M]` that next token.
     pub targets: Indices,
-    /// Number of trained targets.
-    pub trained: usize,
-    /// Index of the sequence each input token belongs to, `[N]`.
+    /// `[M]` index of the sequence it belongs to.
     pub owner: Vec<usize>,
 }
 
 impl Sequences {
     /// Pack; a sequence of n ids gives n - 1 inputs, one of fewer than two ids gives none.
     pub fn pack<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> Self {
-        let (mut ids, mut targets, mut starts, mut owner) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut ids, mut starts) = (Vec::new(), Vec::new());
+        let (mut rows, mut targets, mut owner) = (Vec::new(), Vec::new(), Vec::new());
         for (i, sequence) in sequences.into_iter().enumerate() {
             let n = sequence.ids.len().saturating_sub(1);
             if n == 0 {
                 continue;
             }
             starts.push(ids.len() as u32);
-            ids.extend_from_slice(&sequence.ids[..n]);
-            targets.extend(sequence.ids[1..].iter().zip(&sequence.loss_mask[1..]).map(|(&id, &trained)| if trained { id } else { IGNORE }));
-            owner.extend(std::iter::repeat_n(i, n));
+            for t in 0..n {
+                if sequence.loss_mask[t + 1] {
+                    rows.push(ids.len() as u32);
+                    targets.push(sequence.ids[t + 1]);
+                    owner.push(i);
+                }
+                ids.push(sequence.ids[t]);
+            }
         }
-        let trained = targets.iter().filter(|&&t| t != IGNORE).count();
         let length = ids.len();
-        Self { batch: PackedBatch::documents(ids, &[&starts], length), targets: targets.into(), trained, owner }
+        Self { batch: PackedBatch::documents(ids, &[&starts], length), rows: rows.into(), targets: targets.into(), owner }
+    }
+
+    /// Number of trained targets.
+    pub fn trained(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// `[M]` negative log-likelihoods of the targets. The output projection, a third of a small model's work, is computed for
+    /// the trained positions only.
+    pub fn nll(&self, model: &Decoder) -> Tensor<1> {
+        let hidden_MD = ops::embedding(model.hidden(&self.batch), self.rows.clone());
+        ops::cross_entropy(model.logits(hidden_MD), self.targets.clone())
     }
 }
 
@@ -76,9 +94,9 @@ mod tests {
     fn targets_are_the_next_trained_tokens_of_the_same_sequence() {
         let packed = Sequences::pack(&[sequence(&[1, 2, 3], &[0, 0, 1]), sequence(&[9], &[1]), sequence(&[4, 5], &[0, 1])]);
         assert_eq!(&*packed.batch.ids, &[1, 2, 4]);
-        assert_eq!(&*packed.targets, &[IGNORE, 3, 5]);
+        assert_eq!((&*packed.rows, &*packed.targets), (&[1, 2][..], &[3, 5][..]));
         assert_eq!(&*packed.batch.positions, &[0, 1, 0]);
-        assert_eq!((packed.trained, packed.owner.as_slice()), (2, &[0, 0, 2][..]));
+        assert_eq!((packed.trained(), packed.owner.as_slice()), (2, &[0, 2][..]));
     }
 
     proptest! {
@@ -86,7 +104,7 @@ mod tests {
         fn groups_keep_order_and_budget(lengths in prop::collection::vec(1usize..30, 0..40), budget in 1usize..60) {
             let sequences: Vec<_> = lengths.iter().enumerate().map(|(i, &n)| sequence(&vec![i as u32; n], &vec![1; n])).collect();
             let groups = groups(&sequences, budget);
-            prop_assert_eq!(groups.concat(), sequences);
+            prop_assert_eq!(&groups.concat(), &sequences);
             for group in groups {
                 prop_assert!(group.len() == 1 || group.iter().map(|s| s.ids.len()).sum::<usize>() <= budget);
             }

@@ -9,7 +9,7 @@ use llm_arch::{Decoder, hf};
 use llm_data::exercises;
 use llm_run::Seed;
 use llm_run::seed::permuted;
-use llm_tensor::{DeviceSpec, host, ops};
+use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
 use llm_train::trainer::Outcome;
 use llm_train::{Error, Loss, Objective, Result, Trainer, TrainerConfig};
@@ -88,23 +88,21 @@ impl Objective for Sft {
             })
             .collect();
         let micro: Vec<Sequences> = groups(&picked, self.config.micro_batch_tokens).into_iter().map(Sequences::pack).collect();
-        let step_trained = micro.iter().map(|m| m.trained).sum();
+        let step_trained = micro.iter().map(Sequences::trained).sum();
         Ok(micro.into_iter().map(|sequences| SftBatch { sequences, step_trained }).collect())
     }
 
     fn loss(&self, model: &Decoder, batch: &SftBatch) -> Result<Loss> {
         let sequences = &batch.sequences;
-        let nll = ops::cross_entropy(model.logits(model.hidden(&sequences.batch)), sequences.targets.clone());
-        Ok(Loss { value: nll.sum() / batch.step_trained.max(1) as f32, tokens: sequences.batch.ids.len() as u64 })
+        Ok(Loss { value: sequences.nll(model).sum() / batch.step_trained.max(1) as f32, tokens: sequences.batch.ids.len() as u64 })
     }
 
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
         let (mut nll, mut trained) = (0f64, 0usize);
         for group in groups(&self.heldout, self.config.micro_batch_tokens) {
             let sequences = Sequences::pack(group);
-            trained += sequences.trained;
-            let losses = host::to_vec(ops::cross_entropy(model.logits(model.hidden(&sequences.batch)), sequences.targets));
-            nll += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
+            trained += sequences.trained();
+            nll += host::to_vec(sequences.nll(model)).iter().map(|&x| f64::from(x)).sum::<f64>();
         }
         Ok(if trained == 0 { Map::new() } else { Map::from_iter([("val_loss".to_string(), json!(nll / trained as f64))]) })
     }
@@ -155,7 +153,12 @@ pub fn sft(mut config: SftConfig, out: &Path) -> Result<Outcome> {
         config.trainer.max_steps = (config.epochs * train.len() as f64 / config.batch_size as f64).ceil() as u64;
     }
     let identity = json!({"config": config, "model": llm_run::hash::path(&config.model)?, "train": llm_run::hash::path(&config.train)?});
-    let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "sft".into(), fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()) };
+    let trainer = Trainer {
+        config: config.trainer.clone(),
+        out: out.to_path_buf(),
+        name: "sft".into(),
+        fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()),
+    };
     let device = config.device.open()?.autodiff();
     let start = config.model.clone();
     trainer.run(&mut Sft { train, heldout, config }, || Ok(hf::load(&start, &device)?), &tokenizer)

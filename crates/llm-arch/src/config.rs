@@ -142,10 +142,16 @@ impl DecoderConfig {
             }
         }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
-            return bad(format!("num_attention_heads = {} must be a multiple of num_key_value_heads = {}", self.num_attention_heads, self.num_key_value_heads));
+            return bad(format!(
+                "num_attention_heads = {} must be a multiple of num_key_value_heads = {}",
+                self.num_attention_heads, self.num_key_value_heads
+            ));
         }
         if self.head_dim == 0 && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            return bad(format!("hidden_size = {} must be a multiple of num_attention_heads = {}, or set head_dim", self.hidden_size, self.num_attention_heads));
+            return bad(format!(
+                "hidden_size = {} must be a multiple of num_attention_heads = {}, or set head_dim",
+                self.hidden_size, self.num_attention_heads
+            ));
         }
         if !self.head_size().is_multiple_of(2) {
             return bad(format!("head size {} must be even for rotary positions", self.head_size()));
@@ -187,7 +193,8 @@ impl DecoderConfig {
     pub fn num_parameters(&self) -> usize {
         let (d, f, k) = (self.hidden_size, self.intermediate_size, self.head_size());
         let (q, kv) = (self.num_attention_heads * k, self.num_key_value_heads * k);
-        let attention = d * (2 * q + 2 * kv) + usize::from(self.qkv_bias) * (q + 2 * kv) + usize::from(self.output_bias) * d + usize::from(self.qk_norm) * 2 * k;
+        let attention =
+            d * (2 * q + 2 * kv) + usize::from(self.qkv_bias) * (q + 2 * kv) + usize::from(self.output_bias) * d + usize::from(self.qk_norm) * 2 * k;
         let mlp = 3 * d * f + usize::from(self.mlp_bias) * (2 * f + d);
         let tables = if self.tie_word_embeddings { 1 } else { 2 } * self.vocab_size * d;
         tables + d + self.num_hidden_layers * (attention + mlp + 2 * d)

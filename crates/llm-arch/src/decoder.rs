@@ -8,13 +8,13 @@
 
 use crate::cache::{CachedBatch, KvPool};
 use crate::{DecoderConfig, Result};
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
 use llm_run::Seed;
 use llm_tensor::burn;
 use llm_tensor::host;
 use llm_tensor::nn::{Embedding, Linear, RmsNorm};
 use llm_tensor::ops::{self, AttentionSpan, Indices, RopeTable};
-use burn::module::Module;
-use burn::tensor::{Device, Tensor};
 
 /// A packed batch of token rows.
 #[derive(Debug, Clone)]
@@ -124,7 +124,9 @@ impl Decoder {
         let norm = |size: usize| RmsNorm::new(size, config.rms_norm_eps, device);
         let layers = (0..config.num_hidden_layers)
             .map(|i| {
-                let linear = |name: &str, inputs, outputs, bias, std| Linear::new(inputs, outputs, bias, std, seed.stream(&format!("layers.{i}.{name}")), device);
+                let linear = |name: &str, inputs, outputs, bias, std| {
+                    Linear::new(inputs, outputs, bias, std, seed.stream(&format!("layers.{i}.{name}")), device)
+                };
                 Block {
                     input_layernorm: norm(d),
                     self_attn: Attention {
@@ -145,7 +147,11 @@ impl Decoder {
             })
             .collect();
         Ok(Self {
-            model: Trunk { embed_tokens: Embedding::new(config.vocab_size, d, INITIAL_STD, seed.stream("embed_tokens"), device), layers, norm: norm(d) },
+            model: Trunk {
+                embed_tokens: Embedding::new(config.vocab_size, d, INITIAL_STD, seed.stream("embed_tokens"), device),
+                layers,
+                norm: norm(d),
+            },
             lm_head: (!config.tie_word_embeddings).then(|| Linear::new(d, config.vocab_size, false, INITIAL_STD, seed.stream("lm_head"), device)),
             config: config.clone(),
             rope: RopeTable::new(&config.inverse_frequencies(), config.max_position_embeddings, 1.0),

@@ -51,15 +51,11 @@ fn greedy(decoder: &Decoder, prompt: &[u32], steps: usize) -> Vec<u32> {
     let (mut tokens, mut new): (Vec<u32>, Vec<u32>) = (Vec::new(), prompt.to_vec());
     let mut at = 0;
     while tokens.len() < steps {
-        let batch = CachedBatch {
-            ids: new.clone().into(),
-            positions: (at..at + new.len() as u32).collect(),
-            pages: vec![&pages; new.len()],
-        };
+        let batch = CachedBatch { ids: new.clone().into(), positions: (at..at + new.len() as u32).collect(), pages: vec![&pages; new.len()] };
         at += new.len() as u32;
         let hidden = decoder.hidden_cached(&batch, &mut pool);
         let n = hidden.dims()[0];
-        let logits = to_vec(decoder.logits(hidden.slice([n - 1..n])));
+        let logits = to_vec(decoder.logits(hidden.narrow(0, n - 1, 1)));
         let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0 as u32;
         tokens.push(best);
         new = vec![best];
@@ -79,7 +75,12 @@ fn logits_hidden_states_and_greedy_tokens_equal_transformers() {
             let (d, v) = (decoder.config().hidden_size, decoder.config().vocab_size);
             if case.name == "plain" {
                 let last = expected.names().iter().filter(|n| n.starts_with("plain.hidden.")).count() - 1;
-                assert_close(&format!("{family} last hidden"), &to_vec(hidden.clone()), &expected.get(&format!("plain.hidden.{last}")).unwrap().values, |i| visible[i / d]);
+                assert_close(
+                    &format!("{family} last hidden"),
+                    &to_vec(hidden.clone()),
+                    &expected.get(&format!("plain.hidden.{last}")).unwrap().values,
+                    |i| visible[i / d],
+                );
             }
             let want = expected.get(&format!("{}.logits", case.name)).unwrap();
             assert_close(&format!("{family} {} logits", case.name), &to_vec(decoder.logits(hidden)), &want.values, |i| visible[i / v]);

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`run`] | `run`, `evaluate` | the tasks whose inputs are given, into one folder |
 //! | [`config`] | `RunConfig` | what `llm-eval run` can be told |
+//! | [`mod@logits`] | `logits` | the raw numbers, for another implementation to check |
 //! | [`model`] | `LanguageModel`, `Local` | what is evaluated: scores sequences, continues prompts |
 //! | [`bits_per_byte`] | `BitsPerByte` | held-out text, by domain and language |
 //! | [`windows`] | `windows` | long documents, every token scored exactly once |
@@ -27,6 +28,7 @@ pub mod config;
 pub mod documents;
 mod error;
 pub mod exercises;
+pub mod logits;
 pub mod model;
 pub mod ngram;
 pub mod results;

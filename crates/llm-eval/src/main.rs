@@ -4,8 +4,11 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use llm_eval::compare::compare;
 use llm_eval::config::RunConfig;
+use llm_eval::logits::{Prompts, logits};
 use llm_eval::results::TaskResult;
+use llm_infer::Model;
 use llm_run::{Args, Seed};
+use llm_tensor::DeviceSpec;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -21,6 +24,18 @@ struct Cli {
 enum Command {
     /// Measure a model folder; writes results.json and samples.parquet.
     Run(Args),
+    /// Print logits and greedy tokens of prompts as JSON, to check against another implementation.
+    Logits {
+        /// Model folder.
+        #[arg(long)]
+        model: PathBuf,
+        /// JSON: {"prompts": [{"text": ...}], "max_tokens": 32}.
+        #[arg(long)]
+        prompts: PathBuf,
+        /// Where to compute.
+        #[arg(long, default_value = "auto")]
+        device: DeviceSpec,
+    },
     /// Compare two result folders item by item: bootstrap interval of the difference, McNemar's exact p.
     Compare {
         /// Result folder of the first model.
@@ -53,6 +68,11 @@ fn body(command: Command) -> Result<()> {
             for (name, task) in &results.tasks {
                 println!("{}", line(name, task));
             }
+        }
+        Command::Logits { model, prompts, device } => {
+            let text = std::fs::read_to_string(&prompts).with_context(|| format!("{}: cannot read", prompts.display()))?;
+            let asked: Prompts = serde_json::from_str(&text).with_context(|| format!("{}: expected prompts and max_tokens", prompts.display()))?;
+            println!("{}", serde_json::to_string(&logits(&Model::load(&model, &device)?, asked)?).context("logits as JSON")?);
         }
         Command::Compare { a, b, resamples, seed, json } => {
             let comparison = compare(&a, &b, resamples as usize, Seed(seed))?;

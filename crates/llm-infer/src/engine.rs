@@ -153,7 +153,9 @@ impl Engine {
         let decoder = model.decoder.untracked();
         let context = decoder.config().max_position_embeddings;
         let pages = match config.kv_pages {
-            0 => (context.div_ceil(config.page_size) * config.max_batch).min((1 << 30) / KvPool::page_bytes(decoder.config(), config.page_size)).max(1),
+            0 => {
+                (context.div_ceil(config.page_size) * config.max_batch).min((1 << 30) / KvPool::page_bytes(decoder.config(), config.page_size)).max(1)
+            }
             n => n,
         };
         Ok(Self {
@@ -202,11 +204,24 @@ impl Engine {
         let id = RequestId(self.next_id);
         self.next_id += 1;
         if sampling.max_tokens == 0 {
-            self.finished.push(Event::Done { id, completion: Completion { tokens: vec![], logprobs: vec![], finish_reason: FinishReason::Length, end_token: None } });
+            self.finished.push(Event::Done {
+                id,
+                completion: Completion { tokens: vec![], logprobs: vec![], finish_reason: FinishReason::Length, end_token: None },
+            });
             return Ok(id);
         }
         let text = (!sampling.stop.is_empty()).then(|| StopText { stream: self.tokenizer.decode_stream(false), text: String::new() });
-        self.waiting.push_back(Sequence { id, prompt: prompt.len(), tokens: prompt, sampling, logprobs: Vec::new(), pages: Vec::new(), computed: 0, text, end_token: None });
+        self.waiting.push_back(Sequence {
+            id,
+            prompt: prompt.len(),
+            tokens: prompt,
+            sampling,
+            logprobs: Vec::new(),
+            pages: Vec::new(),
+            computed: 0,
+            text,
+            end_token: None,
+        });
         Ok(id)
     }
 
@@ -240,7 +255,10 @@ impl Engine {
     fn finish(&mut self, sequence: Sequence, finish_reason: FinishReason) {
         self.kv.release(&sequence.pages);
         let tokens = sequence.tokens[sequence.prompt..].to_vec();
-        self.finished.push(Event::Done { id: sequence.id, completion: Completion { tokens, logprobs: sequence.logprobs, finish_reason, end_token: sequence.end_token } });
+        self.finished.push(Event::Done {
+            id: sequence.id,
+            completion: Completion { tokens, logprobs: sequence.logprobs, finish_reason, end_token: sequence.end_token },
+        });
     }
 
     /// Give every running sequence room for its next token, preempting the youngest while pages are short.

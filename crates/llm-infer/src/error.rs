@@ -14,7 +14,9 @@ pub enum Error {
         message: String,
     },
     /// The request cannot fit the model's context.
-    #[error("the prompt has {prompt} tokens and {max_tokens} were asked for, but the context holds {context}; shorten the prompt or lower max_tokens")]
+    #[error(
+        "the prompt has {prompt} tokens and {max_tokens} were asked for, but the context holds {context}; shorten the prompt or lower max_tokens"
+    )]
     ContextLength {
         /// Prompt tokens.
         prompt: usize,

@@ -26,13 +26,19 @@ impl Model {
     pub fn load(dir: impl AsRef<Path>, device: &DeviceSpec) -> Result<Self> {
         let dir = dir.as_ref();
         if !dir.is_dir() {
-            return Err(Error::File { path: dir.to_path_buf(), message: "no such model folder; expected one with config.json, model.safetensors and tokenizer.json".into() });
+            return Err(Error::File {
+                path: dir.to_path_buf(),
+                message: "no such model folder; expected one with config.json, model.safetensors and tokenizer.json".into(),
+            });
         }
         let decoder = hf::load(dir, &device.open()?)?;
         let tokenizer = Tokenizer::load(dir)?;
         let (vocab, table) = (tokenizer.vocab_size(), decoder.config().vocab_size);
         if vocab > table {
-            return Err(Error::File { path: dir.join("tokenizer.json"), message: format!("the tokenizer has {vocab} tokens but the model only {table} rows; they do not belong together") });
+            return Err(Error::File {
+                path: dir.join("tokenizer.json"),
+                message: format!("the tokenizer has {vocab} tokens but the model only {table} rows; they do not belong together"),
+            });
         }
         let single = dir.join("model.safetensors");
         let hash = llm_run::hash::path(if single.exists() { &single } else { dir })?;
@@ -53,7 +59,9 @@ fn generation_ends(dir: &Path) -> Result<Option<Vec<u32>>> {
     let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
     let bad = |message: String| Error::File { path: path.clone(), message };
     let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
-    let id = |v: &serde_json::Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| bad("`eos_token_id`: expected a token id or a list of them".into()));
+    let id = |v: &serde_json::Value| {
+        v.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| bad("`eos_token_id`: expected a token id or a list of them".into()))
+    };
     match value.get("eos_token_id") {
         None | Some(serde_json::Value::Null) => Ok(None),
         Some(serde_json::Value::Array(list)) => list.iter().map(id).collect::<Result<_>>().map(Some),

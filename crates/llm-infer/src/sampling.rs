@@ -30,7 +30,18 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0, max_tokens: 256, stop: Vec::new(), stop_ids: Vec::new(), top_logprobs: 0 }
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+            max_tokens: 256,
+            stop: Vec::new(),
+            stop_ids: Vec::new(),
+            top_logprobs: 0,
+        }
     }
 }
 
@@ -97,7 +108,14 @@ pub fn distribution(logits: &[f32], sampling: &Sampling, seen: &[u32]) -> Vec<(u
     weights.iter_mut().for_each(|w| w.1 /= total);
     if sampling.top_p < 1.0 {
         let mut before = 0.0;
-        let keep = weights.iter().take_while(|w| { let keep = before < f64::from(sampling.top_p); before += w.1; keep }).count();
+        let keep = weights
+            .iter()
+            .take_while(|w| {
+                let keep = before < f64::from(sampling.top_p);
+                before += w.1;
+                keep
+            })
+            .count();
         weights.truncate(keep.max(1));
     }
     if sampling.min_p > 0.0 {

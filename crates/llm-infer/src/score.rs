@@ -24,7 +24,14 @@ pub fn score(model: &Model, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
     let mut rest = sequences;
     while !rest.is_empty() {
         let mut total = 0;
-        let taken = rest.iter().take_while(|s| { total += s.len(); total <= BATCH_TOKENS }).count().max(1);
+        let taken = rest
+            .iter()
+            .take_while(|s| {
+                total += s.len();
+                total <= BATCH_TOKENS
+            })
+            .count()
+            .max(1);
         let (group, tail) = rest.split_at(taken);
         rest = tail;
         let ids: Vec<u32> = group.concat();

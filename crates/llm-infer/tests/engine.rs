@@ -79,7 +79,9 @@ fn greedy_tokens_and_logprobs_equal_the_packed_forward_pass() {
 fn ends_and_limits() {
     let mut model = model();
     let prompt: Vec<u32> = (3..30).collect();
-    let run = |model: &Model, sampling: Sampling| Engine::new(model, EngineConfig::default()).unwrap().generate(vec![Request { prompt: prompt.clone(), sampling }]);
+    let run = |model: &Model, sampling: Sampling| {
+        Engine::new(model, EngineConfig::default()).unwrap().generate(vec![Request { prompt: prompt.clone(), sampling }])
+    };
     let free = run(&model, Sampling { max_tokens: 10, ..Sampling::default() }).unwrap().remove(0);
     // The fourth token as end token: three remain.
     let first = free.tokens.iter().position(|t| *t == free.tokens[3]).unwrap();

@@ -87,7 +87,9 @@ impl DeviceSpec {
             #[cfg(not(feature = "vulkan"))]
             Self::Vulkan(_) => Err(missing("vulkan")),
             #[cfg(feature = "webgpu")]
-            Self::WebGpu(index) => self.probe(move || Device::webgpu(index.map_or(burn::tensor::DeviceKind::Cpu, burn::tensor::DeviceKind::DiscreteGpu))),
+            Self::WebGpu(index) => {
+                self.probe(move || Device::webgpu(index.map_or(burn::tensor::DeviceKind::Cpu, burn::tensor::DeviceKind::DiscreteGpu)))
+            }
             #[cfg(not(feature = "webgpu"))]
             Self::WebGpu(_) => Err(missing("webgpu")),
         }

@@ -26,6 +26,6 @@ pub mod params;
 pub mod weights;
 
 pub use burn;
-pub use rayon;
 pub use device::DeviceSpec;
 pub use error::{Error, Result};
+pub use rayon;

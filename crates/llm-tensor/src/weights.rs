@@ -56,7 +56,8 @@ impl Weights {
             // SAFETY: the map is read-only and private; a file truncated by someone else while mapped can end the process with
             // SIGBUS but cannot corrupt memory. Weight files are replaced by rename, never rewritten in place.
             let map = unsafe { Mmap::map(&file) }.map_err(|e| bad(format!("cannot map: {e}")))?;
-            let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(format!("not a complete safetensors file ({e}); copy or download it again")))?;
+            let tensors =
+                SafeTensors::deserialize(&map).map_err(|e| bad(format!("not a complete safetensors file ({e}); copy or download it again")))?;
             for name in tensors.names() {
                 index.insert(name.to_string(), files.len());
             }
@@ -87,7 +88,8 @@ impl Weights {
         let bad = |message: String| Error::Weights { path: path.clone(), message };
         let tensors = SafeTensors::deserialize(map).map_err(|e| bad(e.to_string()))?;
         let view = tensors.tensor(name).map_err(|e| bad(e.to_string()))?;
-        let values = to_f32(view.dtype(), view.data()).ok_or_else(|| bad(format!("tensor `{name}` has dtype {:?}; expected F32, F16, BF16 or F64", view.dtype())))?;
+        let values = to_f32(view.dtype(), view.data())
+            .ok_or_else(|| bad(format!("tensor `{name}` has dtype {:?}; expected F32, F16, BF16 or F64", view.dtype())))?;
         Ok(HostTensor { shape: view.shape().to_vec(), values })
     }
 }

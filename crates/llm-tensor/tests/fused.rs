@@ -20,12 +20,7 @@ fn close(name: &str, got: &[f32], want: &[f32]) {
 }
 
 /// Compare value and gradients of `f` and `g` over the same tracked inputs, under a random linear loss.
-fn compare<const D: usize>(
-    name: &str,
-    inputs: Vec<Tensor<2>>,
-    f: impl Fn(&[Tensor<2>]) -> Tensor<D>,
-    g: impl Fn(&[Tensor<2>]) -> Tensor<D>,
-) {
+fn compare<const D: usize>(name: &str, inputs: Vec<Tensor<2>>, f: impl Fn(&[Tensor<2>]) -> Tensor<D>, g: impl Fn(&[Tensor<2>]) -> Tensor<D>) {
     let run = |op: &dyn Fn(&[Tensor<2>]) -> Tensor<D>| {
         let inputs: Vec<_> = inputs.iter().map(|t| t.clone().detach().require_grad()).collect();
         let y = op(&inputs);
@@ -56,7 +51,12 @@ fn row_wise_operations_equal_their_composed_form() {
         compare("linear", vec![x.clone(), w.clone()], |t| ops::linear(t[0].clone(), t[1].clone()), |t| composed::linear(t[0].clone(), t[1].clone()));
         let scale = random("scale", [1, 48], &device);
         let flat = |t: &Tensor<2>| t.clone().reshape([48]);
-        compare("rms_norm", vec![x.clone(), scale], |t| ops::rms_norm(t[0].clone(), flat(&t[1]), 1e-6), |t| composed::rms_norm(t[0].clone(), flat(&t[1]), 1e-6));
+        compare(
+            "rms_norm",
+            vec![x.clone(), scale],
+            |t| ops::rms_norm(t[0].clone(), flat(&t[1]), 1e-6),
+            |t| composed::rms_norm(t[0].clone(), flat(&t[1]), 1e-6),
+        );
         let up = random("up", [n, 48], &device);
         compare("swiglu", vec![x.clone(), up], |t| ops::swiglu(t[0].clone(), t[1].clone()), |t| composed::swiglu(t[0].clone(), t[1].clone()));
         let rows = ids(n, 80);
@@ -64,13 +64,23 @@ fn row_wise_operations_equal_their_composed_form() {
         let mut targets = ids(n, 48).to_vec();
         targets[n / 2] = IGNORE;
         let targets: Indices = targets.into();
-        compare("cross_entropy", vec![x.clone() * 5.0], |t| ops::cross_entropy(t[0].clone(), targets.clone()), |t| composed::cross_entropy(t[0].clone(), &targets));
+        compare(
+            "cross_entropy",
+            vec![x.clone() * 5.0],
+            |t| ops::cross_entropy(t[0].clone(), targets.clone()),
+            |t| composed::cross_entropy(t[0].clone(), &targets),
+        );
         let table = RopeTable::new(&[1.0, 0.1, 0.01, 0.001], 200, 1.0);
         let positions = ids(n, 200);
         for head_dim in [8usize, 12] {
             let heads = 48 / head_dim;
             let cube = |t: &Tensor<2>| t.clone().reshape([n, heads, head_dim]);
-            compare("rope", vec![x.clone()], |t| ops::rope(cube(&t[0]), positions.clone(), &table), |t| composed::rope(cube(&t[0]), &positions, &table));
+            compare(
+                "rope",
+                vec![x.clone()],
+                |t| ops::rope(cube(&t[0]), positions.clone(), &table),
+                |t| composed::rope(cube(&t[0]), &positions, &table),
+            );
         }
     }
 }
@@ -83,8 +93,11 @@ fn attention_equals_its_composed_form_for_packed_windowed_and_grouped_heads() {
     for span in [AttentionSpan::causal(batch, length), packed.clone(), packed.sliding(33)] {
         for (heads, kv_heads) in [(4usize, 4usize), (4, 2), (6, 1)] {
             let n = batch * length;
-            let inputs = vec![random("q", [n, heads * size], &device), random("k", [n, kv_heads * size], &device), random("v", [n, kv_heads * size], &device)];
-            let cubes = |t: &[Tensor<2>]| (t[0].clone().reshape([n, heads, size]), t[1].clone().reshape([n, kv_heads, size]), t[2].clone().reshape([n, kv_heads, size]));
+            let inputs =
+                vec![random("q", [n, heads * size], &device), random("k", [n, kv_heads * size], &device), random("v", [n, kv_heads * size], &device)];
+            let cubes = |t: &[Tensor<2>]| {
+                (t[0].clone().reshape([n, heads, size]), t[1].clone().reshape([n, kv_heads, size]), t[2].clone().reshape([n, kv_heads, size]))
+            };
             compare(
                 "attention",
                 inputs,
@@ -143,7 +156,12 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let nll = ops::cross_entropy(y, (0..512).map(|i| i as u32).collect());
             let grads = nll.clone().sum().backward();
             let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-            (bits(to_vec(nll.inner())), bits(to_vec(x.grad(&grads).unwrap())), bits(to_vec(w.grad(&grads).unwrap())), bits(to_vec(scale.grad(&grads).unwrap())))
+            (
+                bits(to_vec(nll.inner())),
+                bits(to_vec(x.grad(&grads).unwrap())),
+                bits(to_vec(w.grad(&grads).unwrap())),
+                bits(to_vec(scale.grad(&grads).unwrap())),
+            )
         })
     };
     assert!(run(1) == run(2), "1 and 2 threads");

@@ -76,7 +76,11 @@ pub fn load_latest(dir: &Path, fingerprint: &str, optimizer: OptimizerConfig, de
     let text = std::fs::read_to_string(&file).map_err(|e| bad(&file, format!("cannot read ({e}); {retry}")))?;
     let state: State = serde_json::from_str(&text).map_err(|e| bad(&file, format!("damaged ({e}); {retry}")))?;
     if state.fingerprint != fingerprint {
-        return Err(bad(&path, "belongs to a run with another configuration, tokenizer or data; use another --out, or delete the checkpoints folder to start over".into()));
+        return Err(bad(
+            &path,
+            "belongs to a run with another configuration, tokenizer or data; use another --out, or delete the checkpoints folder to start over"
+                .into(),
+        ));
     }
     for name in FILES {
         let file = path.join(name);

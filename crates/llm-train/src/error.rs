@@ -17,7 +17,9 @@ pub enum Error {
         message: String,
     },
     /// The loss stopped being a number.
-    #[error("step {step}: the loss is {loss}; lower optimizer.lr (now {lr:e}), raise schedule.warmup_steps or lower optimizer.grad_clip, then start again: training continues from the last checkpoint")]
+    #[error(
+        "step {step}: the loss is {loss}; lower optimizer.lr (now {lr:e}), raise schedule.warmup_steps or lower optimizer.grad_clip, then start again: training continues from the last checkpoint"
+    )]
     Diverged {
         /// Step.
         step: u64,

@@ -160,7 +160,8 @@ impl Pretrain {
         fit_to_tokenizer(&mut config.model, &tokenizer);
         config.model.validate()?;
         let train = open_shards(&config.train, config.model.max_position_embeddings)?;
-        let heldout = if config.heldout.as_os_str().is_empty() { None } else { Some(open_shards(&config.heldout, config.model.max_position_embeddings)?) };
+        let heldout =
+            if config.heldout.as_os_str().is_empty() { None } else { Some(open_shards(&config.heldout, config.model.max_position_embeddings)?) };
         Ok((Self { train, heldout, config: config.clone() }, tokenizer))
     }
 }
@@ -190,7 +191,12 @@ fn open_shards(dir: &Path, context: usize) -> Result<Shards> {
 pub fn pretrain(mut config: PretrainConfig, out: &Path, name: &str) -> Result<Outcome> {
     let (mut objective, tokenizer) = Pretrain::open(&mut config)?;
     let identity = json!({"config": config, "train": objective.train.hash()?, "tokenizer": llm_run::hash::path(&config.tokenizer)?});
-    let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: name.to_string(), fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()) };
+    let trainer = Trainer {
+        config: config.trainer.clone(),
+        out: out.to_path_buf(),
+        name: name.to_string(),
+        fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()),
+    };
     let device = config.device.open()?.autodiff();
     trainer.run(&mut objective, || Ok(Decoder::new(&config.model, Seed(config.seed).stream("initial weights"), &device)?), &tokenizer)
 }

@@ -38,7 +38,14 @@ pub struct TrainerConfig {
 
 impl Default for TrainerConfig {
     fn default() -> Self {
-        Self { max_steps: 1000, optimizer: OptimizerConfig::default(), schedule: Schedule::default(), eval_every: 100, checkpoint_every: 200, keep_checkpoints: 1 }
+        Self {
+            max_steps: 1000,
+            optimizer: OptimizerConfig::default(),
+            schedule: Schedule::default(),
+            eval_every: 100,
+            checkpoint_every: 200,
+            keep_checkpoints: 1,
+        }
     }
 }
 
@@ -120,7 +127,8 @@ impl Trainer {
         let checkpoints = self.out.join("checkpoints");
         let initial = start()?.tracked();
         let device = initial.device();
-        let (mut decoder, mut optimizer, mut state) = match checkpoint::load_latest(&checkpoints, &self.fingerprint, self.config.optimizer, &device)? {
+        let (mut decoder, mut optimizer, mut state) = match checkpoint::load_latest(&checkpoints, &self.fingerprint, self.config.optimizer, &device)?
+        {
             Some(found) => found,
             None => {
                 let state = State {

@@ -31,7 +31,11 @@ pub fn step(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], s: Step) {
     let correction2 = 1.0 - f64::from(s.beta2).powi(exponent);
     let rate = (f64::from(s.lr) / correction1) as f32;
     let root = (1.0 / correction2.sqrt()) as f32;
-    p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK)).zip(g.par_chunks(CHUNK)).for_each(|(((p, m), v), g)| update(p, m, v, g, s, rate, root));
+    p.par_chunks_mut(CHUNK)
+        .zip(m.par_chunks_mut(CHUNK))
+        .zip(v.par_chunks_mut(CHUNK))
+        .zip(g.par_chunks(CHUNK))
+        .for_each(|(((p, m), v), g)| update(p, m, v, g, s, rate, root));
 }
 
 vectorized! {

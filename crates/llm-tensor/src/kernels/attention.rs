@@ -118,11 +118,37 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], first_key: &[u32], shape: Shape,
                 let keys = View { data: &k[shape.key_at(b, block.lo, g)..], row_stride: shape.key_stride(), col_stride: 1 };
                 let values = View { data: &v[shape.key_at(b, block.lo, g)..], ..keys };
                 // SAFETY: `scores` is this task's scratch of rows*columns floats; the views hold their shapes by `check`.
-                unsafe { product_raw(scores.as_mut_ptr(), block.columns, block.rows, block.columns, shape.head_dim, false, scale, query, keys.t(), Parallelism::None) };
+                unsafe {
+                    product_raw(
+                        scores.as_mut_ptr(),
+                        block.columns,
+                        block.rows,
+                        block.columns,
+                        shape.head_dim,
+                        false,
+                        scale,
+                        query,
+                        keys.t(),
+                        Parallelism::None,
+                    )
+                };
                 softmax_block(scores, &block);
                 let p = View::rows(scores, block.columns);
                 // SAFETY: rows t0.. of head h of batch b are written by this task alone, and lie inside `out`.
-                unsafe { product_raw(shared.at(shape.query_at(b, block.t0, h)), shape.query_stride(), block.rows, shape.head_dim, block.columns, false, 1.0, p, values, Parallelism::None) };
+                unsafe {
+                    product_raw(
+                        shared.at(shape.query_at(b, block.t0, h)),
+                        shape.query_stride(),
+                        block.rows,
+                        shape.head_dim,
+                        block.columns,
+                        false,
+                        1.0,
+                        p,
+                        values,
+                        Parallelism::None,
+                    )
+                };
             }
         },
     );
@@ -156,11 +182,44 @@ pub fn backward(q: &[f32], k: &[f32], v: &[f32], d_out: &[f32], first_key: &[u32
                     unsafe {
                         product_raw(p.as_mut_ptr(), columns, rows, columns, shape.head_dim, false, scale, query, keys.t(), Parallelism::None);
                         softmax_block(p, &block);
-                        product_raw(dv_out.at(key_at), shape.key_stride(), columns, shape.head_dim, rows, true, 1.0, View::rows(p, columns).t(), d_rows, Parallelism::None);
+                        product_raw(
+                            dv_out.at(key_at),
+                            shape.key_stride(),
+                            columns,
+                            shape.head_dim,
+                            rows,
+                            true,
+                            1.0,
+                            View::rows(p, columns).t(),
+                            d_rows,
+                            Parallelism::None,
+                        );
                         product_raw(dp.as_mut_ptr(), columns, rows, columns, shape.head_dim, false, 1.0, d_rows, values.t(), Parallelism::None);
                         score_gradient(p, dp, columns, scale);
-                        product_raw(dq_out.at(query_at), shape.query_stride(), rows, shape.head_dim, columns, false, 1.0, View::rows(dp, columns), keys, Parallelism::None);
-                        product_raw(dk_out.at(key_at), shape.key_stride(), columns, shape.head_dim, rows, true, 1.0, View::rows(dp, columns).t(), query, Parallelism::None);
+                        product_raw(
+                            dq_out.at(query_at),
+                            shape.query_stride(),
+                            rows,
+                            shape.head_dim,
+                            columns,
+                            false,
+                            1.0,
+                            View::rows(dp, columns),
+                            keys,
+                            Parallelism::None,
+                        );
+                        product_raw(
+                            dk_out.at(key_at),
+                            shape.key_stride(),
+                            columns,
+                            shape.head_dim,
+                            rows,
+                            true,
+                            1.0,
+                            View::rows(dp, columns).t(),
+                            query,
+                            Parallelism::None,
+                        );
                     }
                 }
             }

@@ -40,11 +40,13 @@ pub fn forward(logits: &[f32], targets: &[u32], vocab: usize) -> Vec<f32> {
 /// `d_logits = d_nll * (softmax(row) - one_hot(target))`, zero rows for [`IGNORE`].
 pub fn backward(logits: &[f32], targets: &[u32], d_nll: &[f32], vocab: usize) -> Vec<f32> {
     let mut out = vec![0f32; logits.len()];
-    out.par_chunks_exact_mut(vocab).zip(logits.par_chunks_exact(vocab)).zip(targets.par_iter().zip(d_nll)).with_min_len(8).for_each(|((out, row), (&target, &d))| {
-        if target != IGNORE && d != 0.0 {
-            gradient_row(out, row, d);
-            out[target as usize] -= d;
-        }
-    });
+    out.par_chunks_exact_mut(vocab).zip(logits.par_chunks_exact(vocab)).zip(targets.par_iter().zip(d_nll)).with_min_len(8).for_each(
+        |((out, row), (&target, &d))| {
+            if target != IGNORE && d != 0.0 {
+                gradient_row(out, row, d);
+                out[target as usize] -= d;
+            }
+        },
+    );
     out
 }

@@ -54,7 +54,18 @@ pub fn product(out: &mut [f32], out_stride: usize, m: usize, n: usize, k: usize,
 /// Rows `0..m` of `n` floats at distance `out_stride` from `out` must be writable and not accessed by anyone else; `a` and
 /// `b` must hold their shapes.
 #[allow(clippy::too_many_arguments)]
-pub unsafe fn product_raw(out: *mut f32, out_stride: usize, m: usize, n: usize, k: usize, add: bool, factor: f32, a: View, b: View, threads: Parallelism) {
+pub unsafe fn product_raw(
+    out: *mut f32,
+    out_stride: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    add: bool,
+    factor: f32,
+    a: View,
+    b: View,
+    threads: Parallelism,
+) {
     // SAFETY: upheld by the caller; strides are in elements and fit isize.
     unsafe {
         gemm(
@@ -85,7 +96,18 @@ pub unsafe fn product_raw(out: *mut f32, out_stride: usize, m: usize, n: usize, 
 pub fn linear(x: &[f32], w: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let rows = x.len() / inputs;
     let mut y = vec![0f32; rows * outputs];
-    product(&mut y, outputs, rows, outputs, inputs, false, 1.0, View::rows(x, inputs), View::rows(w, inputs).t(), parallelism(rows * outputs * inputs));
+    product(
+        &mut y,
+        outputs,
+        rows,
+        outputs,
+        inputs,
+        false,
+        1.0,
+        View::rows(x, inputs),
+        View::rows(w, inputs).t(),
+        parallelism(rows * outputs * inputs),
+    );
     y
 }
 
@@ -101,6 +123,17 @@ pub fn linear_grad_input(dy: &[f32], w: &[f32], inputs: usize, outputs: usize) -
 pub fn linear_grad_weight(dy: &[f32], x: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let rows = dy.len() / outputs;
     let mut dw = vec![0f32; outputs * inputs];
-    product(&mut dw, inputs, outputs, inputs, rows, false, 1.0, View::rows(dy, outputs).t(), View::rows(x, inputs), parallelism(rows * outputs * inputs));
+    product(
+        &mut dw,
+        inputs,
+        outputs,
+        inputs,
+        rows,
+        false,
+        1.0,
+        View::rows(dy, outputs).t(),
+        View::rows(x, inputs),
+        parallelism(rows * outputs * inputs),
+    );
     dw
 }

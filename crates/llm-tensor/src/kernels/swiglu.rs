@@ -32,6 +32,10 @@ pub fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
 pub fn backward(gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let (mut d_gate, mut d_up) = (vec![0f32; gate.len()], vec![0f32; up.len()]);
     let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
-    d_gate.par_chunks_mut(CHUNK).zip(d_up.par_chunks_mut(CHUNK)).zip(inputs).for_each(|((d_gate, d_up), ((gate, up), dy))| backward_chunk(d_gate, d_up, gate, up, dy));
+    d_gate
+        .par_chunks_mut(CHUNK)
+        .zip(d_up.par_chunks_mut(CHUNK))
+        .zip(inputs)
+        .for_each(|((d_gate, d_up), ((gate, up), dy))| backward_chunk(d_gate, d_up, gate, up, dy));
     (d_gate, d_up)
 }

@@ -28,10 +28,23 @@ pub trait DecoderOps: Backend {
     fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
     fn fused_swiglu_backward(gate: FloatTensor<Self>, up: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn fused_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, span: AttentionSpan, scale: f32) -> FloatTensor<Self>;
-    fn fused_attention_backward(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, d: FloatTensor<Self>, span: AttentionSpan, scale: f32) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    fn fused_attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        span: AttentionSpan,
+        scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     fn fused_cross_entropy(logits: FloatTensor<Self>, targets: Indices) -> FloatTensor<Self>;
     fn fused_cross_entropy_backward(logits: FloatTensor<Self>, d: FloatTensor<Self>, targets: Indices) -> FloatTensor<Self>;
-    fn fused_adamw(p: FloatTensor<Self>, m: FloatTensor<Self>, v: FloatTensor<Self>, g: FloatTensor<Self>, step: Step) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    fn fused_adamw(
+        p: FloatTensor<Self>,
+        m: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        step: Step,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
 fn dims(t: &FlexTensor) -> Vec<usize> {
@@ -108,9 +121,17 @@ impl DecoderOps for Flex {
         let shape = attention_shape(&span, cube(&q), cube(&k));
         tensor(kernels::attention::forward(&Floats::of(&q), &Floats::of(&k), &Floats::of(&v), &span.first_key, shape, scale), dims(&q))
     }
-    fn fused_attention_backward(q: FlexTensor, k: FlexTensor, v: FlexTensor, d: FlexTensor, span: AttentionSpan, scale: f32) -> (FlexTensor, FlexTensor, FlexTensor) {
+    fn fused_attention_backward(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        d: FlexTensor,
+        span: AttentionSpan,
+        scale: f32,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let shape = attention_shape(&span, cube(&q), cube(&k));
-        let (dq, dk, dv) = kernels::attention::backward(&Floats::of(&q), &Floats::of(&k), &Floats::of(&v), &Floats::of(&d), &span.first_key, shape, scale);
+        let (dq, dk, dv) =
+            kernels::attention::backward(&Floats::of(&q), &Floats::of(&k), &Floats::of(&v), &Floats::of(&d), &span.first_key, shape, scale);
         (tensor(dq, dims(&q)), tensor(dk, dims(&k)), tensor(dv, dims(&v)))
     }
     fn fused_cross_entropy(logits: FlexTensor, targets: Indices) -> FlexTensor {
@@ -174,11 +195,17 @@ macro_rules! first_order_only {
 }
 
 impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
-    differentiable!(fused_linear, 2, [x, w], [], |B, d| { let (dx, dw) = B::fused_linear_backward(x, w, d); [dx, dw] });
+    differentiable!(fused_linear, 2, [x, w], [], |B, d| {
+        let (dx, dw) = B::fused_linear_backward(x, w, d);
+        [dx, dw]
+    });
     differentiable!(fused_embedding, 1, [table], [ids: Indices], |B, d| [B::fused_embedding_backward(table, d, ids)]);
     differentiable!(fused_rms_norm, 2, [x, w], [eps: f32], |B, d| { let (dx, dw) = B::fused_rms_norm_backward(x, w, d, eps); [dx, dw] });
     differentiable!(fused_rope, 1, [x], [positions: Indices, table: RopeTable, sign: f32], |B, d| { let _ = x; [B::fused_rope(d, positions, table, -sign)] });
-    differentiable!(fused_swiglu, 2, [gate, up], [], |B, d| { let (d_gate, d_up) = B::fused_swiglu_backward(gate, up, d); [d_gate, d_up] });
+    differentiable!(fused_swiglu, 2, [gate, up], [], |B, d| {
+        let (d_gate, d_up) = B::fused_swiglu_backward(gate, up, d);
+        [d_gate, d_up]
+    });
     differentiable!(fused_attention, 3, [q, k, v], [span: AttentionSpan, scale: f32], |B, d| { let (dq, dk, dv) = B::fused_attention_backward(q, k, v, d, span, scale); [dq, dk, dv] });
     differentiable!(fused_cross_entropy, 1, [logits], [targets: Indices], |B, d| [B::fused_cross_entropy_backward(logits, d, targets)]);
 

@@ -82,17 +82,29 @@ fn fused<const D: usize>(x: &Tensor<D>) -> bool {
 
 /// `y = x w^T`: `x [N, I]`, `w [O, I]` -> `[N, O]`.
 pub fn linear(x: Tensor<2>, w: Tensor<2>) -> Tensor<2> {
-    if fused(&x) { Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_linear(x.into_dispatch(), w.into_dispatch())) } else { composed::linear(x, w) }
+    if fused(&x) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_linear(x.into_dispatch(), w.into_dispatch()))
+    } else {
+        composed::linear(x, w)
+    }
 }
 
 /// Rows of `table [V, D]` -> `[N, D]`. Ids must be below V.
 pub fn embedding(table: Tensor<2>, ids: Indices) -> Tensor<2> {
-    if fused(&table) { Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_embedding(table.into_dispatch(), ids)) } else { composed::embedding(table, &ids) }
+    if fused(&table) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_embedding(table.into_dispatch(), ids))
+    } else {
+        composed::embedding(table, &ids)
+    }
 }
 
 /// RMSNorm over the last dimension: `x [N, D]`, `w [D]`.
 pub fn rms_norm(x: Tensor<2>, w: Tensor<1>, eps: f32) -> Tensor<2> {
-    if fused(&x) { Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_rms_norm(x.into_dispatch(), w.into_dispatch(), eps)) } else { composed::rms_norm(x, w, eps) }
+    if fused(&x) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_rms_norm(x.into_dispatch(), w.into_dispatch(), eps))
+    } else {
+        composed::rms_norm(x, w, eps)
+    }
 }
 
 /// Rotary embedding, half-split form: `x [N, H, K]`, one position per token.
@@ -106,7 +118,11 @@ pub fn rope(x: Tensor<3>, positions: Indices, table: &RopeTable) -> Tensor<3> {
 
 /// `silu(gate) * up`, any shape `[N, F]`.
 pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    if fused(&gate) { Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_swiglu(gate.into_dispatch(), up.into_dispatch())) } else { composed::swiglu(gate, up) }
+    if fused(&gate) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_swiglu(gate.into_dispatch(), up.into_dispatch()))
+    } else {
+        composed::swiglu(gate, up)
+    }
 }
 
 /// Attention inside the spans: `q [N, H, K]`, `k, v [N, G, K]` -> `[N, H, K]`; scores are multiplied by `scale`.
@@ -120,7 +136,11 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, span: &AttentionSpan,
 
 /// Negative log-likelihood per row: `logits [N, V]`, targets `[N]` ([`IGNORE`] gives 0) -> `[N]`, in nats.
 pub fn cross_entropy(logits: Tensor<2>, targets: Indices) -> Tensor<1> {
-    if fused(&logits) { Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_cross_entropy(logits.into_dispatch(), targets)) } else { composed::cross_entropy(logits, &targets) }
+    if fused(&logits) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_cross_entropy(logits.into_dispatch(), targets))
+    } else {
+        composed::cross_entropy(logits, &targets)
+    }
 }
 
 /// One AdamW step on flat tensors without gradients; returns `(p, m, v)`, updated in place where nothing else holds them.
