@@ -100,21 +100,23 @@ fn grpo_raises_the_reward_of_a_learnable_task() {
     let rows = exercises::read(&dir.path().join("train.jsonl")).unwrap();
     let easy: Vec<_> = rows.into_iter().filter(|r| r.category == llm_data::exercises::Category::Comparison).take(4).collect();
     exercises::write(&dir.path().join("train.jsonl"), &easy).unwrap();
-    sft(SftConfig { batch_size: 4, trainer: steps(30, 5e-3), ..sft_config(dir.path()) }, warm.path()).unwrap();
+    sft(SftConfig { batch_size: 4, trainer: steps(70, 5e-3), ..sft_config(dir.path()) }, warm.path()).unwrap();
     let config = GrpoConfig {
         model: warm.path().join("model"),
         train: dir.path().join("train.jsonl"),
-        prompts_per_step: 4,
-        max_tokens: 40,
+        prompts_per_step: 16,
+        max_tokens: 30,
         kl_beta: 0.01,
         device: DeviceSpec::Cpu,
-        trainer: steps(12, 1e-3),
+        trainer: steps(30, 1e-3),
         ..GrpoConfig::default()
     };
     grpo(config, out.path()).unwrap();
     let rewards: Vec<f64> = Metrics::read(out.path().join("metrics.jsonl")).unwrap().iter().map(|r| r["reward"].as_f64().unwrap()).collect();
     let mean = |r: &[f64]| r.iter().sum::<f64>() / r.len() as f64;
-    assert!(mean(&rewards[9..]) > mean(&rewards[..3]) || mean(&rewards[9..]) > 0.95, "{rewards:?}");
+    let (first, last) = (mean(&rewards[..4]), mean(&rewards[rewards.len() - 4..]));
+    assert!(first > 0.0, "the warm-up must give right answers now and then: {rewards:?}");
+    assert!(last > first + 0.1 || last > 0.95, "{rewards:?}");
 }
 
 #[test]
