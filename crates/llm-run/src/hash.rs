@@ -13,7 +13,7 @@ pub fn bytes(data: &[u8]) -> String {
 /// Hex BLAKE3 of a file, or of a folder.
 ///
 /// A folder's hash covers the relative path and content of every file in it in sorted order, except what only describes
-/// *how* it was made: `manifest.json` and `metrics.jsonl` hold times, and `checkpoints/` holds intermediate states.
+/// *how* it was made: `manifest.json`, `metrics.jsonl` and hidden files hold times and paths, and `checkpoints/` holds intermediate states.
 pub fn path(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
     if fs::metadata(path).map_err(io(path, "cannot read"))?.is_file() {
@@ -22,8 +22,8 @@ pub fn path(path: impl AsRef<Path>) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for entry in walk(path)? {
         let relative = entry.strip_prefix(path).unwrap_or(&entry).to_string_lossy().replace('\\', "/");
-        let bookkeeping = matches!(entry.file_name().and_then(|n| n.to_str()), Some("manifest.json" | "metrics.jsonl"));
-        if bookkeeping || relative.split('/').any(|part| part == "checkpoints") {
+        let name = entry.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if name.starts_with('.') || matches!(name, "manifest.json" | "metrics.jsonl") || relative.split('/').any(|part| part == "checkpoints") {
             continue;
         }
         hasher.update(&(relative.len() as u64).to_le_bytes());
@@ -48,6 +48,7 @@ mod tests {
         std::fs::write(dir.path().join("a"), "1").unwrap();
         let first = super::path(dir.path()).unwrap();
         std::fs::write(dir.path().join("manifest.json"), "{}").unwrap();
+        std::fs::write(dir.path().join(".stage.json"), "{}").unwrap();
         assert_eq!(super::path(dir.path()).unwrap(), first);
         std::fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
         let renamed = super::path(dir.path()).unwrap();
