@@ -2,8 +2,8 @@
 //!
 //! | module | noun | job |
 //! |---|---|---|
-//! | [`sft`] | `Sft` | imitate answers; loss on the assistant's tokens only |
-//! | [`grpo`] | `Grpo` | reward what can be verified, relative to the group |
+//! | [`sft`](mod@sft) | `Sft` | imitate answers; loss on the assistant's tokens only |
+//! | [`grpo`](mod@grpo) | `Grpo` | reward what can be verified, relative to the group |
 //! | [`verifier`] | `Verifier` | is this answer right? |
 //! | [`sequences`] | `Sequences` | conversations of any length as one ragged batch without padding |
 //!

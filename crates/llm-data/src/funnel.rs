@@ -74,7 +74,7 @@ pub struct Drop {
     pub text: String,
 }
 
-/// The first [`EXAMPLE_CHARS`] characters, line breaks shown as spaces.
+/// The first `EXAMPLE_CHARS` characters, line breaks shown as spaces.
 pub fn excerpt(text: &str) -> String {
     text.chars().take(EXAMPLE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_string()
 }

@@ -118,7 +118,7 @@ pub fn cross_entropy(logits_NV: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     picked.neg() * Tensor::<1>::from_data(TensorData::new(counts, [n]), &device)
 }
 
-/// See [`super::adamw`].
+/// See [`super::adamw()`].
 pub fn adamw(p: Tensor<1>, m: Tensor<1>, v: Tensor<1>, g: Tensor<1>, s: AdamWStep) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
     let g = g.mul_scalar(s.grad_scale);
     let m = m.mul_scalar(s.beta1) + g.clone().mul_scalar(1.0 - s.beta1);

@@ -1,7 +1,7 @@
 //! Training a byte-level BPE vocabulary.
 //!
 //! Text is pre-tokenised and its words are counted on all threads ([`Trainer::feed`]), then pairs are merged
-//! ([`merge`]). The result depends on the text alone: not on threads, nor on the order of the texts.
+//! (`merge`). The result depends on the text alone: not on threads, nor on the order of the texts.
 //!
 //! Ids: 0..256 are the bytes, then the merges in the order they were made, then the special tokens.
 
