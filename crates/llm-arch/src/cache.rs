@@ -12,7 +12,6 @@ use llm_tensor::ops::Indices;
 pub struct KvPool {
     layers: Vec<Layer>,
     shape: Shape,
-    pages: usize,
     sliding_window: Option<usize>,
 }
 
@@ -41,32 +40,12 @@ impl KvPool {
         let shape = Shape { heads: config.num_attention_heads, kv_heads: config.num_key_value_heads, head_dim: config.head_size(), page_size };
         let floats = pages * page_size * shape.kv_heads * shape.head_dim;
         let layers = (0..config.num_hidden_layers).map(|_| Layer { keys: vec![0.0; floats], values: vec![0.0; floats] }).collect();
-        Self { layers, shape, pages, sliding_window: config.sliding_window }
-    }
-
-    /// Number of pages.
-    pub fn pages(&self) -> usize {
-        self.pages
-    }
-
-    /// Tokens per page.
-    pub fn page_size(&self) -> usize {
-        self.shape.page_size
+        Self { layers, shape, sliding_window: config.sliding_window }
     }
 
     /// Bytes of one page in all layers.
     pub fn page_bytes(config: &DecoderConfig, page_size: usize) -> usize {
         2 * 4 * config.num_hidden_layers * page_size * config.num_key_value_heads * config.head_size()
-    }
-
-    /// Copy one page onto another in every layer: a sequence about to write into a page that others share.
-    pub fn copy_page(&mut self, from: u32, to: u32) {
-        let size = self.shape.page_size * self.shape.kv_heads * self.shape.head_dim;
-        let (from, to) = (from as usize * size, to as usize * size);
-        for layer in &mut self.layers {
-            layer.keys.copy_within(from..from + size, to);
-            layer.values.copy_within(from..from + size, to);
-        }
     }
 
     /// Store keys and values `[N, G, K]` of a batch in one layer, then attend with `q [N, H, K]`.

@@ -199,16 +199,6 @@ impl DecoderConfig {
         let tables = if self.tie_word_embeddings { 1 } else { 2 } * self.vocab_size * d;
         tables + d + self.num_hidden_layers * (attention + mlp + 2 * d)
     }
-
-    /// Floating-point operations per token of training at that sequence length: 6 per weight in a matrix product, plus the
-    /// score and value products of causal attention (PaLM, appendix B, halved for causality).
-    pub fn training_flops_per_token(&self, sequence_length: usize) -> f64 {
-        let d = self.hidden_size as f64;
-        let lookups = if self.tie_word_embeddings { 0.0 } else { self.vocab_size as f64 * d };
-        let weights = self.num_parameters() as f64 - lookups;
-        let attention = (self.num_hidden_layers * self.num_attention_heads * self.head_size() * sequence_length) as f64;
-        6.0 * (weights + attention)
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! | module | noun | job |
 //! |---|---|---|
-//! | [`config`] | `DecoderConfig` | sizes and choices of a decoder; parameter and FLOP counts |
+//! | [`config`] | `DecoderConfig` | sizes and choices of a decoder; parameter counts |
 //! | [`decoder`] | `Decoder` | the model: packed training forward, cached inference forward |
 //! | [`cache`] | `KvPool`, `CachedBatch` | storage of keys and values in pages |
 //! | [`hf`] | `load`, `save` | `config.json` and `model.safetensors` |

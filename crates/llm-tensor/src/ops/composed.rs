@@ -25,11 +25,6 @@ impl RopeTable {
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() * attention_factor, a.sin() * attention_factor)).unzip();
         Self { cos: cos.into(), sin: sin.into(), half: inverse_frequencies.len() }
     }
-
-    /// Positions held.
-    pub fn positions(&self) -> usize {
-        self.cos.len() / self.half.max(1)
-    }
 }
 
 fn ints(values: &[u32], device: &Device) -> Tensor<1, Int> {
