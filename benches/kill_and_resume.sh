@@ -23,11 +23,15 @@ for stage in $(sed -n 's/^id = "\(.*\)"/\1/p' "$recipe"); do
     steps=$(sed -n 's/^max_steps = //p' "$reference/configs/$stage.toml" | head -1)
     until [ -f "$run/$stage/.stage.json" ]; do
         if [ -n "$steps" ]; then
-            [ "$(wc -l <"$run/$stage/metrics.jsonl" 2>/dev/null || echo 0)" -gt $((steps / 3 + 1)) ] && break
+            [ "$(cat "$run/$stage/metrics.jsonl" 2>/dev/null | wc -l)" -gt $((steps / 3 + 1)) ] && break
         else
             [ -e "$run/$stage/.tmp-running.json" ] && break
         fi
-        kill -0 "$group" 2>/dev/null || break
+        if ! kill -0 "$group" 2>/dev/null; then
+            [ -f "$run/$stage/.stage.json" ] && break
+            echo "$stage: the run ended by itself before it could be killed; start it by hand to see why" >&2
+            exit 1
+        fi
         sleep 0.02
     done
     if [ -f "$run/$stage/.stage.json" ]; then
