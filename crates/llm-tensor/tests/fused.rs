@@ -102,6 +102,32 @@ fn row_wise_operations_equal_their_composed_form() {
 }
 
 #[test]
+fn grouped_linear_equals_its_composed_form_for_ragged_and_empty_groups() {
+    let device = Device::flex().autodiff();
+    let (inputs, outputs) = (24usize, 200usize);
+    for offsets in [[0u32, 1, 1, 601], [0, 0, 37, 37], [0, 0, 0, 1], [0, 256, 257, 700]] {
+        let offsets: Indices = offsets.to_vec().into();
+        let x = random("x", [offsets[3] as usize, inputs], &device);
+        let w = random("w", [3 * outputs, inputs], &device);
+        let cube = |w: &Tensor<2>| w.clone().reshape([3, outputs, inputs]);
+        compare(
+            "grouped_linear",
+            vec![x.clone(), w.clone()],
+            |t| ops::grouped_linear(t[0].clone(), cube(&t[1]), offsets.clone()),
+            |t| composed::grouped_linear(t[0].clone(), cube(&t[1]), &offsets),
+        );
+        let w = w.detach().require_grad();
+        let grads = ops::grouped_linear(x, cube(&w), offsets.clone()).sum().backward();
+        let dw = to_vec(w.grad(&grads).unwrap());
+        for e in (0..3).filter(|&e| offsets[e] == offsets[e + 1]) {
+            assert!(dw[e * outputs * inputs..][..outputs * inputs].iter().all(|&x| x == 0.0), "group {e} has no rows, so no gradient");
+        }
+    }
+    let none = ops::grouped_linear(Tensor::zeros([0, inputs], &device), Tensor::zeros([2, outputs, inputs], &device), vec![0, 0, 0].into());
+    assert_eq!(none.dims(), [0, outputs]);
+}
+
+#[test]
 fn attention_equals_its_composed_form_for_packed_windowed_and_grouped_heads() {
     let device = Device::flex().autodiff();
     let (batch, length, size) = (2usize, 150usize, 16usize);
@@ -170,6 +196,8 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let y = ops::linear(ops::rms_norm(x.clone(), scale.clone(), 1e-5), w.clone());
             let q = y.clone().reshape([512, 8, 64]);
             let y = ops::attention(q.clone(), q.clone(), q, &AttentionSpan::causal(2, 256), Score { scale: 0.1, softcap: None }).reshape([512, 512]);
+            let stacked = w.clone().reshape([2, 256, 192]);
+            let y = y + ops::grouped_linear(x.clone(), stacked, vec![0, 500, 512].into()).repeat_dim(1, 2);
             let nll = ops::cross_entropy(y, (0..512).map(|i| i as u32).collect());
             let grads = nll.clone().sum().backward();
             let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();

@@ -12,6 +12,7 @@ pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod grouped;
 pub mod layer_norm;
 pub mod matmul;
 pub mod paged_attention;

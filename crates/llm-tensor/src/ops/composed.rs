@@ -47,6 +47,19 @@ pub fn linear(x: Tensor<2>, w: Tensor<2>) -> Tensor<2> {
     x.matmul(w.swap_dims(0, 1))
 }
 
+/// See [`super::grouped_linear`]: one product per group that has rows.
+pub fn grouped_linear(x_MI: Tensor<2>, w_EOI: Tensor<3>, offsets: &[u32]) -> Tensor<2> {
+    let [_, outputs, inputs] = w_EOI.dims();
+    let groups = offsets.windows(2).enumerate().filter(|(_, pair)| pair[0] < pair[1]);
+    let parts: Vec<_> = groups
+        .map(|(e, pair)| {
+            let w_OI = w_EOI.clone().slice([e..e + 1, 0..outputs, 0..inputs]).reshape([outputs, inputs]);
+            linear(x_MI.clone().slice([pair[0] as usize..pair[1] as usize, 0..inputs]), w_OI)
+        })
+        .collect();
+    if parts.is_empty() { Tensor::<2>::zeros([0, outputs], &x_MI.device()).cast(x_MI.dtype()) } else { Tensor::cat(parts, 0) }
+}
+
 /// See [`super::embedding`].
 pub fn embedding(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
     let ids = ints(ids, &table.device());

@@ -22,6 +22,13 @@ use kernels::attention::Score;
 pub trait DecoderOps: Backend {
     fn fused_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self>;
     fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn fused_grouped_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, offsets: Indices) -> FloatTensor<Self>;
+    fn fused_grouped_linear_backward(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        offsets: Indices,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn fused_embedding(table: FloatTensor<Self>, ids: Indices) -> FloatTensor<Self>;
     fn fused_embedding_backward(table: FloatTensor<Self>, d: FloatTensor<Self>, ids: Indices) -> FloatTensor<Self>;
     fn fused_rms_norm(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
@@ -105,6 +112,17 @@ impl DecoderOps for Flex {
         let d = Floats::of(&d);
         let dx = kernels::matmul::linear_grad_input(&d, &Floats::of(&w), inputs, outputs);
         let dw = kernels::matmul::linear_grad_weight(&d, &Floats::of(&x), inputs, outputs);
+        (tensor(dx, dims(&x)), tensor(dw, dims(&w)))
+    }
+    fn fused_grouped_linear(x: FlexTensor, w: FlexTensor, offsets: Indices) -> FlexTensor {
+        let (rows, [_, outputs, inputs]) = (dims(&x)[0], cube(&w));
+        tensor(kernels::grouped::linear(&Floats::of(&x), &Floats::of(&w), &offsets, inputs, outputs), vec![rows, outputs])
+    }
+    fn fused_grouped_linear_backward(x: FlexTensor, w: FlexTensor, d: FlexTensor, offsets: Indices) -> (FlexTensor, FlexTensor) {
+        let [_, outputs, inputs] = cube(&w);
+        let d = Floats::of(&d);
+        let dx = kernels::grouped::linear_grad_input(&d, &Floats::of(&w), &offsets, inputs, outputs);
+        let dw = kernels::grouped::linear_grad_weight(&d, &Floats::of(&x), &offsets, inputs, outputs);
         (tensor(dx, dims(&x)), tensor(dw, dims(&w)))
     }
     fn fused_embedding(table: FlexTensor, ids: Indices) -> FlexTensor {
@@ -229,6 +247,10 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
         let (dx, dw) = B::fused_linear_backward(x, w, d);
         [dx, dw]
     });
+    differentiable!(fused_grouped_linear, 2, [x, w], [offsets: Indices], |B, d| {
+        let (dx, dw) = B::fused_grouped_linear_backward(x, w, d, offsets);
+        [dx, dw]
+    });
     differentiable!(fused_embedding, 1, [table], [ids: Indices], |B, d| [B::fused_embedding_backward(table, d, ids)]);
     differentiable!(fused_rms_norm, 2, [x, w], [eps: f32], |B, d| { let (dx, dw) = B::fused_rms_norm_backward(x, w, d, eps); [dx, dw] });
     differentiable!(fused_layer_norm, 3, [x, w, b], [eps: f32], |B, d| {
@@ -250,6 +272,7 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
 
     first_order_only! {
         fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+        fn fused_grouped_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, offsets: Indices) -> (FloatTensor<Self>, FloatTensor<Self>);
         fn fused_embedding_backward(table: FloatTensor<Self>, d: FloatTensor<Self>, ids: Indices) -> FloatTensor<Self>;
         fn fused_rms_norm_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>);
         fn fused_layer_norm_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);

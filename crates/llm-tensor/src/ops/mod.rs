@@ -92,6 +92,20 @@ pub fn linear(x: Tensor<2>, w: Tensor<2>) -> Tensor<2> {
     }
 }
 
+/// Rows `offsets[e]..offsets[e + 1]` of `x [M, I]` with the matrix of their group, `w [E, O, I]`: `x w[e]^T`, together `[M, O]`.
+///
+/// # Panics
+/// When `offsets` are not E + 1 ascending numbers from 0 to M: the caller's grouping is wrong.
+pub fn grouped_linear(x: Tensor<2>, w: Tensor<3>, offsets: Indices) -> Tensor<2> {
+    assert!(offsets.len() == w.dims()[0] + 1 && offsets.is_sorted(), "grouped_linear: one ascending offset more than groups");
+    assert!(offsets[0] == 0 && offsets[offsets.len() - 1] as usize == x.dims()[0], "grouped_linear: groups must cover all rows");
+    if fused(&x) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_grouped_linear(x.into_dispatch(), w.into_dispatch(), offsets))
+    } else {
+        composed::grouped_linear(x, w, &offsets)
+    }
+}
+
 /// Rows of `table [V, D]` -> `[N, D]`. Ids must be below V.
 pub fn embedding(table: Tensor<2>, ids: Indices) -> Tensor<2> {
     if fused(&table) {
