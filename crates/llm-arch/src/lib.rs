@@ -9,6 +9,7 @@
 //! | [`attention`] | `Attention`, `LatentAttention` | how a block attends |
 //! | [`cache`] | `KvPool`, `CachedBatch` | storage of keys and values in pages |
 //! | [`hf`] | `load`, `save` | `config.json` and `model.safetensors` |
+//! | [`parity`] | `check` | a model against recorded numbers of another implementation |
 //!
 //! Deliberately absent: text, optimisation, and a file per model family.
 
@@ -22,6 +23,7 @@ pub mod decoder;
 mod error;
 pub mod hf;
 pub mod parameters;
+pub mod parity;
 pub mod rope;
 
 pub use cache::{CachedBatch, KvPool};

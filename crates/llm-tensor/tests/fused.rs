@@ -136,8 +136,11 @@ fn attention_equals_its_composed_form_for_packed_windowed_and_grouped_heads() {
         for (heads, kv_heads, value, softcap) in [(4usize, 4usize, 16, None), (4, 2, 16, Some(2.0)), (6, 1, 16, None), (4, 4, 10, Some(5.0))] {
             let n = batch * length;
             let score = Score { scale: 0.25, softcap };
-            let inputs =
-                vec![random("q", [n, heads * size], &device), random("k", [n, kv_heads * size], &device), random("v", [n, kv_heads * value], &device)];
+            let inputs = vec![
+                random("q", [n, heads * size], &device),
+                random("k", [n, kv_heads * size], &device),
+                random("v", [n, kv_heads * value], &device),
+            ];
             let cubes = |t: &[Tensor<2>]| {
                 (t[0].clone().reshape([n, heads, size]), t[1].clone().reshape([n, kv_heads, size]), t[2].clone().reshape([n, kv_heads, value]))
             };
@@ -167,7 +170,9 @@ fn packed_documents_cannot_see_each_other() {
         values[..5 * 16].iter_mut().for_each(|v| *v += bump);
         from_vec(values, [9, 2, 8], &device)
     };
-    let run = |bump| to_vec(ops::attention(cube("q", bump), cube("k", bump), cube("v", bump), &span, Score { scale: 0.3, softcap: None }))[5 * 16..].to_vec();
+    let run = |bump| {
+        to_vec(ops::attention(cube("q", bump), cube("k", bump), cube("v", bump), &span, Score { scale: 0.3, softcap: None }))[5 * 16..].to_vec()
+    };
     assert_eq!(run(0.0), run(3.0), "the second document must not notice a change in the first");
 }
 

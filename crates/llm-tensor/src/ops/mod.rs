@@ -163,11 +163,7 @@ pub fn gated(gate: Tensor<2>, up: Tensor<2>, act: Activation) -> Tensor<2> {
 
 /// `act(x)`, any shape `[N, F]`.
 pub fn activate(x: Tensor<2>, act: Activation) -> Tensor<2> {
-    if fused(&x) {
-        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_activate(x.into_dispatch(), act))
-    } else {
-        composed::activate(x, act)
-    }
+    if fused(&x) { Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_activate(x.into_dispatch(), act)) } else { composed::activate(x, act) }
 }
 
 /// Attention inside the spans: `q [N, H, K]`, `k [N, G, K]`, `v [N, G, U]` -> `[N, H, U]`.
