@@ -64,33 +64,31 @@ def fp8_block(folder):
     return quantization.get("weight_block_size") if quantization.get("quant_method") == "fp8" else None
 
 
+def spread(scale, block, shape):
+    """A scale per block to a scale per element; blocks at the lower and right edge may be partial."""
+    return scale.repeat_interleave(block[0], 0)[: shape[0]].repeat_interleave(block[1], 1)[:, : shape[1]]
+
+
 def expand_fp8(tensors, block):
-    """float32 in place of every float8 tensor: times the scale of its block. Blocks at the lower and right edge may be partial."""
+    """float32 in place of every float8 tensor: times the scale of its block."""
     plain = {}
     for name, tensor in tensors.items():
-        scale = tensors.get(name + "_scale_inv")
         if tensor.dtype == torch.float8_e4m3fn:
-            per_element = scale.repeat_interleave(block[0], 0)[: tensor.shape[0]].repeat_interleave(block[1], 1)[:, : tensor.shape[1]]
-            tensor = tensor.float() * per_element
+            if (scale := tensors.get(name + "_scale_inv")) is None:
+                sys.exit(f"{name}: is float8, but {name}_scale_inv is not in the checkpoint")
+            tensor = tensor.float() * spread(scale, block, tensor.shape)
         if not name.endswith("_scale_inv"):
             plain[name] = tensor
     return plain
 
 
-def load(folder, dtype=torch.float32, config="config.json", dtypes=None):
+def load(folder, dtype=torch.float32, config="config.json"):
     """The model, read under a config file of the folder; a missing, unexpected or ill-shaped tensor is an end, not a warning.
 
-    float8 is expanded here, not by transformers, whose own expansion (5.23) refuses partial blocks. `dtypes` (name to dtype) rounds
-    the expanded tensors, as a checkpoint saved in that precision would."""
+    float8 is expanded here, not by transformers, whose own expansion (5.23) refuses partial blocks."""
     folder = pathlib.Path(folder)
     if (block := fp8_block(folder)) is not None:
-        with tempfile.TemporaryDirectory() as scratch:
-            tensors = expand_fp8(weights(folder), block)
-            tensors = {name: tensor.to((dtypes or {}).get(name, torch.float32)).float() for name, tensor in tensors.items()}
-            save_file(tensors, f"{scratch}/model.safetensors", {"format": "pt"})
-            fields = {key: value for key, value in read_json(folder / config).items() if key != "quantization_config"}
-            write_json(f"{scratch}/config.json", fields)
-            return load(scratch, dtype)
+        return load_as(folder, expand_fp8(weights(folder), block), dtype, config)
     settings = transformers.AutoConfig.from_pretrained(folder / config)
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
         folder, config=settings, dtype=dtype, attn_implementation="eager", experts_implementation="eager", output_loading_info=True
@@ -99,6 +97,15 @@ def load(folder, dtype=torch.float32, config="config.json", dtypes=None):
     if problems:
         sys.exit(f"{folder}: transformers does not take the folder as it is: {problems}")
     return model.eval()
+
+
+def load_as(folder, tensors, dtype=torch.float32, config="config.json"):
+    """As `load`, with these tensors instead of the folder's, none of them in float8."""
+    with tempfile.TemporaryDirectory() as scratch:
+        save_file(tensors, f"{scratch}/model.safetensors", {"format": "pt"})
+        fields = read_json(pathlib.Path(folder) / config)
+        write_json(f"{scratch}/config.json", {key: value for key, value in fields.items() if key != "quantization_config"})
+        return load(scratch, dtype)
 
 
 def positions(mask):

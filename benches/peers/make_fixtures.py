@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes the fixtures of `fixtures/decoder` that are listed below: tiny random checkpoints with the numbers of transformers.
 
-    OMP_NUM_THREADS=1 python make_fixtures.py [--out fixtures/decoder] [NAME...]   # all by default, a second each
-    python make_fixtures.py --check [NAME...]   # do config.json and config_v4.json of a folder give the recorded logits?
+    python make_fixtures.py [--out fixtures/decoder] [NAME...]   # all by default, a second each
+    python make_fixtures.py --check [NAME...]                         # do config.json and config_v4.json of a folder give the recorded logits?
 
 Made with torch 2.15.0, transformers 5.23.0, safetensors 0.8.0 on the CPU with one thread. Nothing is downloaded. `deepseek_v3_fp8` and
 `llama_sharded` take the weights of `deepseek_v3` and `llama_gqa_untied`, which must be in the folder.
@@ -24,11 +24,12 @@ import zlib
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import dump_parity as parity
 import torch
+import torch.nn.functional as F
 import transformers
 from safetensors.torch import save_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2] / "fixtures/decoder"
-STEPS, TRIES, FP8_BLOCK, FP8_MAX = 16, 40, 16, 448.0
+STEPS, TRIES, FP8_BLOCK, FP8_MAX = 16, 40, (16, 16), 448.0
 
 TOKENS = dict(vocab_size=128, bos_token_id=1, eos_token_id=2)
 LLAMA = dict(
@@ -163,20 +164,15 @@ def make_fp8(folder):
     source, tensors = ROOT / "deepseek_v3", {}
     for name, weight in parity.weights(source).items():
         if weight.ndim == 2 and not any(part in name for part in ("embed_tokens", "lm_head", "mlp.gate.")):
-            rows, columns = (-(-size // FP8_BLOCK) for size in weight.shape)
-            scale = torch.empty(rows, columns)
-            for r in range(rows):
-                for c in range(columns):
-                    block = weight[r * FP8_BLOCK : (r + 1) * FP8_BLOCK, c * FP8_BLOCK : (c + 1) * FP8_BLOCK]
-                    scale[r, c] = block.abs().max() / FP8_MAX
-                    tensors.setdefault(name, torch.empty_like(weight))[
-                        r * FP8_BLOCK : (r + 1) * FP8_BLOCK, c * FP8_BLOCK : (c + 1) * FP8_BLOCK
-                    ] = block / scale[r, c]
-            tensors[name], tensors[name + "_scale_inv"] = tensors[name].to(torch.float8_e4m3fn), scale
+            padded = F.pad(weight, (0, -weight.shape[1] % FP8_BLOCK[1], 0, -weight.shape[0] % FP8_BLOCK[0]))
+            blocks = padded.unflatten(1, (-1, FP8_BLOCK[1])).unflatten(0, (-1, FP8_BLOCK[0]))
+            scale = blocks.abs().amax((1, 3)) / FP8_MAX
+            tensors[name] = (weight / parity.spread(scale, FP8_BLOCK, weight.shape)).to(torch.float8_e4m3fn)
+            tensors[name + "_scale_inv"] = scale
         else:
             tensors[name] = weight if name.endswith("e_score_correction_bias") else weight.bfloat16()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    quantization = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [FP8_BLOCK, FP8_BLOCK]}
+    quantization = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": FP8_BLOCK}
     for file, key in (("config.json", "dtype"), ("config_v4.json", "torch_dtype")):
         parity.write_json(folder / file, parity.read_json(source / file) | {key: "bfloat16", "quantization_config": quantization})
     shutil.copyfile(source / "generation_config.json", folder / "generation_config.json")
@@ -247,6 +243,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=ROOT, help="folder of the fixtures")
     parser.add_argument("--check", action="store_true", help="only compare what is there")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     names = args.names or ([d.name for d in sorted(args.out.iterdir())] if args.check else [*MODELS, *OTHERS])
     if not args.check and (unknown := [name for name in names if name not in MODELS and name not in OTHERS]):
