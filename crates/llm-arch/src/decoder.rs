@@ -205,6 +205,12 @@ impl Decoder {
         }
     }
 
+    /// Negative log-likelihoods `[N]` of the targets, without the `[N, V]` logits.
+    pub fn nll(&self, hidden_ND: Tensor<2>, targets: Indices) -> Tensor<1> {
+        let weight_VD = self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.weight.val(), |head| head.weight.val());
+        ops::linear_cross_entropy(hidden_ND, weight_VD, targets, None)
+    }
+
     fn run(&self, ids: Indices, positions: &Indices, mut context: Context) -> Tensor<2> {
         let mut x_ND = self.model.embed_tokens.forward(ids);
         for (i, block) in self.model.layers.iter().enumerate() {

@@ -11,6 +11,7 @@ pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod linear_cross_entropy;
 pub mod matmul;
 pub mod paged_attention;
 pub mod rms_norm;
