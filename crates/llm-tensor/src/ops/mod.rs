@@ -184,6 +184,17 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Indices) -> Tensor<1> {
     }
 }
 
+/// Negative log-likelihood per row of the output projection: [`cross_entropy`] of `hidden weight^T`, which is never stored
+/// whole. `hidden [N, D]`, `weight [V, D]`, targets `[N]` ([`IGNORE`] gives 0) -> `[N]`, in nats. With a soft cap, logits
+/// become `cap * tanh(logit / cap)` first.
+pub fn linear_cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Indices, softcap: Option<f32>) -> Tensor<1> {
+    if fused(&hidden) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_linear_cross_entropy(hidden.into_dispatch(), weight.into_dispatch(), targets, softcap))
+    } else {
+        composed::linear_cross_entropy(hidden, weight, &targets, softcap)
+    }
+}
+
 /// One AdamW step on flat tensors without gradients; returns `(p, m, v)`, updated in place where nothing else holds them.
 pub fn adamw(p: Tensor<1>, m: Tensor<1>, v: Tensor<1>, g: Tensor<1>, step: adamw::Step) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
     if fused(&p) {
