@@ -1,20 +1,26 @@
-//! The decoder: pre-norm blocks of grouped-query attention with rotary positions and a SwiGLU feed-forward.
+//! The decoder: one forward pass for every family.
 //!
-//! Field names spell the checkpoint's tensor names, so a parameter's path *is* its name in `model.safetensors`:
-//! `model.layers.0.self_attn.q_proj.weight`. There is one forward pass; where keys and values come from (the same packed
-//! batch, or a paged cache) is the only thing that differs between training and generation.
+//! What differs between families is asked from the configuration: where norms stand, how positions enter, how a block attends
+//! (`attention`), what it feeds forward (a dense block here, or a mixture of `llm-moe`). Where keys and values come from, the same packed
+//! batch or a paged cache, is the only difference between training and generation.
 //!
-//! Legend: N tokens, D hidden, F feed-forward, H query heads, G key/value heads, K head size, V vocabulary.
+//! Parameter paths are canonical names (`parameters`); `hf` translates them to those of checkpoints.
+//!
+//! Legend: N tokens, D hidden, F feed-forward, V vocabulary.
 
+use crate::attention::{Attention, Context, LatentAttention, Place};
+use crate::build::Builder;
 use crate::cache::{CachedBatch, KvPool};
+use crate::config::{Layout, Positions};
+use crate::parameters::{self, Role};
 use crate::{DecoderConfig, Result};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use llm_moe::{Moe, Routing};
 use llm_run::Seed;
-use llm_tensor::burn;
-use llm_tensor::host;
-use llm_tensor::nn::{Embedding, Linear, RmsNorm};
-use llm_tensor::ops::{self, AttentionSpan, Indices, RopeTable};
+use llm_tensor::nn::{Embedding, Linear, Norm};
+use llm_tensor::ops::{self, AttentionSpan, Indices, Pairing, RopeTable};
+use llm_tensor::{Precision, burn};
 
 /// A packed batch of token rows.
 #[derive(Debug, Clone)]
@@ -58,104 +64,122 @@ pub struct Decoder {
 pub struct Trunk {
     /// `[V, D]`.
     pub embed_tokens: Embedding,
+    /// `[P, D]`: learned positions.
+    pub position_embeddings: Option<Embedding>,
     /// Blocks.
     pub layers: Vec<Block>,
     /// Final norm.
-    pub norm: RmsNorm,
+    pub norm: Norm,
 }
 
-/// One block.
+/// One block. Which norms exist depends on the layout (`parameters::block_norms`).
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Norm before attention.
-    pub input_layernorm: RmsNorm,
-    /// Attention.
-    pub self_attn: Attention,
-    /// Norm before the feed-forward.
-    pub post_attention_layernorm: RmsNorm,
-    /// Feed-forward.
-    pub mlp: Mlp,
+    /// Before attention.
+    pub input_layernorm: Option<Norm>,
+    /// Ordinary attention.
+    pub self_attn: Option<Attention>,
+    /// Latent attention.
+    pub mla: Option<LatentAttention>,
+    /// Before the feed-forward block, or after attention where there are norms after branches.
+    pub post_attention_layernorm: Option<Norm>,
+    /// Before the feed-forward block of a sandwich.
+    pub pre_feedforward_layernorm: Option<Norm>,
+    /// After the feed-forward block.
+    pub post_feedforward_layernorm: Option<Norm>,
+    /// Dense feed-forward.
+    pub mlp: Option<Mlp>,
+    /// Experts.
+    pub moe: Option<Moe>,
 }
 
-/// Grouped-query attention.
-#[derive(Module, Debug)]
-pub struct Attention {
-    /// `[H*K, D]`.
-    pub q_proj: Linear,
-    /// `[G*K, D]`.
-    pub k_proj: Linear,
-    /// `[G*K, D]`.
-    pub v_proj: Linear,
-    /// `[D, H*K]`.
-    pub o_proj: Linear,
-    /// Per-head norm of queries.
-    pub q_norm: Option<RmsNorm>,
-    /// Per-head norm of keys.
-    pub k_norm: Option<RmsNorm>,
-}
-
-/// SwiGLU feed-forward.
+/// Dense feed-forward: gated when there is a gate.
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// `[F, D]`.
-    pub gate_proj: Linear,
+    pub gate_proj: Option<Linear>,
     /// `[F, D]`.
     pub up_proj: Linear,
     /// `[D, F]`.
     pub down_proj: Linear,
 }
 
-/// Where a block finds keys and values.
-enum Context<'a, 'p> {
-    Packed(&'a PackedBatch),
-    Cached(&'a CachedBatch<'p>, &'a mut KvPool),
+/// Looks at the residual stream: 0 is the embedding, `i` the output of block `i - 1`, the last one is after the final norm.
+pub type Observer<'a> = &'a mut dyn FnMut(usize, &Tensor<2>);
+
+/// What a forward pass may be asked for besides its result.
+#[derive(Default)]
+struct Pass<'a> {
+    observer: Option<Observer<'a>>,
+    /// Training: noise of the routers. None at inference.
+    routing_noise: Option<Seed>,
+    routing: Vec<Routing>,
 }
 
-/// Standard deviation of fresh weights; projections back into the residual stream get `/ sqrt(2 * layers)` (GPT-2, section 2.3).
-const INITIAL_STD: f64 = 0.02;
+fn apply(norm: &Option<Norm>, x_ND: Tensor<2>) -> Tensor<2> {
+    match norm {
+        Some(norm) => norm.forward(x_ND),
+        None => x_ND,
+    }
+}
 
 impl Decoder {
     /// Fresh random weights: a function of the seed and each parameter's name.
     pub fn new(config: &DecoderConfig, seed: Seed, device: &Device) -> Result<Self> {
+        Self::build(config, device, Precision::F32, &mut |name, shape| Ok(parameters::initial_values(config, seed, name, shape)))
+    }
+
+    /// A decoder whose values `init` hands out by canonical name and shape.
+    pub fn build(
+        config: &DecoderConfig,
+        device: &Device,
+        precision: Precision,
+        init: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>>,
+    ) -> Result<Self> {
         config.validate()?;
-        let (d, f, k) = (config.hidden_size, config.intermediate_size, config.head_size());
-        let (q, kv) = (config.num_attention_heads * k, config.num_key_value_heads * k);
-        let residual = INITIAL_STD / (2.0 * config.num_hidden_layers as f64).sqrt();
-        let norm = |size: usize| RmsNorm::new(size, config.rms_norm_eps, device);
-        let layers = (0..config.num_hidden_layers)
-            .map(|i| {
-                let linear = |name: &str, inputs, outputs, bias, std| {
-                    Linear::new(inputs, outputs, bias, std, seed.stream(&format!("layers.{i}.{name}")), device)
-                };
-                Block {
-                    input_layernorm: norm(d),
-                    self_attn: Attention {
-                        q_proj: linear("q_proj", d, q, config.qkv_bias, INITIAL_STD),
-                        k_proj: linear("k_proj", d, kv, config.qkv_bias, INITIAL_STD),
-                        v_proj: linear("v_proj", d, kv, config.qkv_bias, INITIAL_STD),
-                        o_proj: linear("o_proj", q, d, config.output_bias, residual),
-                        q_norm: config.qk_norm.then(|| norm(k)),
-                        k_norm: config.qk_norm.then(|| norm(k)),
-                    },
-                    post_attention_layernorm: norm(d),
-                    mlp: Mlp {
-                        gate_proj: linear("gate_proj", d, f, config.mlp_bias, INITIAL_STD),
-                        up_proj: linear("up_proj", d, f, config.mlp_bias, INITIAL_STD),
-                        down_proj: linear("down_proj", f, d, config.mlp_bias, residual),
-                    },
+        let mut builder = Builder { config, device, precision, init };
+        let (model, lm_head) = builder.decoder()?;
+        Ok(Self { model, lm_head, config: config.clone(), rope: Self::rope_table(config) })
+    }
+
+    fn rope_table(config: &DecoderConfig) -> RopeTable {
+        if config.positions == Positions::Learned {
+            return RopeTable::new(&[], 0, 1.0, Pairing::Halves);
+        }
+        let frequencies = config.inverse_frequencies(config.max_position_embeddings);
+        let length = if config.rope_scaling.depends_on_length() { 0 } else { config.max_position_embeddings };
+        RopeTable::new(&frequencies, length, config.rope_scaling.attention_factor() as f32, Self::pairing(config))
+    }
+
+    fn pairing(config: &DecoderConfig) -> Pairing {
+        if config.rope_interleave { Pairing::Neighbours } else { Pairing::Halves }
+    }
+
+    /// The table and the row of each token in it. Frequencies that depend on the length of a text get a row per token.
+    fn place(&self, positions: &Indices, context: &Context) -> Place {
+        if !self.config.rope_scaling.depends_on_length() {
+            return Place { table: self.rope.clone(), rows: positions.clone() };
+        }
+        let lengths: Vec<usize> = match context {
+            // As in transformers: the longest text of the batch counts.
+            Context::Packed(_) => vec![positions.iter().max().map_or(1, |&p| p as usize + 1); positions.len()],
+            Context::Cached(batch, _) => {
+                let mut longest = std::collections::HashMap::new();
+                for (pages, &p) in batch.pages.iter().zip(positions.iter()) {
+                    let length = longest.entry(pages.as_ptr()).or_insert(0);
+                    *length = (p as usize + 1).max(*length);
                 }
-            })
-            .collect();
-        Ok(Self {
-            model: Trunk {
-                embed_tokens: Embedding::new(config.vocab_size, d, INITIAL_STD, seed.stream("embed_tokens"), device),
-                layers,
-                norm: norm(d),
-            },
-            lm_head: (!config.tie_word_embeddings).then(|| Linear::new(d, config.vocab_size, false, INITIAL_STD, seed.stream("lm_head"), device)),
-            config: config.clone(),
-            rope: RopeTable::new(&config.inverse_frequencies(), config.max_position_embeddings, 1.0),
-        })
+                batch.pages.iter().map(|pages| longest[&pages.as_ptr()]).collect()
+            }
+        };
+        let mut known = std::collections::HashMap::new();
+        for &length in &lengths {
+            known.entry(length).or_insert_with(|| self.config.inverse_frequencies(length));
+        }
+        let rows = positions.iter().zip(&lengths).map(|(&p, length)| (p as usize, known[length].as_slice()));
+        let factor = self.config.rope_scaling.attention_factor() as f32;
+        let table = RopeTable::rows(rows, self.config.rotary_dim() / 2, factor, Self::pairing(&self.config));
+        Place { table, rows: (0..positions.len() as u32).collect() }
     }
 
     /// Sizes and choices.
@@ -165,7 +189,8 @@ impl Decoder {
 
     /// Learned numbers, counted from the weights.
     pub fn num_parameters(&self) -> usize {
-        Module::num_params(self)
+        let buffers: usize = parameters::parameters(&self.config).iter().filter(|p| p.role == Role::Buffer).map(|p| p.size()).sum();
+        Module::num_params(self) - buffers
     }
 
     /// Where the weights live.
@@ -185,63 +210,125 @@ impl Decoder {
 
     /// Final hidden states `[N, D]` of a packed batch.
     pub fn hidden(&self, batch: &PackedBatch) -> Tensor<2> {
-        let span = match self.config.sliding_window {
-            Some(window) => PackedBatch { span: batch.span.sliding(window), ..batch.clone() },
-            None => batch.clone(),
-        };
-        self.run(batch.ids.clone(), &batch.positions, Context::Packed(&span))
+        self.run(batch.ids.clone(), &batch.positions, Context::Packed(batch), &mut Pass::default())
+    }
+
+    /// [`Decoder::hidden`] for training a mixture: also what the router of each sparse layer did. `noise` seeds its jitter.
+    pub fn hidden_routed(&self, batch: &PackedBatch, noise: Seed) -> (Tensor<2>, Vec<Routing>) {
+        let mut pass = Pass { routing_noise: Some(noise), ..Pass::default() };
+        let hidden = self.run(batch.ids.clone(), &batch.positions, Context::Packed(batch), &mut pass);
+        (hidden, pass.routing)
+    }
+
+    /// [`Decoder::hidden`] that shows the residual stream on the way.
+    pub fn hidden_observed(&self, batch: &PackedBatch, observer: Observer) -> Tensor<2> {
+        let mut pass = Pass { observer: Some(observer), ..Pass::default() };
+        self.run(batch.ids.clone(), &batch.positions, Context::Packed(batch), &mut pass)
     }
 
     /// Final hidden states `[N, D]` of a batch that reads and extends the cache.
     pub fn hidden_cached(&self, batch: &CachedBatch, pool: &mut KvPool) -> Tensor<2> {
-        self.run(batch.ids.clone(), &batch.positions, Context::Cached(batch, pool))
+        self.run(batch.ids.clone(), &batch.positions, Context::Cached(batch, pool), &mut Pass::default())
     }
 
     /// Scores over the vocabulary: `[N, D]` -> `[N, V]`.
     pub fn logits(&self, hidden_ND: Tensor<2>) -> Tensor<2> {
-        match &self.lm_head {
-            Some(head) => head.forward(hidden_ND),
-            None => ops::linear(hidden_ND, self.model.embed_tokens.weight.val()),
+        let logits_NV = ops::linear(hidden_ND, self.output_weight());
+        match self.config.final_logit_softcapping {
+            Some(cap) => logits_NV.div_scalar(cap).tanh().mul_scalar(cap),
+            None => logits_NV,
         }
     }
 
-    fn run(&self, ids: Indices, positions: &Indices, mut context: Context) -> Tensor<2> {
+    /// `[V, D]` of the output projection.
+    fn output_weight(&self) -> Tensor<2> {
+        self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.weight.val(), |head| head.weight.val())
+    }
+
+    fn embed(&self, ids: Indices, positions: &Indices) -> Tensor<2> {
         let mut x_ND = self.model.embed_tokens.forward(ids);
-        for (i, block) in self.model.layers.iter().enumerate() {
-            x_ND = x_ND.clone() + self.attend(i, block, block.input_layernorm.forward(x_ND), positions, &mut context);
-            x_ND = x_ND.clone() + block.mlp.forward(block.post_attention_layernorm.forward(x_ND));
+        if self.config.scale_embeddings {
+            // Gemma rounds the factor to the model's own format.
+            let factor = (self.config.hidden_size as f32).sqrt();
+            let factor = Tensor::<2>::full([1, 1], factor, &x_ND.device()).cast(x_ND.dtype());
+            x_ND = x_ND * factor;
         }
-        self.model.norm.forward(x_ND)
+        match &self.model.position_embeddings {
+            Some(table) => x_ND + table.forward(positions.clone()),
+            None => x_ND,
+        }
     }
 
-    fn attend(&self, layer: usize, block: &Block, x_ND: Tensor<2>, positions: &Indices, context: &mut Context) -> Tensor<2> {
-        let DecoderConfig { num_attention_heads: h, num_key_value_heads: g, .. } = self.config;
-        let (n, k) = (x_ND.dims()[0], self.config.head_size());
-        let attention = &block.self_attn;
-        let heads = |y: Tensor<2>, count: usize, norm: &Option<RmsNorm>| match norm {
-            Some(norm) => norm.forward(y.reshape([n * count, k])).reshape([n, count, k]),
-            None => y.reshape([n, count, k]),
-        };
-        let q_NHK = heads(attention.q_proj.forward(x_ND.clone()), h, &attention.q_norm);
-        let k_NGK = heads(attention.k_proj.forward(x_ND.clone()), g, &attention.k_norm);
-        let v_NGK = heads(attention.v_proj.forward(x_ND), g, &None);
-        let q_NHK = ops::rope(q_NHK, positions.clone(), &self.rope);
-        let k_NGK = ops::rope(k_NGK, positions.clone(), &self.rope);
-        let scale = 1.0 / (k as f32).sqrt();
-        let out_NHK = match context {
-            Context::Packed(batch) => ops::attention(q_NHK, k_NGK, v_NGK, &batch.span, scale),
-            Context::Cached(batch, pool) => {
-                let device = q_NHK.device();
-                let out = pool.attend(layer, batch, &host::to_vec(q_NHK), &host::to_vec(k_NGK), &host::to_vec(v_NGK), scale);
-                host::from_vec(out, [n, h, k], &device)
+    fn run(&self, ids: Indices, positions: &Indices, mut context: Context, pass: &mut Pass) -> Tensor<2> {
+        let place = self.place(positions, &context);
+        let mut x_ND = self.embed(ids, positions);
+        for (i, block) in self.model.layers.iter().enumerate() {
+            if let Some(observer) = &mut pass.observer {
+                observer(i, &x_ND);
             }
+            x_ND = self.block(i, block, x_ND, &place, &mut context, pass);
+        }
+        let x_ND = self.model.norm.forward(x_ND);
+        if let Some(observer) = &mut pass.observer {
+            observer(self.model.layers.len(), &x_ND);
+        }
+        x_ND
+    }
+
+    fn block(&self, i: usize, block: &Block, x_ND: Tensor<2>, place: &Place, context: &mut Context, pass: &mut Pass) -> Tensor<2> {
+        let mut attend = |x_ND: Tensor<2>| match (&block.self_attn, &block.mla) {
+            (Some(attention), _) => attention.forward(&self.config, i, x_ND, place, context),
+            (None, Some(mla)) => mla.forward(&self.config, i, x_ND, place, context),
+            (None, None) => x_ND,
         };
-        attention.o_proj.forward(out_NHK.reshape([n, h * k]))
+        match self.config.layout {
+            Layout::PreNorm => {
+                let x_ND = x_ND.clone() + attend(apply(&block.input_layernorm, x_ND));
+                x_ND.clone() + self.feed_forward(i, block, apply(&block.post_attention_layernorm, x_ND), pass)
+            }
+            Layout::PostNorm => {
+                let x_ND = x_ND.clone() + apply(&block.post_attention_layernorm, attend(x_ND));
+                x_ND.clone() + apply(&block.post_feedforward_layernorm, self.feed_forward(i, block, x_ND, pass))
+            }
+            Layout::Sandwich => {
+                let x_ND = x_ND.clone() + apply(&block.post_attention_layernorm, attend(apply(&block.input_layernorm, x_ND)));
+                let fed = self.feed_forward(i, block, apply(&block.pre_feedforward_layernorm, x_ND.clone()), pass);
+                x_ND + apply(&block.post_feedforward_layernorm, fed)
+            }
+            Layout::Parallel => {
+                let attended = attend(apply(&block.input_layernorm, x_ND.clone()));
+                let fed = self.feed_forward(i, block, apply(&block.post_attention_layernorm, x_ND.clone()), pass);
+                x_ND + attended + fed
+            }
+            Layout::ParallelShared => {
+                let normed = apply(&block.input_layernorm, x_ND.clone());
+                x_ND + attend(normed.clone()) + self.feed_forward(i, block, normed, pass)
+            }
+        }
+    }
+
+    fn feed_forward(&self, i: usize, block: &Block, x_ND: Tensor<2>, pass: &mut Pass) -> Tensor<2> {
+        match (&block.mlp, &block.moe) {
+            (Some(mlp), _) => mlp.forward(x_ND, &self.config),
+            (None, Some(moe)) => {
+                let noise = pass.routing_noise.map(|seed| seed.stream("router").at(i as u64));
+                let (y_ND, routing) = moe.forward(x_ND, noise);
+                if noise.is_some() {
+                    pass.routing.push(routing);
+                }
+                y_ND
+            }
+            (None, None) => x_ND,
+        }
     }
 }
 
 impl Mlp {
-    fn forward(&self, x_ND: Tensor<2>) -> Tensor<2> {
-        self.down_proj.forward(ops::swiglu(self.gate_proj.forward(x_ND.clone()), self.up_proj.forward(x_ND)))
+    fn forward(&self, x_ND: Tensor<2>, config: &DecoderConfig) -> Tensor<2> {
+        let inner = match &self.gate_proj {
+            Some(gate) => ops::gated(gate.forward(x_ND.clone()), self.up_proj.forward(x_ND), config.hidden_act),
+            None => ops::activate(self.up_proj.forward(x_ND), config.hidden_act),
+        };
+        self.down_proj.forward(inner)
     }
 }

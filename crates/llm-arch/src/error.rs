@@ -17,7 +17,7 @@ pub enum Error {
     #[error("model configuration: {0}")]
     Config(String),
     /// The weights do not fit the configuration; every problem is listed.
-    #[error("{}: weights do not fit config.json:\n  {}", path.display(), problems.join("\n  "))]
+    #[error("{}: weights do not fit config.json:\n  {}", path.display(), shortened(problems))]
     Weights {
         /// The model folder.
         path: PathBuf,
@@ -34,3 +34,19 @@ pub enum Error {
 
 /// Result with this crate's [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn weights(path: &std::path::Path, problems: Vec<String>) -> Self {
+        Self::Weights { path: path.to_path_buf(), problems }
+    }
+}
+
+/// Enough to see what is wrong, without a page per layer.
+fn shortened(problems: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let mut lines: Vec<String> = problems.iter().take(SHOWN).cloned().collect();
+    if problems.len() > SHOWN {
+        lines.push(format!("and {} more", problems.len() - SHOWN));
+    }
+    lines.join("\n  ")
+}

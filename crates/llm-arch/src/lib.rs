@@ -2,22 +2,30 @@
 //!
 //! | module | noun | job |
 //! |---|---|---|
-//! | [`config`] | `DecoderConfig` | sizes and choices of a decoder; parameter counts |
+//! | [`config`] | `DecoderConfig` | sizes and choices of a decoder |
+//! | [`rope`] | `RopeScaling` | rotary frequencies and their stretching |
+//! | [`parameters`] | `Parameter` | names and shapes of all weights, counts, initial values |
 //! | [`decoder`] | `Decoder` | the model: packed training forward, cached inference forward |
+//! | [`attention`] | `Attention`, `LatentAttention` | how a block attends |
 //! | [`cache`] | `KvPool`, `CachedBatch` | storage of keys and values in pages |
 //! | [`hf`] | `load`, `save` | `config.json` and `model.safetensors` |
 //!
-//! Deliberately absent: text, sampling, optimisation, and a file per model family.
+//! Deliberately absent: text, optimisation, and a file per model family.
 
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
+pub mod attention;
+mod build;
 pub mod cache;
 pub mod config;
 pub mod decoder;
 mod error;
 pub mod hf;
+pub mod parameters;
+pub mod rope;
 
 pub use cache::{CachedBatch, KvPool};
-pub use config::{DecoderConfig, Family, RopeScaling};
+pub use config::{DecoderConfig, Family};
 pub use decoder::{Decoder, PackedBatch};
 pub use error::{Error, Result};
+pub use rope::RopeScaling;

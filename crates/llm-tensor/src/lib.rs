@@ -7,9 +7,10 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`device`] | `DeviceSpec`: `auto`, `cpu`, `cuda:N`, `vulkan:N`, `webgpu:N` |
-//! | [`ops`] | attention, rope, norm, swiglu, cross entropy, linear, AdamW: fused on the CPU, composed elsewhere |
+//! | [`dtype`] | `Precision`: float32, bfloat16, float16 |
+//! | [`ops`] | attention, rope, norms, activations, cross entropy, linear, AdamW: fused on the CPU, composed elsewhere |
 //! | [`kernels`] | the CPU kernels behind them, on plain slices |
-//! | [`nn`] | `Linear`, `Embedding`, `RmsNorm` with the checkpoint's field names |
+//! | [`nn`] | `Linear`, `Embedding`, `Norm` |
 //! | [`params`] | parameters and gradients by checkpoint name |
 //! | [`weights`] | safetensors in and out, in Hugging Face layout |
 //! | [`host`] | tensors to and from `Vec<f32>` |
@@ -17,6 +18,7 @@
 //! Deliberately absent: models, tokenizers, files other than weights.
 
 pub mod device;
+pub mod dtype;
 mod error;
 pub mod host;
 pub mod kernels;
@@ -27,5 +29,6 @@ pub mod weights;
 
 pub use burn;
 pub use device::DeviceSpec;
+pub use dtype::Precision;
 pub use error::{Error, Result};
 pub use rayon;

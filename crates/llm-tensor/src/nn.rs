@@ -1,25 +1,24 @@
-//! Layers whose field names are the checkpoint's tensor names.
+//! Layers of a decoder, made from tensors that already have their values.
 //!
 //! [`Linear`] is the one door for projections: later variants (LoRA, 4-bit, 8-bit) live behind its `forward`.
 //!
 //! Legend: N tokens, I/O features, V vocabulary, D hidden.
 
-use crate::{host, ops};
+use crate::{Precision, host, ops};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use llm_run::Seed;
-
-/// A trainable parameter of that shape, normal with standard deviation `std` from a named random stream.
-fn normal<const D: usize>(shape: [usize; D], std: f64, seed: Seed, device: &Device) -> Param<Tensor<D>> {
-    let mut rng = seed.rng();
-    let values = (0..shape.iter().product()).map(|_| (rng.normal() * std) as f32).collect();
-    parameter(host::from_vec(values, shape, device))
-}
+use serde::{Deserialize, Serialize};
 
 /// Wrap a tensor as a parameter, tracked when the device is an autodiff one.
 pub fn parameter<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
     let tracked = value.device().is_autodiff();
     Param::from_tensor(value).set_require_grad(tracked)
+}
+
+/// A parameter of that shape in that number format.
+pub fn parameter_from<const D: usize>(values: Vec<f32>, shape: [usize; D], precision: Precision, device: &Device) -> Param<Tensor<D>> {
+    let value = host::from_vec(values, shape, device);
+    parameter(if precision == Precision::F32 { value } else { value.cast(precision.dtype()) })
 }
 
 /// `y = x W^T + b`.
@@ -32,11 +31,6 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Random weights (normal, `std`), zero bias.
-    pub fn new(inputs: usize, outputs: usize, bias: bool, std: f64, seed: Seed, device: &Device) -> Self {
-        Self { weight: normal([outputs, inputs], std, seed, device), bias: bias.then(|| parameter(Tensor::zeros([outputs], device))) }
-    }
-
     /// `[N, I]` -> `[N, O]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let y = ops::linear(x, self.weight.val());
@@ -47,7 +41,7 @@ impl Linear {
     }
 }
 
-/// Token vectors.
+/// Token or position vectors.
 #[derive(Module, Debug)]
 pub struct Embedding {
     /// `[V, D]`.
@@ -55,34 +49,51 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// Random vectors (normal, `std`).
-    pub fn new(vocab: usize, hidden: usize, std: f64, seed: Seed, device: &Device) -> Self {
-        Self { weight: normal([vocab, hidden], std, seed, device) }
-    }
-
     /// Ids -> `[N, D]`.
     pub fn forward(&self, ids: ops::Indices) -> Tensor<2> {
         ops::embedding(self.weight.val(), ids)
     }
 }
 
-/// Root-mean-square normalisation with a learned scale.
+/// How activations are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// `x / rms(x)`, cast, times `w` (Llama).
+    #[default]
+    RmsNorm,
+    /// `x / rms(x) * (1 + w)`, cast at the end; `w` starts at 0 (Gemma).
+    GemmaRmsNorm,
+    /// Mean and variance, scale and bias.
+    LayerNorm,
+}
+
+/// Normalisation with a learned scale, and a bias for layer norms.
 #[derive(Module, Debug)]
-pub struct RmsNorm {
+pub struct Norm {
     /// `[D]`.
     pub weight: Param<Tensor<1>>,
-    /// Added to the mean square.
+    /// `[D]`; layer norms only.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// Formula.
+    #[module(skip)]
+    pub kind: NormKind,
+    /// Added to the mean square or variance.
     pub eps: f64,
 }
 
-impl RmsNorm {
-    /// Scale 1.
-    pub fn new(size: usize, eps: f64, device: &Device) -> Self {
-        Self { weight: parameter(Tensor::ones([size], device)), eps }
-    }
-
+impl Norm {
     /// Over the last dimension of `[N, D]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::rms_norm(x, self.weight.val(), self.eps as f32)
+        let (w, eps) = (self.weight.val(), self.eps as f32);
+        match (self.kind, &self.bias) {
+            (NormKind::LayerNorm, Some(bias)) => ops::layer_norm(x, w, bias.val(), eps),
+            (NormKind::LayerNorm, None) => {
+                let zero = w.zeros_like();
+                ops::layer_norm(x, w, zero, eps)
+            }
+            (NormKind::RmsNorm, _) => ops::rms_norm(x, w, eps),
+            (NormKind::GemmaRmsNorm, _) => ops::gemma_rms_norm(x, w, eps),
+        }
     }
 }

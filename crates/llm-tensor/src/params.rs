@@ -113,3 +113,8 @@ pub fn track<M: Module>(module: M) -> M {
     }
     module.map(&mut Track)
 }
+
+/// The same values in another number format.
+pub fn cast<M: Module>(module: M, precision: crate::Precision) -> M {
+    map(module, |_, _, value| value.cast(precision.dtype()))
+}

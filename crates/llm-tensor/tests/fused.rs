@@ -4,7 +4,7 @@
 use llm_run::Seed;
 use llm_tensor::burn::tensor::{Device, Tensor};
 use llm_tensor::host::{from_vec, to_vec};
-use llm_tensor::ops::{self, AdamWStep, AttentionSpan, IGNORE, Indices, RopeTable, composed};
+use llm_tensor::ops::{self, Activation, AdamWStep, AttentionSpan, IGNORE, Indices, Pairing, RopeTable, Score, composed};
 
 fn random<const D: usize>(name: &str, shape: [usize; D], device: &Device) -> Tensor<D> {
     let mut rng = Seed(1).stream(name).rng();
@@ -53,12 +53,28 @@ fn row_wise_operations_equal_their_composed_form() {
         let flat = |t: &Tensor<2>| t.clone().reshape([48]);
         compare(
             "rms_norm",
-            vec![x.clone(), scale],
+            vec![x.clone(), scale.clone()],
             |t| ops::rms_norm(t[0].clone(), flat(&t[1]), 1e-6),
             |t| composed::rms_norm(t[0].clone(), flat(&t[1]), 1e-6),
         );
+        compare(
+            "gemma_rms_norm",
+            vec![x.clone(), scale.clone()],
+            |t| ops::gemma_rms_norm(t[0].clone(), flat(&t[1]), 1e-6),
+            |t| composed::gemma_rms_norm(t[0].clone(), flat(&t[1]), 1e-6),
+        );
+        compare(
+            "layer_norm",
+            vec![x.clone() + 3.0, scale, random("shift", [1, 48], &device)],
+            |t| ops::layer_norm(t[0].clone(), flat(&t[1]), flat(&t[2]), 1e-5),
+            |t| composed::layer_norm(t[0].clone(), flat(&t[1]), flat(&t[2]), 1e-5),
+        );
         let up = random("up", [n, 48], &device);
-        compare("swiglu", vec![x.clone(), up], |t| ops::swiglu(t[0].clone(), t[1].clone()), |t| composed::swiglu(t[0].clone(), t[1].clone()));
+        for act in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+            let inputs = vec![x.clone(), up.clone()];
+            compare("gated", inputs, |t| ops::gated(t[0].clone(), t[1].clone(), act), |t| composed::gated(t[0].clone(), t[1].clone(), act));
+            compare("activate", vec![x.clone()], |t| ops::activate(t[0].clone(), act), |t| composed::activate(t[0].clone(), act));
+        }
         let rows = ids(n, 80);
         compare("embedding", vec![w.clone()], |t| ops::embedding(t[0].clone(), rows.clone()), |t| composed::embedding(t[0].clone(), &rows));
         let mut targets = ids(n, 48).to_vec();
@@ -70,9 +86,9 @@ fn row_wise_operations_equal_their_composed_form() {
             |t| ops::cross_entropy(t[0].clone(), targets.clone()),
             |t| composed::cross_entropy(t[0].clone(), &targets),
         );
-        let table = RopeTable::new(&[1.0, 0.1, 0.01, 0.001], 200, 1.0);
         let positions = ids(n, 200);
-        for head_dim in [8usize, 12] {
+        for (head_dim, pairing) in [(8usize, Pairing::Halves), (12, Pairing::Halves), (8, Pairing::Neighbours), (12, Pairing::Neighbours)] {
+            let table = RopeTable::new(&[1.0, 0.1, 0.01, 0.001], 200, 1.0, pairing);
             let heads = 48 / head_dim;
             let cube = |t: &Tensor<2>| t.clone().reshape([n, heads, head_dim]);
             compare(
@@ -86,28 +102,55 @@ fn row_wise_operations_equal_their_composed_form() {
 }
 
 #[test]
+fn grouped_linear_equals_its_composed_form_for_ragged_and_empty_groups() {
+    let device = Device::flex().autodiff();
+    let (inputs, outputs) = (24usize, 200usize);
+    for offsets in [[0u32, 1, 1, 601], [0, 0, 37, 37], [0, 0, 0, 1], [0, 256, 257, 700]] {
+        let offsets: Indices = offsets.to_vec().into();
+        let x = random("x", [offsets[3] as usize, inputs], &device);
+        let w = random("w", [3 * outputs, inputs], &device);
+        let cube = |w: &Tensor<2>| w.clone().reshape([3, outputs, inputs]);
+        compare(
+            "grouped_linear",
+            vec![x.clone(), w.clone()],
+            |t| ops::grouped_linear(t[0].clone(), cube(&t[1]), offsets.clone()),
+            |t| composed::grouped_linear(t[0].clone(), cube(&t[1]), &offsets),
+        );
+        let w = w.detach().require_grad();
+        let grads = ops::grouped_linear(x, cube(&w), offsets.clone()).sum().backward();
+        let dw = to_vec(w.grad(&grads).unwrap());
+        for e in (0..3).filter(|&e| offsets[e] == offsets[e + 1]) {
+            assert!(dw[e * outputs * inputs..][..outputs * inputs].iter().all(|&x| x == 0.0), "group {e} has no rows, so no gradient");
+        }
+    }
+    let none = ops::grouped_linear(Tensor::zeros([0, inputs], &device), Tensor::zeros([2, outputs, inputs], &device), vec![0, 0, 0].into());
+    assert_eq!(none.dims(), [0, outputs]);
+}
+
+#[test]
 fn attention_equals_its_composed_form_for_packed_windowed_and_grouped_heads() {
     let device = Device::flex().autodiff();
     let (batch, length, size) = (2usize, 150usize, 16usize);
     let packed = AttentionSpan::documents(&[&[0, 40, 41, 100], &[0, 149]], length);
     for span in [AttentionSpan::causal(batch, length), packed.clone(), packed.sliding(33)] {
-        for (heads, kv_heads) in [(4usize, 4usize), (4, 2), (6, 1)] {
+        for (heads, kv_heads, value, softcap) in [(4usize, 4usize, 16, None), (4, 2, 16, Some(2.0)), (6, 1, 16, None), (4, 4, 10, Some(5.0))] {
             let n = batch * length;
+            let score = Score { scale: 0.25, softcap };
             let inputs =
-                vec![random("q", [n, heads * size], &device), random("k", [n, kv_heads * size], &device), random("v", [n, kv_heads * size], &device)];
+                vec![random("q", [n, heads * size], &device), random("k", [n, kv_heads * size], &device), random("v", [n, kv_heads * value], &device)];
             let cubes = |t: &[Tensor<2>]| {
-                (t[0].clone().reshape([n, heads, size]), t[1].clone().reshape([n, kv_heads, size]), t[2].clone().reshape([n, kv_heads, size]))
+                (t[0].clone().reshape([n, heads, size]), t[1].clone().reshape([n, kv_heads, size]), t[2].clone().reshape([n, kv_heads, value]))
             };
             compare(
                 "attention",
                 inputs,
                 |t| {
                     let (q, k, v) = cubes(t);
-                    ops::attention(q, k, v, &span, 0.25)
+                    ops::attention(q, k, v, &span, score)
                 },
                 |t| {
                     let (q, k, v) = cubes(t);
-                    composed::attention(q, k, v, &span, 0.25)
+                    composed::attention(q, k, v, &span, score)
                 },
             );
         }
@@ -124,7 +167,7 @@ fn packed_documents_cannot_see_each_other() {
         values[..5 * 16].iter_mut().for_each(|v| *v += bump);
         from_vec(values, [9, 2, 8], &device)
     };
-    let run = |bump| to_vec(ops::attention(cube("q", bump), cube("k", bump), cube("v", bump), &span, 0.3))[5 * 16..].to_vec();
+    let run = |bump| to_vec(ops::attention(cube("q", bump), cube("k", bump), cube("v", bump), &span, Score { scale: 0.3, softcap: None }))[5 * 16..].to_vec();
     assert_eq!(run(0.0), run(3.0), "the second document must not notice a change in the first");
 }
 
@@ -152,7 +195,9 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let scale = random("s", [192], &device).require_grad();
             let y = ops::linear(ops::rms_norm(x.clone(), scale.clone(), 1e-5), w.clone());
             let q = y.clone().reshape([512, 8, 64]);
-            let y = ops::attention(q.clone(), q.clone(), q, &AttentionSpan::causal(2, 256), 0.1).reshape([512, 512]);
+            let y = ops::attention(q.clone(), q.clone(), q, &AttentionSpan::causal(2, 256), Score { scale: 0.1, softcap: None }).reshape([512, 512]);
+            let stacked = w.clone().reshape([2, 256, 192]);
+            let y = y + ops::grouped_linear(x.clone(), stacked, vec![0, 500, 512].into()).repeat_dim(1, 2);
             let nll = ops::cross_entropy(y, (0..512).map(|i| i as u32).collect());
             let grads = nll.clone().sum().backward();
             let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();

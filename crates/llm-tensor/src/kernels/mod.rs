@@ -7,15 +7,17 @@
 //!
 //! Matrix products go to `gemm`. All matrices are row-major.
 
+pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod grouped;
+pub mod layer_norm;
 pub mod matmul;
 pub mod paged_attention;
 pub mod rms_norm;
 pub mod rope;
-pub mod swiglu;
 
 /// Rows handled by one task of a row-wise kernel. Fixed, so that reductions over rows have one order for any thread count.
 pub(crate) const ROWS_PER_TASK: usize = 64;
@@ -112,6 +114,12 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 5.000_000_1e-1;
     let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
     (p * r * r + r + 1.0) * f32::from_bits(exponent)
+}
+
+/// `tanh` through [`exp`]: absolute error below 3e-7.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
 /// Lanes of a reduction: fixed, so a sum has one order whatever the instruction set.
@@ -230,6 +238,14 @@ mod tests {
         }
         assert!(worst < 2e-7, "relative error {worst:e}");
         assert!(super::exp(f32::NEG_INFINITY) < 2e-38);
+    }
+
+    #[test]
+    fn tanh_is_as_accurate_as_documented() {
+        for i in -20_000..20_000 {
+            let x = i as f32 / 1000.0;
+            assert!((f64::from(super::tanh(x)) - f64::from(x).tanh()).abs() < 3e-7, "{x}");
+        }
     }
 
     #[test]

@@ -1,8 +1,19 @@
-//! Rotary position embedding (Su et al., 2021) in the half-split form of Hugging Face's `rotate_half`:
-//! element `i` is paired with `i + K/2`.
+//! Rotary position embedding (Su et al., 2021). Half-split as in Hugging Face's `rotate_half`: element `i` is paired with
+//! `i + half`. Interleaved as in DeepSeek's checkpoints: `2i` with `2i + 1`; the rotated elements are then written half-split
+//! (all first elements, then all second ones), as transformers does, which changes no score.
 
 use super::vectorized;
 use rayon::prelude::*;
+
+/// Which elements of a head are rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pairing {
+    /// `i` and `i + half`.
+    #[default]
+    Halves,
+    /// `2i` and `2i + 1`.
+    Neighbours,
+}
 
 /// Rotate `x [N, H, K]` by the angles of each token's position; `sign = -1` undoes it (and is the gradient).
 ///
@@ -11,14 +22,19 @@ use rayon::prelude::*;
 /// # Panics
 /// When a position is not in the table.
 #[allow(clippy::too_many_arguments)]
-pub fn rotate(x: &[f32], positions: &[u32], cos: &[f32], sin: &[f32], heads: usize, head_dim: usize, half: usize, sign: f32) -> Vec<f32> {
+pub fn rotate(x: &[f32], positions: &[u32], cos: &[f32], sin: &[f32], heads: usize, head_dim: usize, half: usize, pairing: Pairing, sign: f32) -> Vec<f32> {
     assert_eq!(x.len(), positions.len() * heads * head_dim, "x");
     assert!(positions.iter().all(|&p| (p as usize + 1) * half <= cos.len()), "position beyond the rotary table");
     let mut out = vec![0f32; x.len()];
     let row = heads * head_dim;
     out.par_chunks_exact_mut(row).zip(x.par_chunks_exact(row)).zip(positions).with_min_len(super::ROWS_PER_TASK).for_each(|((out, x), &position)| {
         let at = position as usize * half;
-        rotate_token(out, x, &cos[at..at + half], &sin[at..at + half], head_dim, sign);
+        let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
+        match (pairing, sign > 0.0) {
+            (Pairing::Halves, _) => rotate_token(out, x, cos, sin, head_dim, sign),
+            (Pairing::Neighbours, true) => rotate_neighbours(out, x, cos, sin, head_dim),
+            (Pairing::Neighbours, false) => unrotate_neighbours(out, x, cos, sin, head_dim),
+        }
     });
     out
 }
@@ -38,6 +54,30 @@ vectorized! {
                 *o = b * c + sign * a * s;
             }
             out_rest.copy_from_slice(rest);
+        }
+    }
+
+    fn rotate_neighbours(out: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32], head_dim: usize) {
+        let half = cos.len();
+        for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+            for i in 0..half {
+                let (a, b) = (x[2 * i], x[2 * i + 1]);
+                out[i] = a * cos[i] - b * sin[i];
+                out[half + i] = b * cos[i] + a * sin[i];
+            }
+            out[2 * half..].copy_from_slice(&x[2 * half..]);
+        }
+    }
+
+    fn unrotate_neighbours(out: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32], head_dim: usize) {
+        let half = cos.len();
+        for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+            for i in 0..half {
+                let (a, b) = (x[i], x[half + i]);
+                out[2 * i] = a * cos[i] + b * sin[i];
+                out[2 * i + 1] = b * cos[i] - a * sin[i];
+            }
+            out[2 * half..].copy_from_slice(&x[2 * half..]);
         }
     }
 }

@@ -4,7 +4,10 @@
 #![allow(non_snake_case)] // shape suffixes
 
 use super::{AdamWStep, AttentionSpan, IGNORE};
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
+use crate::kernels::activation::Activation;
+use crate::kernels::attention::Score;
+use crate::kernels::rope::Pairing;
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData, activation};
 use std::sync::Arc;
 
 /// Cosines and sines of the rotary angles, `[P, half]` each.
@@ -16,14 +19,21 @@ pub struct RopeTable {
     pub sin: Arc<[f32]>,
     /// Frequencies per position; half the rotated elements of a head.
     pub half: usize,
+    /// Which elements are rotated together.
+    pub pairing: Pairing,
 }
 
 impl RopeTable {
     /// Table for positions `0..length` from inverse frequencies; `attention_factor` scales both (YaRN; 1 otherwise).
-    pub fn new(inverse_frequencies: &[f32], length: usize, attention_factor: f32) -> Self {
-        let angles = (0..length).flat_map(|p| inverse_frequencies.iter().map(move |f| p as f32 * f));
+    pub fn new(inverse_frequencies: &[f32], length: usize, attention_factor: f32, pairing: Pairing) -> Self {
+        Self::rows((0..length).map(|p| (p, inverse_frequencies)), inverse_frequencies.len(), attention_factor, pairing)
+    }
+
+    /// Table of given positions, each with frequencies of its own.
+    pub fn rows<'a>(rows: impl Iterator<Item = (usize, &'a [f32])>, half: usize, attention_factor: f32, pairing: Pairing) -> Self {
+        let angles = rows.flat_map(|(p, frequencies)| frequencies.iter().map(move |f| p as f32 * f));
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() * attention_factor, a.sin() * attention_factor)).unzip();
-        Self { cos: cos.into(), sin: sin.into(), half: inverse_frequencies.len() }
+        Self { cos: cos.into(), sin: sin.into(), half, pairing }
     }
 }
 
@@ -37,6 +47,19 @@ pub fn linear(x: Tensor<2>, w: Tensor<2>) -> Tensor<2> {
     x.matmul(w.swap_dims(0, 1))
 }
 
+/// See [`super::grouped_linear`]: one product per group that has rows.
+pub fn grouped_linear(x_MI: Tensor<2>, w_EOI: Tensor<3>, offsets: &[u32]) -> Tensor<2> {
+    let [_, outputs, inputs] = w_EOI.dims();
+    let groups = offsets.windows(2).enumerate().filter(|(_, pair)| pair[0] < pair[1]);
+    let parts: Vec<_> = groups
+        .map(|(e, pair)| {
+            let w_OI = w_EOI.clone().slice([e..e + 1, 0..outputs, 0..inputs]).reshape([outputs, inputs]);
+            linear(x_MI.clone().slice([pair[0] as usize..pair[1] as usize, 0..inputs]), w_OI)
+        })
+        .collect();
+    if parts.is_empty() { Tensor::<2>::zeros([0, outputs], &x_MI.device()).cast(x_MI.dtype()) } else { Tensor::cat(parts, 0) }
+}
+
 /// See [`super::embedding`].
 pub fn embedding(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
     let ids = ints(ids, &table.device());
@@ -46,9 +69,17 @@ pub fn embedding(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
 /// See [`super::rms_norm`]; statistics in f32, the weight is applied after the cast back (Hugging Face's order).
 pub fn rms_norm(x_ND: Tensor<2>, w: Tensor<1>, eps: f32) -> Tensor<2> {
     let dtype = x_ND.dtype();
-    let x = x_ND.cast(burn::tensor::DType::F32);
+    let x = x_ND.cast(DType::F32);
     let inverse = (x.clone() * x.clone()).mean_dim(1).add_scalar(eps).sqrt().recip();
     (x * inverse).cast(dtype) * w.unsqueeze::<2>()
+}
+
+/// See [`super::gemma_rms_norm`]; all in f32, cast at the end.
+pub fn gemma_rms_norm(x_ND: Tensor<2>, w: Tensor<1>, eps: f32) -> Tensor<2> {
+    let dtype = x_ND.dtype();
+    let x = x_ND.cast(DType::F32);
+    let inverse = (x.clone() * x.clone()).mean_dim(1).add_scalar(eps).sqrt().recip();
+    (x * inverse * w.cast(DType::F32).add_scalar(1.0).unsqueeze::<2>()).cast(dtype)
 }
 
 /// See [`super::rope`].
@@ -61,8 +92,14 @@ pub fn rope(x_NHK: Tensor<3>, positions: &[u32], table: &RopeTable) -> Tensor<3>
         Tensor::<3>::from_data(TensorData::new(rows, [n, 1, half]), &device).cast(x_NHK.dtype())
     };
     let (cos, sin) = (gather(&table.cos), gather(&table.sin));
-    let a = x_NHK.clone().slice([0..n, 0..h, 0..half]);
-    let b = x_NHK.clone().slice([0..n, 0..h, half..2 * half]);
+    let (a, b) = match table.pairing {
+        Pairing::Halves => (x_NHK.clone().slice([0..n, 0..h, 0..half]), x_NHK.clone().slice([0..n, 0..h, half..2 * half])),
+        Pairing::Neighbours => {
+            let pairs = x_NHK.clone().slice([0..n, 0..h, 0..2 * half]).reshape([n, h, half, 2]);
+            let side = |i: usize| pairs.clone().slice([0..n, 0..h, 0..half, i..i + 1]).reshape([n, h, half]);
+            (side(0), side(1))
+        }
+    };
     let mut parts = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
     if 2 * half < k {
         parts.push(x_NHK.slice([0..n, 0..h, 2 * half..k]));
@@ -70,26 +107,47 @@ pub fn rope(x_NHK: Tensor<3>, positions: &[u32], table: &RopeTable) -> Tensor<3>
     Tensor::cat(parts, 2)
 }
 
-/// See [`super::swiglu`].
-pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    activation::silu(gate) * up
+/// See [`super::gated`].
+pub fn gated(gate: Tensor<2>, up: Tensor<2>, act: Activation) -> Tensor<2> {
+    activate(gate, act) * up
+}
+
+/// See [`super::activate`].
+pub fn activate(x: Tensor<2>, act: Activation) -> Tensor<2> {
+    match act {
+        Activation::Silu => activation::silu(x),
+        Activation::Gelu => activation::gelu(x),
+        Activation::GeluTanh => activation::gelu_approximate(x),
+    }
+}
+
+/// See [`super::layer_norm`]; statistics in f32.
+pub fn layer_norm(x_ND: Tensor<2>, w: Tensor<1>, b: Tensor<1>, eps: f32) -> Tensor<2> {
+    let dtype = x_ND.dtype();
+    let x = x_ND.cast(DType::F32);
+    let centred = x.clone() - x.mean_dim(1);
+    let inverse = (centred.clone() * centred.clone()).mean_dim(1).add_scalar(eps).sqrt().recip();
+    let y = centred * inverse * w.cast(DType::F32).unsqueeze::<2>() + b.cast(DType::F32).unsqueeze::<2>();
+    y.cast(dtype)
 }
 
 /// See [`super::attention`]: scores of all pairs, masked, softmax in f32. Memory grows with T squared.
-pub fn attention(q_NHK: Tensor<3>, k_NGK: Tensor<3>, v_NGK: Tensor<3>, span: &AttentionSpan, scale: f32) -> Tensor<3> {
+pub fn attention(q_NHK: Tensor<3>, k_NGK: Tensor<3>, v_NGU: Tensor<3>, span: &AttentionSpan, score: Score) -> Tensor<3> {
     let AttentionSpan { batch, length, .. } = *span;
     let [n, heads, size] = q_NHK.dims();
     let kv_heads = k_NGK.dims()[1];
     let device = q_NHK.device();
     let dtype = q_NHK.dtype();
+    let value_size = v_NGU.dims()[2];
     let repeat = |x: Tensor<3>| {
+        let size = x.dims()[2];
         x.reshape([batch, length, kv_heads, 1, size])
             .expand([batch, length, kv_heads, heads / kv_heads, size])
             .reshape([batch, length, heads, size])
             .swap_dims(1, 2)
     };
     let q_BHTK = q_NHK.reshape([batch, length, heads, size]).swap_dims(1, 2);
-    let (k_BHSK, v_BHSK) = (repeat(k_NGK), repeat(v_NGK));
+    let (k_BHSK, v_BHSU) = (repeat(k_NGK), repeat(v_NGU));
     let hidden: Vec<bool> = (0..batch * length)
         .flat_map(|i| {
             let (t, first) = (i % length, span.first_key[i] as usize);
@@ -97,9 +155,13 @@ pub fn attention(q_NHK: Tensor<3>, k_NGK: Tensor<3>, v_NGK: Tensor<3>, span: &At
         })
         .collect();
     let mask = Tensor::<4, Bool>::from_data(TensorData::new(hidden, [batch, 1, length, length]), &device).expand([batch, heads, length, length]);
-    let scores = q_BHTK.mul_scalar(scale).matmul(k_BHSK.swap_dims(2, 3)).mask_fill(mask, f32::NEG_INFINITY);
-    let p = activation::softmax(scores.cast(burn::tensor::DType::F32), 3).cast(dtype);
-    p.matmul(v_BHSK).swap_dims(1, 2).reshape([n, heads, size])
+    let scores = q_BHTK.mul_scalar(score.scale).matmul(k_BHSK.swap_dims(2, 3));
+    let scores = match score.softcap {
+        Some(cap) => scores.div_scalar(cap).tanh().mul_scalar(cap),
+        None => scores,
+    };
+    let p = activation::softmax(scores.cast(DType::F32).mask_fill(mask, f32::NEG_INFINITY), 3).cast(dtype);
+    p.matmul(v_BHSU).swap_dims(1, 2).reshape([n, heads, value_size])
 }
 
 /// See [`super::cross_entropy`].
@@ -108,7 +170,7 @@ pub fn cross_entropy(logits_NV: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let n = targets.len();
     let safe: Vec<u32> = targets.iter().map(|&t| if t == IGNORE { 0 } else { t }).collect();
     let counts: Vec<f32> = targets.iter().map(|&t| f32::from(u8::from(t != IGNORE))).collect();
-    let log_p = activation::log_softmax(logits_NV.cast(burn::tensor::DType::F32), 1);
+    let log_p = activation::log_softmax(logits_NV.cast(DType::F32), 1);
     let picked = log_p.gather(1, ints(&safe, &device).reshape([n, 1])).reshape([n]);
     picked.neg() * Tensor::<1>::from_data(TensorData::new(counts, [n]), &device)
 }

@@ -13,28 +13,51 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, backend_extension};
 use burn::tensor::TensorData;
 use burn_flex::FlexTensor;
+use kernels::activation::Activation;
 use kernels::adamw::Step;
+use kernels::attention::Score;
 
 /// Operations of a decoder; `*_backward` take the inputs, then the gradient of the output.
 #[backend_extension(Flex, Autodiff)]
 pub trait DecoderOps: Backend {
     fn fused_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self>;
     fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn fused_grouped_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, offsets: Indices) -> FloatTensor<Self>;
+    fn fused_grouped_linear_backward(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        offsets: Indices,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn fused_embedding(table: FloatTensor<Self>, ids: Indices) -> FloatTensor<Self>;
     fn fused_embedding_backward(table: FloatTensor<Self>, d: FloatTensor<Self>, ids: Indices) -> FloatTensor<Self>;
     fn fused_rms_norm(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
     fn fused_rms_norm_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn fused_layer_norm(x: FloatTensor<Self>, w: FloatTensor<Self>, b: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+    fn fused_layer_norm_backward(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     fn fused_rope(x: FloatTensor<Self>, positions: Indices, table: RopeTable, sign: f32) -> FloatTensor<Self>;
-    fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn fused_swiglu_backward(gate: FloatTensor<Self>, up: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
-    fn fused_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, span: AttentionSpan, scale: f32) -> FloatTensor<Self>;
+    fn fused_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, act: Activation) -> FloatTensor<Self>;
+    fn fused_gated_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        act: Activation,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn fused_activate(x: FloatTensor<Self>, act: Activation) -> FloatTensor<Self>;
+    fn fused_activate_backward(x: FloatTensor<Self>, d: FloatTensor<Self>, act: Activation) -> FloatTensor<Self>;
+    fn fused_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, span: AttentionSpan, score: Score) -> FloatTensor<Self>;
     fn fused_attention_backward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         d: FloatTensor<Self>,
         span: AttentionSpan,
-        scale: f32,
+        score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     fn fused_cross_entropy(logits: FloatTensor<Self>, targets: Indices) -> FloatTensor<Self>;
     fn fused_cross_entropy_backward(logits: FloatTensor<Self>, d: FloatTensor<Self>, targets: Indices) -> FloatTensor<Self>;
@@ -91,6 +114,17 @@ impl DecoderOps for Flex {
         let dw = kernels::matmul::linear_grad_weight(&d, &Floats::of(&x), inputs, outputs);
         (tensor(dx, dims(&x)), tensor(dw, dims(&w)))
     }
+    fn fused_grouped_linear(x: FlexTensor, w: FlexTensor, offsets: Indices) -> FlexTensor {
+        let (rows, [_, outputs, inputs]) = (dims(&x)[0], cube(&w));
+        tensor(kernels::grouped::linear(&Floats::of(&x), &Floats::of(&w), &offsets, inputs, outputs), vec![rows, outputs])
+    }
+    fn fused_grouped_linear_backward(x: FlexTensor, w: FlexTensor, d: FlexTensor, offsets: Indices) -> (FlexTensor, FlexTensor) {
+        let [_, outputs, inputs] = cube(&w);
+        let d = Floats::of(&d);
+        let dx = kernels::grouped::linear_grad_input(&d, &Floats::of(&w), &offsets, inputs, outputs);
+        let dw = kernels::grouped::linear_grad_weight(&d, &Floats::of(&x), &offsets, inputs, outputs);
+        (tensor(dx, dims(&x)), tensor(dw, dims(&w)))
+    }
     fn fused_embedding(table: FlexTensor, ids: Indices) -> FlexTensor {
         let d = last_dim(&table);
         tensor(kernels::embedding::forward(&Floats::of(&table), &ids, d), vec![ids.len(), d])
@@ -106,20 +140,34 @@ impl DecoderOps for Flex {
         let (dx, dw) = kernels::rms_norm::backward(&Floats::of(&x), &Floats::of(&w), &Floats::of(&d), eps);
         (tensor(dx, dims(&x)), tensor(dw, dims(&w)))
     }
+    fn fused_layer_norm(x: FlexTensor, w: FlexTensor, b: FlexTensor, eps: f32) -> FlexTensor {
+        tensor(kernels::layer_norm::forward(&Floats::of(&x), &Floats::of(&w), &Floats::of(&b), eps), dims(&x))
+    }
+    fn fused_layer_norm_backward(x: FlexTensor, w: FlexTensor, d: FlexTensor, eps: f32) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (dx, dw, db) = kernels::layer_norm::backward(&Floats::of(&x), &Floats::of(&w), &Floats::of(&d), eps);
+        (tensor(dx, dims(&x)), tensor(dw, dims(&w)), tensor(db, dims(&w)))
+    }
     fn fused_rope(x: FlexTensor, positions: Indices, table: RopeTable, sign: f32) -> FlexTensor {
         let [_, heads, head_dim] = cube(&x);
-        tensor(kernels::rope::rotate(&Floats::of(&x), &positions, &table.cos, &table.sin, heads, head_dim, table.half, sign), dims(&x))
+        tensor(kernels::rope::rotate(&Floats::of(&x), &positions, &table.cos, &table.sin, heads, head_dim, table.half, table.pairing, sign), dims(&x))
     }
-    fn fused_swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
-        tensor(kernels::swiglu::forward(&Floats::of(&gate), &Floats::of(&up)), dims(&gate))
+    fn fused_gated(gate: FlexTensor, up: FlexTensor, act: Activation) -> FlexTensor {
+        tensor(kernels::activation::gated(&Floats::of(&gate), &Floats::of(&up), act), dims(&gate))
     }
-    fn fused_swiglu_backward(gate: FlexTensor, up: FlexTensor, d: FlexTensor) -> (FlexTensor, FlexTensor) {
-        let (d_gate, d_up) = kernels::swiglu::backward(&Floats::of(&gate), &Floats::of(&up), &Floats::of(&d));
+    fn fused_gated_backward(gate: FlexTensor, up: FlexTensor, d: FlexTensor, act: Activation) -> (FlexTensor, FlexTensor) {
+        let (d_gate, d_up) = kernels::activation::gated_backward(&Floats::of(&gate), &Floats::of(&up), &Floats::of(&d), act);
         (tensor(d_gate, dims(&gate)), tensor(d_up, dims(&up)))
     }
-    fn fused_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, span: AttentionSpan, scale: f32) -> FlexTensor {
-        let shape = attention_shape(&span, cube(&q), cube(&k));
-        tensor(kernels::attention::forward(&Floats::of(&q), &Floats::of(&k), &Floats::of(&v), &span.first_key, shape, scale), dims(&q))
+    fn fused_activate(x: FlexTensor, act: Activation) -> FlexTensor {
+        tensor(kernels::activation::plain(&Floats::of(&x), act), dims(&x))
+    }
+    fn fused_activate_backward(x: FlexTensor, d: FlexTensor, act: Activation) -> FlexTensor {
+        tensor(kernels::activation::plain_backward(&Floats::of(&x), &Floats::of(&d), act), dims(&x))
+    }
+    fn fused_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, span: AttentionSpan, score: Score) -> FlexTensor {
+        let shape = attention_shape(&span, cube(&q), cube(&k), cube(&v));
+        let out = kernels::attention::forward(&Floats::of(&q), &Floats::of(&k), &Floats::of(&v), &span.first_key, shape, score);
+        tensor(out, vec![span.batch * span.length, shape.heads, shape.value_dim])
     }
     fn fused_attention_backward(
         q: FlexTensor,
@@ -127,11 +175,11 @@ impl DecoderOps for Flex {
         v: FlexTensor,
         d: FlexTensor,
         span: AttentionSpan,
-        scale: f32,
+        score: Score,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let shape = attention_shape(&span, cube(&q), cube(&k));
+        let shape = attention_shape(&span, cube(&q), cube(&k), cube(&v));
         let (dq, dk, dv) =
-            kernels::attention::backward(&Floats::of(&q), &Floats::of(&k), &Floats::of(&v), &Floats::of(&d), &span.first_key, shape, scale);
+            kernels::attention::backward(&Floats::of(&q), &Floats::of(&k), &Floats::of(&v), &Floats::of(&d), &span.first_key, shape, score);
         (tensor(dq, dims(&q)), tensor(dk, dims(&k)), tensor(dv, dims(&v)))
     }
     fn fused_cross_entropy(logits: FlexTensor, targets: Indices) -> FlexTensor {
@@ -199,22 +247,38 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
         let (dx, dw) = B::fused_linear_backward(x, w, d);
         [dx, dw]
     });
+    differentiable!(fused_grouped_linear, 2, [x, w], [offsets: Indices], |B, d| {
+        let (dx, dw) = B::fused_grouped_linear_backward(x, w, d, offsets);
+        [dx, dw]
+    });
     differentiable!(fused_embedding, 1, [table], [ids: Indices], |B, d| [B::fused_embedding_backward(table, d, ids)]);
     differentiable!(fused_rms_norm, 2, [x, w], [eps: f32], |B, d| { let (dx, dw) = B::fused_rms_norm_backward(x, w, d, eps); [dx, dw] });
+    differentiable!(fused_layer_norm, 3, [x, w, b], [eps: f32], |B, d| {
+        let _ = b;
+        let (dx, dw, db) = B::fused_layer_norm_backward(x, w, d, eps);
+        [dx, dw, db]
+    });
     differentiable!(fused_rope, 1, [x], [positions: Indices, table: RopeTable, sign: f32], |B, d| { let _ = x; [B::fused_rope(d, positions, table, -sign)] });
-    differentiable!(fused_swiglu, 2, [gate, up], [], |B, d| {
-        let (d_gate, d_up) = B::fused_swiglu_backward(gate, up, d);
+    differentiable!(fused_gated, 2, [gate, up], [act: Activation], |B, d| {
+        let (d_gate, d_up) = B::fused_gated_backward(gate, up, d, act);
         [d_gate, d_up]
     });
-    differentiable!(fused_attention, 3, [q, k, v], [span: AttentionSpan, scale: f32], |B, d| { let (dq, dk, dv) = B::fused_attention_backward(q, k, v, d, span, scale); [dq, dk, dv] });
+    differentiable!(fused_activate, 1, [x], [act: Activation], |B, d| [B::fused_activate_backward(x, d, act)]);
+    differentiable!(fused_attention, 3, [q, k, v], [span: AttentionSpan, score: Score], |B, d| {
+        let (dq, dk, dv) = B::fused_attention_backward(q, k, v, d, span, score);
+        [dq, dk, dv]
+    });
     differentiable!(fused_cross_entropy, 1, [logits], [targets: Indices], |B, d| [B::fused_cross_entropy_backward(logits, d, targets)]);
 
     first_order_only! {
         fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+        fn fused_grouped_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, offsets: Indices) -> (FloatTensor<Self>, FloatTensor<Self>);
         fn fused_embedding_backward(table: FloatTensor<Self>, d: FloatTensor<Self>, ids: Indices) -> FloatTensor<Self>;
         fn fused_rms_norm_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>);
-        fn fused_swiglu_backward(gate: FloatTensor<Self>, up: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
-        fn fused_attention_backward(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, d: FloatTensor<Self>, span: AttentionSpan, scale: f32) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+        fn fused_layer_norm_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+        fn fused_gated_backward(gate: FloatTensor<Self>, up: FloatTensor<Self>, d: FloatTensor<Self>, act: Activation) -> (FloatTensor<Self>, FloatTensor<Self>);
+        fn fused_activate_backward(x: FloatTensor<Self>, d: FloatTensor<Self>, act: Activation) -> FloatTensor<Self>;
+        fn fused_attention_backward(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, d: FloatTensor<Self>, span: AttentionSpan, score: Score) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
         fn fused_cross_entropy_backward(logits: FloatTensor<Self>, d: FloatTensor<Self>, targets: Indices) -> FloatTensor<Self>;
         fn fused_adamw(p: FloatTensor<Self>, m: FloatTensor<Self>, v: FloatTensor<Self>, g: FloatTensor<Self>, step: Step) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     }

@@ -6,7 +6,7 @@
 //!
 //! Indices (token ids, positions, targets) come from the host and stay there as `Arc<[u32]>`.
 //!
-//! Legend: N = B*T tokens, B rows, T length, D hidden, H query heads, G key/value heads, K head size, V vocabulary, I/O features.
+//! Legend: N = B*T tokens, B rows, T length, D hidden, H query heads, G key/value heads, K head size, U value head size, V vocabulary, I/O features.
 
 pub mod composed;
 mod extension;
@@ -17,8 +17,11 @@ use burn::tensor::{DType, Tensor};
 use extension::DecoderOps;
 use std::sync::Arc;
 
+pub use crate::kernels::activation::Activation;
 pub use crate::kernels::adamw::Step as AdamWStep;
+pub use crate::kernels::attention::Score;
 pub use crate::kernels::cross_entropy::IGNORE;
+pub use crate::kernels::rope::Pairing;
 pub use composed::RopeTable;
 
 /// Host-side indices.
@@ -89,6 +92,20 @@ pub fn linear(x: Tensor<2>, w: Tensor<2>) -> Tensor<2> {
     }
 }
 
+/// Rows `offsets[e]..offsets[e + 1]` of `x [M, I]` with the matrix of their group, `w [E, O, I]`: `x w[e]^T`, together `[M, O]`.
+///
+/// # Panics
+/// When `offsets` are not E + 1 ascending numbers from 0 to M: the caller's grouping is wrong.
+pub fn grouped_linear(x: Tensor<2>, w: Tensor<3>, offsets: Indices) -> Tensor<2> {
+    assert!(offsets.len() == w.dims()[0] + 1 && offsets.is_sorted(), "grouped_linear: one ascending offset more than groups");
+    assert!(offsets[0] == 0 && offsets[offsets.len() - 1] as usize == x.dims()[0], "grouped_linear: groups must cover all rows");
+    if fused(&x) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_grouped_linear(x.into_dispatch(), w.into_dispatch(), offsets))
+    } else {
+        composed::grouped_linear(x, w, &offsets)
+    }
+}
+
 /// Rows of `table [V, D]` -> `[N, D]`. Ids must be below V.
 pub fn embedding(table: Tensor<2>, ids: Indices) -> Tensor<2> {
     if fused(&table) {
@@ -107,7 +124,7 @@ pub fn rms_norm(x: Tensor<2>, w: Tensor<1>, eps: f32) -> Tensor<2> {
     }
 }
 
-/// Rotary embedding, half-split form: `x [N, H, K]`, one position per token.
+/// Rotary embedding of `x [N, H, K]`, one position per token.
 pub fn rope(x: Tensor<3>, positions: Indices, table: &RopeTable) -> Tensor<3> {
     if fused(&x) {
         Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_rope(x.into_dispatch(), positions, table.clone(), 1.0))
@@ -116,21 +133,49 @@ pub fn rope(x: Tensor<3>, positions: Indices, table: &RopeTable) -> Tensor<3> {
     }
 }
 
-/// `silu(gate) * up`, any shape `[N, F]`.
-pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    if fused(&gate) {
-        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_swiglu(gate.into_dispatch(), up.into_dispatch()))
+/// LayerNorm over the last dimension: `x [N, D]`, `w [D]`, `b [D]`.
+pub fn layer_norm(x: Tensor<2>, w: Tensor<1>, b: Tensor<1>, eps: f32) -> Tensor<2> {
+    if fused(&x) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_layer_norm(x.into_dispatch(), w.into_dispatch(), b.into_dispatch(), eps))
     } else {
-        composed::swiglu(gate, up)
+        composed::layer_norm(x, w, b, eps)
     }
 }
 
-/// Attention inside the spans: `q [N, H, K]`, `k, v [N, G, K]` -> `[N, H, K]`; scores are multiplied by `scale`.
-pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, span: &AttentionSpan, scale: f32) -> Tensor<3> {
-    if fused(&q) {
-        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_attention(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), span.clone(), scale))
+/// Gemma's RMSNorm: the scale is `1 + w`, and everything is `f32` until the end.
+pub fn gemma_rms_norm(x: Tensor<2>, w: Tensor<1>, eps: f32) -> Tensor<2> {
+    if fused(&x) { rms_norm(x, w.add_scalar(1.0), eps) } else { composed::gemma_rms_norm(x, w, eps) }
+}
+
+/// `silu(gate) * up`, any shape `[N, F]`.
+pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    gated(gate, up, Activation::Silu)
+}
+
+/// `act(gate) * up`, any shape `[N, F]`.
+pub fn gated(gate: Tensor<2>, up: Tensor<2>, act: Activation) -> Tensor<2> {
+    if fused(&gate) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_gated(gate.into_dispatch(), up.into_dispatch(), act))
     } else {
-        composed::attention(q, k, v, span, scale)
+        composed::gated(gate, up, act)
+    }
+}
+
+/// `act(x)`, any shape `[N, F]`.
+pub fn activate(x: Tensor<2>, act: Activation) -> Tensor<2> {
+    if fused(&x) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_activate(x.into_dispatch(), act))
+    } else {
+        composed::activate(x, act)
+    }
+}
+
+/// Attention inside the spans: `q [N, H, K]`, `k [N, G, K]`, `v [N, G, U]` -> `[N, H, U]`.
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, span: &AttentionSpan, score: Score) -> Tensor<3> {
+    if fused(&q) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_attention(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), span.clone(), score))
+    } else {
+        composed::attention(q, k, v, span, score)
     }
 }
 
@@ -158,6 +203,6 @@ pub fn square_sum(x: Tensor<1>) -> f64 {
     crate::host::to_vec(x).iter().map(|&x| f64::from(x) * f64::from(x)).sum()
 }
 
-pub(crate) fn attention_shape(span: &AttentionSpan, q: [usize; 3], k: [usize; 3]) -> attention_kernel::Shape {
-    attention_kernel::Shape { batch: span.batch, length: span.length, heads: q[1], kv_heads: k[1], head_dim: q[2] }
+pub(crate) fn attention_shape(span: &AttentionSpan, q: [usize; 3], k: [usize; 3], v: [usize; 3]) -> attention_kernel::Shape {
+    attention_kernel::Shape { batch: span.batch, length: span.length, heads: q[1], kv_heads: k[1], head_dim: q[2], value_dim: v[2] }
 }

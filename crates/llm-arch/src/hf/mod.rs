@@ -1,0 +1,193 @@
+//! Hugging Face model folders: `config.json`, `generation_config.json`, `model.safetensors` or shards with an index.
+//!
+//! | module | job |
+//! |---|---|
+//! | `fields` | typed fields with errors that name them |
+//! | `read` | `config.json` to a configuration, a short function per family |
+//! | `write` | the way back |
+//! | `names` | which tensor holds which parameter |
+
+mod fields;
+mod names;
+mod read;
+mod write;
+
+pub use read::{MODEL_TYPES, config_from_json};
+pub use write::config_to_json;
+#[cfg(test)]
+pub(crate) use read::rope_scaling;
+
+use crate::{Decoder, DecoderConfig, Error, Result};
+use llm_tensor::burn::tensor::Device;
+use llm_tensor::weights::{self, Pending, SaveOptions, Weights};
+use llm_tensor::{Precision, params};
+use names::{Source, ignorable, sources};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+
+/// Load a model folder onto a device in `f32`.
+pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Decoder> {
+    load_as(dir, device, Precision::F32)
+}
+
+/// Load a model folder onto a device. Missing, unexpected and ill-shaped tensors are reported all at once.
+pub fn load_as(dir: impl AsRef<Path>, device: &Device, precision: Precision) -> Result<Decoder> {
+    let checkpoint = Checkpoint::open(dir.as_ref())?;
+    Decoder::build(&checkpoint.config, device, precision, &mut |name, shape| checkpoint.parameter(name, shape))
+}
+
+/// A model folder whose headers were read and found to fit its configuration.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Its configuration.
+    pub config: DecoderConfig,
+    weights: Weights,
+    sources: Vec<Source>,
+    /// For each of our parameters the sources with rows of it.
+    parts: HashMap<String, Vec<usize>>,
+    /// The names as this file spells them, where a prefix is missing.
+    spelled: HashMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Read `config.json` and the headers of the weight files.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let value = config_value(dir)?;
+        let config = parse_config(dir, &value)?;
+        let mut weights = Weights::open(dir)?;
+        if let Some([rows, columns]) = block_size(&value) {
+            weights = weights.with_block_size(rows, columns);
+        }
+        let sources = sources(&config);
+        let (mut problems, mut known, mut spelled) = (Vec::new(), HashSet::new(), HashMap::new());
+        for source in &sources {
+            // Base models are saved without the first part of the name (`wte.weight`, `layers.0...`).
+            let short = source.name.split_once('.').map_or(source.name.as_str(), |(_, rest)| rest);
+            let found = if weights.contains(&source.name) { source.name.as_str() } else { short };
+            match weights.shape(found) {
+                None => problems.push(format!("missing `{}` {:?}", source.name, source.shape)),
+                Some(shape) if shape != source.shape => {
+                    problems.push(format!("`{found}` has shape {shape:?}, expected {:?}", source.shape));
+                }
+                Some(_) if found != source.name => drop(spelled.insert(source.name.clone(), found.to_string())),
+                Some(_) => {}
+            }
+            known.insert(found);
+        }
+        problems.extend(weights.names().into_iter().filter(|n| !known.contains(n) && !ignorable(&config, n)).map(|n| format!("unexpected `{n}`")));
+        if !problems.is_empty() {
+            return Err(Error::weights(dir, problems));
+        }
+        let mut parts: HashMap<String, Vec<usize>> = HashMap::new();
+        for (i, source) in sources.iter().enumerate() {
+            for run in &source.runs {
+                let list = parts.entry(run.parameter.clone()).or_default();
+                if list.last() != Some(&i) {
+                    list.push(i);
+                }
+            }
+        }
+        Ok(Self { config, weights, sources, parts, spelled })
+    }
+
+    /// The values of one of our parameters, gathered from wherever the checkpoint keeps them.
+    fn parameter(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let n: usize = shape.iter().product();
+        let mut out = vec![0f32; n];
+        for &i in self.parts.get(name).map_or(&[][..], Vec::as_slice) {
+            let source = &self.sources[i];
+            let found = self.spelled.get(&source.name).unwrap_or(&source.name);
+            let mut values = self.weights.get(found)?.values;
+            if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+                let path = self.weights.file(found).unwrap_or(Path::new("")).to_path_buf();
+                let message = format!("tensor `{found}` holds {} at element {at}; the checkpoint is damaged or its training diverged", values[at]);
+                return Err(Error::File { path, message });
+            }
+            if source.transposed {
+                values = transpose(&values, source.shape[0], source.shape[1]);
+            }
+            let width = source.width();
+            if source.runs.len() == 1 && values.len() == n {
+                return Ok(values);
+            }
+            let mut from = 0;
+            for run in &source.runs {
+                let size = run.rows * width;
+                if run.parameter == name {
+                    out[run.row * width..][..size].copy_from_slice(&values[from..from + size]);
+                }
+                from += size;
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// `[rows, columns]` to `[columns, rows]`.
+fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = vec![0f32; values.len()];
+    for (r, row) in values.chunks_exact(columns).enumerate() {
+        for (c, v) in row.iter().enumerate() {
+            out[c * rows + r] = *v;
+        }
+    }
+    out
+}
+
+/// Save `config.json`, `generation_config.json` and the weights in `f32` into `dir`, each file atomically.
+pub fn save(dir: impl AsRef<Path>, decoder: &Decoder) -> Result<()> {
+    save_as(dir, decoder, SaveOptions::default())
+}
+
+/// [`save`] in a chosen number format, in shards of a chosen size.
+pub fn save_as(dir: impl AsRef<Path>, decoder: &Decoder, options: SaveOptions) -> Result<()> {
+    let dir = dir.as_ref();
+    let config = decoder.config();
+    let ours = params::to_host(decoder);
+    let sources: BTreeMap<String, Source> = sources(config).into_iter().map(|s| (s.name.clone(), s)).collect();
+    let pending = sources.values().map(|s| Pending { name: s.name.clone(), shape: s.shape.clone() }).collect();
+    weights::save_folder(dir, pending, options, |tensor| {
+        let source = &sources[&tensor.name];
+        let width = source.width();
+        let mut out = Vec::with_capacity(source.shape.iter().product());
+        for run in &source.runs {
+            if let Some(parameter) = ours.get(&run.parameter) {
+                out.extend_from_slice(&parameter.values[run.row * width..][..run.rows * width]);
+            }
+        }
+        if source.transposed { transpose(&out, source.shape[1], source.shape[0]) } else { out }
+    })?;
+    let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
+    llm_run::atomic::write(dir.join("config.json"), pretty(&config_to_json(config, options.precision)))?;
+    let mut generation = Map::new();
+    write::insert_token_ids(&mut generation, config);
+    generation.retain(|_, v| !v.is_null());
+    Ok(llm_run::atomic::write(dir.join("generation_config.json"), pretty(&Value::Object(generation)))?)
+}
+
+fn config_value(dir: &Path) -> Result<Value> {
+    let path = dir.join("config.json");
+    let bad = |message: String| Error::File { path: path.clone(), message };
+    let text = std::fs::read_to_string(&path).map_err(|e| bad(format!("cannot read model configuration: {e}")))?;
+    serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))
+}
+
+fn parse_config(dir: &Path, value: &Value) -> Result<DecoderConfig> {
+    let bad = |message: String| Error::File { path: dir.join("config.json"), message };
+    let config = config_from_json(value).map_err(bad)?;
+    config.validate().map_err(|e| bad(e.to_string()))?;
+    Ok(config)
+}
+
+/// Read `dir/config.json`.
+pub fn load_config(dir: impl AsRef<Path>) -> Result<DecoderConfig> {
+    parse_config(dir.as_ref(), &config_value(dir.as_ref())?)
+}
+
+/// `quantization_config.weight_block_size` of 8-bit checkpoints.
+fn block_size(config: &Value) -> Option<[usize; 2]> {
+    let sizes = config.get("quantization_config")?.get("weight_block_size")?.as_array()?;
+    let size = |i: usize| sizes.get(i)?.as_u64().map(|n| n as usize);
+    Some([size(0)?, size(1)?])
+}
