@@ -8,6 +8,8 @@
 //! | [`decoder`] | `Decoder` | the model: packed training forward, cached inference forward |
 //! | [`attention`] | `Attention`, `LatentAttention` | how a block attends |
 //! | [`cache`] | `KvPool`, `CachedBatch` | storage of keys and values in pages |
+//! | [`presets`] | `preset`, `PRESETS` | published models by name |
+//! | [`budget`] | `Report`, `Plan` | what a configuration costs, without a tensor |
 //! | [`hf`] | `load`, `save` | `config.json` and `model.safetensors` |
 //!
 //! Deliberately absent: text, optimisation, and a file per model family.
@@ -15,6 +17,7 @@
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
 pub mod attention;
+pub mod budget;
 mod build;
 pub mod cache;
 pub mod config;
@@ -22,6 +25,7 @@ pub mod decoder;
 mod error;
 pub mod hf;
 pub mod parameters;
+pub mod presets;
 pub mod rope;
 
 pub use cache::{CachedBatch, KvPool};

@@ -49,7 +49,14 @@ fn measured(config: &DecoderConfig, batch: usize, length: usize) -> f64 {
 
 #[test]
 fn the_formula_is_within_a_fifth_of_a_measured_tape() {
-    let llama = DecoderConfig { vocab_size: 512, hidden_size: 128, intermediate_size: 352, num_hidden_layers: 3, num_attention_heads: 8, ..DecoderConfig::default() };
+    let llama = DecoderConfig {
+        vocab_size: 512,
+        hidden_size: 128,
+        intermediate_size: 352,
+        num_hidden_layers: 3,
+        num_attention_heads: 8,
+        ..DecoderConfig::default()
+    };
     let gpt2 = DecoderConfig {
         norm: NormKind::LayerNorm,
         positions: Positions::Learned,
@@ -61,7 +68,8 @@ fn the_formula_is_within_a_fifth_of_a_measured_tape() {
         mlp_bias: true,
         ..llama.clone()
     };
-    let experts = MoeConfig { num_experts: 8, num_experts_per_tok: 2, moe_intermediate_size: 96, shared_expert_intermediate_size: 96, ..MoeConfig::default() };
+    let experts =
+        MoeConfig { num_experts: 8, num_experts_per_tok: 2, moe_intermediate_size: 96, shared_expert_intermediate_size: 96, ..MoeConfig::default() };
     let mla = MlaConfig { q_lora_rank: Some(48), kv_lora_rank: 32, qk_nope_head_dim: 16, qk_rope_head_dim: 8, v_head_dim: 16 };
     let cases = [
         ("llama", llama.clone()),

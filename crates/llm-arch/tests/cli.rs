@@ -34,7 +34,12 @@ fn presets_are_described_within_eighty_columns() {
     for part in ["8,030,261,248", "131,072 B", "RTX 4090", "32 of 128, 8 key/value"] {
         assert!(text.contains(part), "no `{part}` in:\n{text}");
     }
-    let text = text + &stdout(&["inspect", "deepseek-v3", "--batch", "64"]) + &stdout(&["inspect", "gemma-2-9b"]) + &stdout(&["plan", "--hours", "24"]);
+    let mut text = text + &stdout(&["inspect", "deepseek-v3", "--batch", "64"]) + &stdout(&["presets"]) + &stdout(&["plan", "--hours", "24"]);
+    for preset in json(&["presets", "--json"]).as_array().unwrap() {
+        let name = preset["name"].as_str().unwrap();
+        text += &stdout(&["inspect", name]);
+        text += &stdout(&["plan", "--preset", name, "--gpus", "1024", "--tokens-per-parameter", "2000"]);
+    }
     for line in text.lines() {
         assert!(line.chars().count() <= 80 && line.trim_end() == line, "`{line}`");
     }

@@ -6,9 +6,9 @@
 //! 2024 (`1.8172 + 482.01 / N^0.3478 + 2085.43 / D^0.3658`, in nats on its own data): only differences between rows mean something, and it is
 //! for dense models. For a mixture N is what a token uses, `num_active_parameters`; that understates what the others add in quality.
 
+use crate::DecoderConfig;
 use crate::budget::{Device, Flops, Parts};
 use crate::presets::{PRESETS, Preset};
-use crate::DecoderConfig;
 use serde::Serialize;
 
 /// Tokens per parameter of rows beside the chosen one: compute-optimal, then increasingly over-trained up to Llama 3 8B's.

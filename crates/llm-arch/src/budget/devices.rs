@@ -58,10 +58,12 @@ fn key(name: &str) -> String {
 }
 
 impl Device {
-    /// The device of a name, whatever its case and spaces; `A100` is the one with 80 GB.
+    /// The device of a name, whatever its case and spaces. A part of a name will do (`4090`); of several the last one is meant, so `A100` is
+    /// the one with 80 GB.
     pub fn find(name: &str) -> Option<&'static Self> {
         let wanted = key(name);
-        DEVICES.iter().find(|d| key(d.name) == wanted).or_else(|| DEVICES.iter().rev().find(|d| !wanted.is_empty() && key(d.name).starts_with(&wanted)))
+        let exact = DEVICES.iter().find(|d| key(d.name) == wanted);
+        exact.or_else(|| DEVICES.iter().rev().find(|d| !wanted.is_empty() && key(d.name).contains(&wanted)))
     }
 
     /// Bytes that tensors can have.
@@ -82,7 +84,9 @@ mod tests {
 
     #[test]
     fn names_are_found_and_shards_are_counted() {
-        for (name, found) in [("h100", "H100"), ("rtx4090", "RTX 4090"), ("A100", "A100-80"), ("a100-40", "A100-40"), ("mi300x", "MI300X")] {
+        for (name, found) in
+            [("h100", "H100"), ("rtx4090", "RTX 4090"), ("4090", "RTX 4090"), ("A100", "A100-80"), ("a100-40", "A100-40"), ("mi300x", "MI300X")]
+        {
             assert_eq!(Device::find(name).map(|d| d.name), Some(found));
         }
         assert!(Device::find("").is_none() && Device::find("tpu").is_none());

@@ -9,7 +9,7 @@
 //! | stream and norms before two branches | 4 D (input and output of each norm); 3 D parallel, 2 D with one norm, 6 D sandwich |
 //! | rotary attention | 2 (Q + G) before and after the rotation, V values, U result; learned positions: Q + G + V + U |
 //! | norms of q and k | Q + G more |
-//! | latent attention | inputs and outputs of both compressions, 2 Q, Q keys, U values, U result |
+//! | latent attention | inputs and outputs of both compressions, 2 Q and Q keys, the projection to keys and values, U result |
 //! | gated feed-forward | 3 F (gate, up, their product); without a gate 2 F |
 //! | experts | k (3 D + 3 F) for the k chosen, 3 F of the shared expert, 3 of each router score |
 //!
@@ -193,10 +193,10 @@ fn kept_by_layer(config: &DecoderConfig, layer: usize) -> usize {
 fn kept_by_attention(config: &DecoderConfig) -> usize {
     let (h, g) = (config.num_attention_heads, config.num_key_value_heads);
     let (q, u) = (h * config.head_size(), h * config.value_head_size());
-    if let Some(&MlaConfig { q_lora_rank, kv_lora_rank, qk_rope_head_dim: r, .. }) = config.mla.as_ref() {
-        // The projection of the keys and values and the rotated key are inputs too; the keys are put together from them.
+    if let Some(&MlaConfig { q_lora_rank, kv_lora_rank, qk_nope_head_dim: p, qk_rope_head_dim: r, v_head_dim }) = config.mla.as_ref() {
+        // A part of a projection that is kept keeps the whole: of the queries the rotated part, of keys and values the values.
         let latent = 2 * q_lora_rank.unwrap_or(0) + 2 * kv_lora_rank + 2 * r;
-        return latent + h * r + 2 * q + 2 * u;
+        return latent + 3 * q + h * (p + v_head_dim) + u;
     }
     let (k, v) = (g * config.head_size(), g * config.value_head_size());
     let before_rotation = if config.positions == Positions::Rope { q + k } else { 0 };

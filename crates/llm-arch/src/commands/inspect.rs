@@ -108,7 +108,12 @@ fn text(name: &str, config: &DecoderConfig, disk: Option<&OnDisk>, report: &Repo
     writeln!(out, "  {:<22} {:>14}   one more token after such a text", "generation", flops(f.decoding))?;
     writeln!(out, "\nKV cache, bf16")?;
     writeln!(out, "  {:<22} {:>14}   {}", "per token", format!("{} B", thousands(report.kv_bytes_per_token)), cache_note(config))?;
-    writeln!(out, "  {:<22} {:>14}", format!("text of {}", thousands(report.context)), bytes(report.kv_bytes_per_text as f64))?;
+    let sliding = (0..config.num_hidden_layers).filter(|&i| config.window(i).is_some()).count();
+    let bound = match config.sliding_window {
+        Some(w) if sliding > 0 => format!("   {sliding} layers hold at most {}", thousands(w)),
+        _ => String::new(),
+    };
+    writeln!(out, "  {:<22} {:>14}{bound}", format!("text of {}", thousands(report.context)), bytes(report.kv_bytes_per_text as f64))?;
     memory(&mut out, report)?;
     fits(&mut out, report)?;
     Ok(out)
@@ -140,7 +145,7 @@ fn shape(out: &mut String, config: &DecoderConfig) -> Result<()> {
         (feed, width, "context", window),
         ("vocabulary", thousands(config.vocab_size), "tied head", if config.tie_word_embeddings { "yes".into() } else { "no".into() }),
     ] {
-        writeln!(out, "  {a:<13} {x:<23} {b:<11} {y}")?;
+        writeln!(out, "  {a:<13} {x:<26} {b:<10} {y}")?;
     }
     Ok(())
 }
@@ -179,12 +184,8 @@ fn parameters(out: &mut String, config: &DecoderConfig, disk: Option<&OnDisk>, p
 fn cache_note(config: &DecoderConfig) -> String {
     let layers = config.num_hidden_layers;
     match &config.mla {
-        Some(mla) => format!("{layers} layers x ({} latent + {} rotated) x 2", mla.kv_lora_rank, mla.qk_rope_head_dim),
-        None => {
-            let windowed = (0..layers).filter(|&i| config.window(i).is_some()).count();
-            let note = if windowed > 0 { format!("; {windowed} slide") } else { String::new() };
-            format!("{layers} layers x {} heads x {} x 2 x 2{note}", config.num_key_value_heads, config.head_size())
-        }
+        Some(mla) => format!("{layers} layers x ({} + {} rotated) x 2", mla.kv_lora_rank, mla.qk_rope_head_dim),
+        None => format!("{layers} layers x {} heads x {} x 2 x 2", config.num_key_value_heads, config.head_size()),
     }
 }
 

@@ -88,7 +88,10 @@ impl PlanArgs {
             anyhow!("--gpu {}: unknown; known are {}", self.gpu, known.join(", "))
         })?;
         if device.peak_flops.is_none() {
-            bail!("--gpu {}: its peak FLOP/s are not published, so there is nothing to take a share of; choose a device with a stated peak", device.name);
+            bail!(
+                "--gpu {}: its peak FLOP/s are not published, so there is nothing to take a share of; choose a device with a stated peak",
+                device.name
+            );
         }
         if !(self.mfu > 0.0 && self.mfu <= 1.0) {
             bail!("--mfu {}: expected a share above 0, at most 1 (good training code reaches 0.3 to 0.5)", self.mfu);
@@ -112,7 +115,14 @@ impl PlanArgs {
             _ => model.map_or(String::new(), |m| m.0.to_string()),
         };
         println!("Plan for {what}");
-        println!("  {} x {} at {:.0} % of {peak:.0} TFLOP/s, {} per GPU-hour, {} tokens a step\n", a.devices, a.device.name, 100.0 * a.mfu, money(a.price), count(a.batch_tokens));
+        println!(
+            "  {} x {} at {:.0} % of {peak:.0} TFLOP/s, {} per GPU-hour, {} tokens a step\n",
+            a.devices,
+            a.device.name,
+            100.0 * a.mfu,
+            money(a.price),
+            count(a.batch_tokens)
+        );
         println!("  {:<12} {:>14}   {}", "parameters", count(run.parameters), self.note(model));
         println!("  {:<12} {:>14}   {} per parameter", "tokens", count(run.tokens), short(run.tokens_per_parameter));
         println!("  {:<12} {:>14}", "steps", super::format::thousands(run.steps as usize));
@@ -146,7 +156,14 @@ impl PlanArgs {
 fn row(r: &Run) -> String {
     let loss = r.loss.map_or("-".to_string(), |l| format!("{l:.3}"));
     let steps = count(r.steps);
-    format!("{:>9} {:>9} {:>9} {steps:>10} {:>12} {:>11} {loss:>6}", short(r.tokens_per_parameter), count(r.parameters), count(r.tokens), days(r.days), money(r.cost))
+    format!(
+        "{:>9} {:>9} {:>9} {steps:>10} {:>12} {:>11} {loss:>6}",
+        short(r.tokens_per_parameter),
+        count(r.parameters),
+        count(r.tokens),
+        days(r.days),
+        money(r.cost)
+    )
 }
 
 /// Whole numbers without decimals.

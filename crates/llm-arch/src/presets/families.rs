@@ -234,7 +234,14 @@ pub(super) fn v2_experts(num_experts: usize, width: usize) -> MoeConfig {
     }
 }
 
-pub(super) fn deepseek_v2(hidden_size: usize, intermediate_size: usize, layers: usize, heads: usize, q_lora_rank: Option<usize>, moe: MoeConfig) -> DecoderConfig {
+pub(super) fn deepseek_v2(
+    hidden_size: usize,
+    intermediate_size: usize,
+    layers: usize,
+    heads: usize,
+    q_lora_rank: Option<usize>,
+    moe: MoeConfig,
+) -> DecoderConfig {
     DecoderConfig {
         family: Family::DeepseekV2,
         norm_eps: 1e-6,

@@ -44,7 +44,7 @@ pub const PRESETS: &[Preset] = &[
         max_position_embeddings: 16384,
         ..llama2(32016, 4096, 11008, 32, 32, 32)
     }),
-    preset_of("tinyllama-1.1b", 1_100_048_384, "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", || DecoderConfig {
+    preset_of("tinyllama-1.1b", 1_100_048_384, "TinyLlama/TinyLlama_v1.1", || DecoderConfig {
         max_position_embeddings: 2048,
         ..llama2(32000, 2048, 5632, 22, 32, 4)
     }),
@@ -131,7 +131,8 @@ pub fn preset(name: &str) -> Option<DecoderConfig> {
 /// Names that a typo may have meant, the nearest first; at most three.
 pub fn suggestions(name: &str) -> Vec<&'static str> {
     let wanted = key(name);
-    let mut near: Vec<(f64, &str)> = PRESETS.iter().map(|p| (strsim::jaro_winkler(&wanted, &key(p.name)), p.name)).filter(|(s, _)| *s > 0.85).collect();
+    let mut near: Vec<(f64, &str)> =
+        PRESETS.iter().map(|p| (strsim::jaro_winkler(&wanted, &key(p.name)), p.name)).filter(|(s, _)| *s > 0.85).collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     near.into_iter().take(3).map(|(_, name)| name).collect()
 }
