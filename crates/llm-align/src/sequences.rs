@@ -61,7 +61,7 @@ impl Sequences {
     /// the trained positions only.
     pub fn nll(&self, model: &Decoder) -> Tensor<1> {
         let hidden_MD = ops::embedding(model.hidden(&self.batch), self.rows.clone());
-        ops::cross_entropy(model.logits(hidden_MD), self.targets.clone())
+        model.nll(hidden_MD, self.targets.clone())
     }
 }
 

@@ -73,21 +73,9 @@ impl Builder<'_> {
             Some(mla) => (None, Some(self.latent(&format!("{at}.mla"), mla)?)),
             None => (Some(self.attention(&format!("{at}.self_attn"))?), None),
         };
-        let (mlp, moe) = if self.config.is_moe(layer) {
-            (None, Some(self.experts(&format!("{at}.moe"))?))
-        } else {
-            (Some(self.mlp(&format!("{at}.mlp"))?), None)
-        };
-        Ok(Block {
-            input_layernorm,
-            self_attn,
-            mla,
-            post_attention_layernorm,
-            pre_feedforward_layernorm,
-            post_feedforward_layernorm,
-            mlp,
-            moe,
-        })
+        let (mlp, moe) =
+            if self.config.is_moe(layer) { (None, Some(self.experts(&format!("{at}.moe"))?)) } else { (Some(self.mlp(&format!("{at}.mlp"))?), None) };
+        Ok(Block { input_layernorm, self_attn, mla, post_attention_layernorm, pre_feedforward_layernorm, post_feedforward_layernorm, mlp, moe })
     }
 
     fn attention(&mut self, at: &str) -> Result<Attention> {

@@ -240,6 +240,12 @@ impl Decoder {
         }
     }
 
+    /// Negative log-likelihoods `[N]` of the targets in nats, without the `[N, V]` logits. [`ops::IGNORE`] gives 0.
+    pub fn nll(&self, hidden_ND: Tensor<2>, targets: Indices) -> Tensor<1> {
+        let softcap = self.config.final_logit_softcapping.map(|cap| cap as f32);
+        ops::linear_cross_entropy(hidden_ND, self.output_weight(), targets, softcap)
+    }
+
     /// `[V, D]` of the output projection.
     fn output_weight(&self) -> Tensor<2> {
         self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.weight.val(), |head| head.weight.val())

@@ -11,6 +11,7 @@
 //! | [`presets`] | `preset`, `PRESETS` | published models by name |
 //! | [`budget`] | `Report`, `Plan` | what a configuration costs, without a tensor |
 //! | [`hf`] | `load`, `save` | `config.json` and `model.safetensors` |
+//! | [`parity`] | `check` | a model against recorded numbers of another implementation |
 //!
 //! Deliberately absent: text, optimisation, and a file per model family.
 
@@ -25,6 +26,7 @@ pub mod decoder;
 mod error;
 pub mod hf;
 pub mod parameters;
+pub mod parity;
 pub mod presets;
 pub mod rope;
 

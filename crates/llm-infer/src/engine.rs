@@ -5,7 +5,7 @@
 //! tokens do not change, because they depend on (seed, position) only.
 
 use crate::pages::PagedKv;
-use crate::sampling::{self, Choice, Sampling};
+use crate::sampling::{self, Choice, History, Sampling};
 use crate::{Error, Model, Result};
 use llm_arch::{CachedBatch, Decoder, KvPool};
 use llm_tensor::host;
@@ -201,6 +201,7 @@ impl Engine {
         if prompt.len() + sampling.max_tokens > self.capacity {
             return Err(Error::ContextLength { prompt: prompt.len(), max_tokens: sampling.max_tokens, context: self.capacity });
         }
+        sampling.check(vocab as usize)?;
         let id = RequestId(self.next_id);
         self.next_id += 1;
         if sampling.max_tokens == 0 {
@@ -343,11 +344,14 @@ impl Engine {
         let picked: Vec<f32> = rows.iter().flat_map(|&(_, row)| hidden[row * d..(row + 1) * d].iter().copied()).collect();
         let logits = host::to_vec(self.decoder.logits(host::from_vec(picked, [rows.len(), d], &device)));
         let vocab = self.decoder.config().vocab_size;
-        let running = &self.running;
+        let (running, end_ids) = (&self.running, &self.eos);
         let choices: Vec<Choice> = rows
             .par_iter()
             .zip(logits.par_chunks_exact(vocab))
-            .map(|(&(i, _), logits)| sampling::choose(logits, &running[i].sampling, &running[i].tokens, running[i].tokens.len()))
+            .map(|(&(i, _), logits)| {
+                let Sequence { tokens, prompt, sampling, .. } = &running[i];
+                sampling::choose(logits, sampling, History { tokens, prompt_len: *prompt, end_ids })
+            })
             .collect();
         let mut ended = Vec::new();
         for (&(i, _), choice) in rows.iter().zip(choices) {

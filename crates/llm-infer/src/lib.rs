@@ -16,11 +16,11 @@ pub mod engine;
 mod error;
 pub mod model;
 pub mod pages;
-pub mod sampling;
 pub mod score;
 
 pub use engine::{Completion, Engine, EngineConfig, Event, FinishReason, Request, RequestId};
 pub use error::{Error, Result};
+pub use llm_tensor::sample as sampling;
 pub use model::Model;
 pub use sampling::Sampling;
 pub use score::score;

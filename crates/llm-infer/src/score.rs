@@ -49,7 +49,7 @@ pub fn score(model: &Model, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
         }
         let length = ids.len();
         let batch = PackedBatch::documents(ids, &[&starts], length);
-        let nll = host::to_vec(ops::cross_entropy(decoder.logits(decoder.hidden(&batch)), targets.into()));
+        let nll = host::to_vec(decoder.nll(decoder.hidden(&batch), targets.into()));
         let mut at = 0;
         for tokens in group {
             out.push(nll[at..at + tokens.len().saturating_sub(1)].iter().map(|x| -x).collect());

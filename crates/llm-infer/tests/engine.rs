@@ -115,3 +115,44 @@ fn a_cancelled_request_frees_its_pages_and_the_others_go_on() {
     }
     assert_eq!((done, engine.free_pages()), (ids.len(), free));
 }
+
+/// What the sampler knows of a request comes through the engine: its end tokens, where the prompt ends, its vocabulary.
+#[test]
+fn min_tokens_biases_and_penalties_reach_the_sampler() {
+    let mut model = model();
+    let prompt: Vec<u32> = (3..30).collect();
+    let run = |model: &Model, sampling: Sampling| {
+        Engine::new(model, EngineConfig::default()).unwrap().generate(vec![Request { prompt: prompt.clone(), sampling }])
+    };
+    let greedy = Sampling { max_tokens: 10, ..Sampling::default() };
+    let first = run(&model, greedy.clone()).unwrap()[0].tokens[0];
+
+    // The model ends at once, with its own end token or with one of the request's: min_tokens bans both.
+    let stopping = Sampling { stop_ids: vec![first], ..greedy.clone() };
+    assert_eq!(run(&model, stopping.clone()).unwrap()[0].tokens, [0u32; 0]);
+    let held = run(&model, Sampling { min_tokens: 4, ..stopping }).unwrap().remove(0);
+    assert!(held.tokens.len() >= 4 && !held.tokens.contains(&first), "{held:?}");
+    model.eos_token_ids = vec![first];
+    assert_eq!(run(&model, greedy.clone()).unwrap()[0].tokens, [0u32; 0]);
+    assert_eq!(run(&model, Sampling { min_tokens: 4, ..greedy.clone() }).unwrap()[0].tokens, held.tokens);
+    model.eos_token_ids = vec![];
+
+    let biased = run(&model, Sampling { logit_bias: vec![(77, 100.0)], ..greedy.clone() }).unwrap().remove(0);
+    assert_eq!(biased.tokens, [77; 10]);
+    // The token is worth one repetition, and the prompt is not counted: 7 is in it.
+    let fair = Sampling { logit_bias: vec![(7, 1000.0), (77, 995.0)], presence_penalty: 10.0, ..greedy.clone() };
+    assert_eq!(run(&model, fair).unwrap()[0].tokens, [7, 77, 7, 7, 7, 7, 7, 7, 7, 7], "7, then 77 once, then both are penalised");
+    let no_bigram = Sampling { logit_bias: vec![(7, 1000.0), (77, 900.0)], no_repeat_ngram_size: 2, ..greedy.clone() };
+    let tokens = run(&model, no_bigram).unwrap().remove(0).tokens;
+    assert_eq!(tokens[..4], [7, 7, 77, 7]);
+    assert!(![7, 8, 77].contains(&tokens[4]), "7 8 is in the prompt, 7 7 and 7 77 in the answer, yet {} follows", tokens[4]);
+
+    for (sampling, field) in [
+        (Sampling { logit_bias: vec![(1 << 20, 1.0)], ..greedy.clone() }, "logit_bias"),
+        (Sampling { min_tokens: 11, ..greedy.clone() }, "min_tokens"),
+        (Sampling { top_p: -0.5, ..greedy }, "top_p"),
+    ] {
+        let error = run(&model, sampling).unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+}

@@ -37,7 +37,7 @@ pub enum Update {
 struct Job {
     requests: Vec<Request>,
     updates: mpsc::UnboundedSender<(usize, Update)>,
-    accepted: oneshot::Sender<Result<(), String>>,
+    accepted: oneshot::Sender<Result<(), ApiError>>,
 }
 
 enum Command {
@@ -108,7 +108,7 @@ impl Worker {
         self.commands.send(Command::Run(Job { requests, updates: sender, accepted })).map_err(|_| gone())?;
         match answer.await.map_err(|_| gone())? {
             Ok(()) => Ok(Generation { updates }),
-            Err(message) => Err(ApiError::bad_request(message)),
+            Err(error) => Err(error),
         }
     }
 
@@ -132,6 +132,14 @@ impl Worker {
 struct Sink {
     index: usize,
     updates: mpsc::UnboundedSender<(usize, Update)>,
+}
+
+/// The engine's refusal of a request, with the field at fault if it is one.
+fn refused(error: &llm_infer::Error) -> ApiError {
+    match error {
+        llm_infer::Error::Tensor(llm_tensor::Error::Sampling { field, .. }) => ApiError::invalid(*field, error.to_string()),
+        _ => ApiError::bad_request(error.to_string()),
+    }
 }
 
 struct EngineLoop<'m> {
@@ -185,7 +193,7 @@ impl EngineLoop<'_> {
                 Ok(id) => ids.push((id, index)),
                 Err(error) => {
                     ids.into_iter().for_each(|(id, _)| self.engine.cancel(id));
-                    let _ = job.accepted.send(Err(error.to_string()));
+                    let _ = job.accepted.send(Err(refused(&error)));
                     return;
                 }
             }

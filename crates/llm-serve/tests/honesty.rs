@@ -57,6 +57,49 @@ fn seeded_sampling_equals_the_library_choice_by_choice() {
     assert_ne!(expected[0], expected[1], "different seeds gave the same reply: nothing was sampled");
 }
 
+/// Each of these changes the reply, or the test would not notice that the server drops it.
+#[test]
+fn every_sampling_field_reaches_the_library() {
+    let server = TestServer::start();
+    let model = server.model();
+    let plain = Sampling { temperature: 0.9, seed: 7, max_tokens: 40, ..Sampling::default() };
+    let request = json!({"messages": user("Tell me"), "temperature": 0.9, "seed": 7, "max_tokens": 40});
+    let reply = |sampling: &Sampling| split_reply(&model, &library(&model, vec![chat_request(&model, "Tell me", sampling)])[0].tokens);
+    let free = reply(&plain);
+    // The likeliest way for a reply to be short is its end token, so ask for it.
+    let eos = model.tokenizer.eos_id().unwrap();
+    let ending = vec![(eos, 8.0)];
+    for (fields, sampling) in [
+        (json!({"min_p": 0.3}), Sampling { min_p: 0.3, ..plain.clone() }),
+        (json!({"typical_p": 0.3}), Sampling { typical_p: 0.3, ..plain.clone() }),
+        (json!({"epsilon_cutoff": 0.02}), Sampling { epsilon_cutoff: 0.02, ..plain.clone() }),
+        (json!({"eta_cutoff": 0.1}), Sampling { eta_cutoff: 0.1, ..plain.clone() }),
+        (json!({"repetition_penalty": 1.5}), Sampling { repetition_penalty: 1.5, ..plain.clone() }),
+        (json!({"frequency_penalty": 1.5}), Sampling { frequency_penalty: 1.5, ..plain.clone() }),
+        (json!({"presence_penalty": -2}), Sampling { presence_penalty: -2.0, ..plain.clone() }),
+        (json!({"no_repeat_ngram_size": 1}), Sampling { no_repeat_ngram_size: 1, ..plain.clone() }),
+        (json!({"logit_bias": {eos.to_string(): 8}}), Sampling { logit_bias: ending.clone(), ..plain.clone() }),
+        (json!({"logit_bias": {eos.to_string(): 8}, "min_tokens": 25}), Sampling { logit_bias: ending, min_tokens: 25, ..plain.clone() }),
+    ] {
+        let mut body = request.clone();
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let (status, answer) = server.post("/v1/chat/completions", &body);
+        assert_eq!(status, 200, "{answer}");
+        let expected = reply(&sampling);
+        assert_eq!(reply_of(&answer["choices"][0]), expected, "{fields}");
+        assert_ne!(expected, free, "{fields} changes nothing here");
+        if sampling.min_tokens > 0 {
+            assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() >= 25, "{answer}");
+        }
+    }
+    for (fields, param) in [(json!({"logit_bias": {"99999": 1}}), "logit_bias"), (json!({"min_tokens": 41}), "min_tokens")] {
+        let mut body = request.clone();
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let (status, answer) = server.post("/v1/chat/completions", &body);
+        assert_eq!((status, answer["error"]["param"].as_str()), (400, Some(param)), "{answer}");
+    }
+}
+
 #[test]
 fn completions_and_their_logprobs_equal_the_library() {
     let server = TestServer::start();

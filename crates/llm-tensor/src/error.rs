@@ -1,8 +1,8 @@
-//! One error type for devices and weight files.
+//! One error type for devices, weight files and settings.
 
 use std::path::PathBuf;
 
-/// What can go wrong between a file or a device and a tensor.
+/// What can go wrong between a file, a device or a request and a tensor.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A device that does not exist, or was not compiled in.
@@ -18,6 +18,14 @@ pub enum Error {
     Weights {
         /// The file.
         path: PathBuf,
+        /// What was expected.
+        message: String,
+    },
+    /// A sampling setting outside its range.
+    #[error("'{field}': {message}")]
+    Sampling {
+        /// Its name in [`Sampling`](crate::sample::Sampling).
+        field: &'static str,
         /// What was expected.
         message: String,
     },

@@ -13,6 +13,7 @@
 //! | [`nn`] | `Linear`, `Embedding`, `Norm` |
 //! | [`params`] | parameters and gradients by checkpoint name |
 //! | [`weights`] | safetensors in and out, in Hugging Face layout |
+//! | [`sample`] | from logits to a token, on plain slices |
 //! | [`host`] | tensors to and from `Vec<f32>` |
 //!
 //! Deliberately absent: models, tokenizers, files other than weights.
@@ -25,6 +26,7 @@ pub mod kernels;
 pub mod nn;
 pub mod ops;
 pub mod params;
+pub mod sample;
 pub mod weights;
 
 pub use burn;

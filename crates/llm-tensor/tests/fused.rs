@@ -128,6 +128,51 @@ fn grouped_linear_equals_its_composed_form_for_ragged_and_empty_groups() {
 }
 
 #[test]
+fn linear_cross_entropy_equals_its_composed_form() {
+    let device = Device::flex().autodiff();
+    // The last size has more rows than one block of the kernel (2^21 / 40 000 < 64, the smallest block).
+    for (n, vocab, hidden) in [(1usize, 48usize, 8usize), (7, 33, 16), (130, 80, 48), (150, 40_000, 8)] {
+        let mut rng = Seed(5).rng();
+        let mut targets: Vec<u32> = (0..n).map(|_| rng.below(vocab) as u32).collect();
+        for at in (0..n).filter(|at| at % 5 == 3) {
+            targets[at] = IGNORE;
+        }
+        let targets: Indices = targets.into();
+        let inputs = vec![random("h", [n, hidden], &device), random("w", [vocab, hidden], &device)];
+        for softcap in [None, Some(3.0)] {
+            let fused = |t: &[Tensor<2>]| ops::linear_cross_entropy(t[0].clone(), t[1].clone(), targets.clone(), softcap);
+            let reference = |t: &[Tensor<2>]| composed::linear_cross_entropy(t[0].clone(), t[1].clone(), &targets, softcap);
+            compare("linear_cross_entropy, a gradient per row", inputs.clone(), fused, reference);
+            compare("linear_cross_entropy, one gradient for all rows", inputs.clone(), |t| fused(t).sum(), |t| reference(t).sum());
+            let plain: Vec<_> = inputs.iter().map(|t| t.clone().inner()).collect();
+            close("linear_cross_entropy without gradients", &to_vec(fused(&plain)), &to_vec(reference(&plain)));
+        }
+    }
+}
+
+#[test]
+fn a_frozen_head_or_a_batch_without_targets_still_gives_the_gradients_that_exist() {
+    let device = Device::flex().autodiff();
+    let weight = random("w", [60, 16], &device);
+    for targets in [vec![3u32; 9], vec![IGNORE; 9]] {
+        let targets: Indices = targets.into();
+        let gradient = |fused: bool| {
+            let h = random("h", [9, 16], &device).require_grad();
+            let nll = match fused {
+                true => ops::linear_cross_entropy(h.clone(), weight.clone(), targets.clone(), None),
+                false => composed::linear_cross_entropy(h.clone(), weight.clone(), &targets, None),
+            };
+            to_vec(h.grad(&nll.sum().backward()).expect("gradient"))
+        };
+        close("hidden, frozen head", &gradient(true), &gradient(false));
+    }
+    let w = random("w", [60, 16], &device).require_grad();
+    let none = ops::linear_cross_entropy(Tensor::zeros([0, 16], &device), w.clone(), Vec::new().into(), None);
+    let grads = none.sum().backward();
+    assert!(to_vec(w.grad(&grads).expect("gradient")).iter().all(|&x| x == 0.0), "no rows, no gradient");
+}
+
+#[test]
 fn attention_equals_its_composed_form_for_packed_windowed_and_grouped_heads() {
     let device = Device::flex().autodiff();
     let (batch, length, size) = (2usize, 150usize, 16usize);
@@ -136,8 +181,11 @@ fn attention_equals_its_composed_form_for_packed_windowed_and_grouped_heads() {
         for (heads, kv_heads, value, softcap) in [(4usize, 4usize, 16, None), (4, 2, 16, Some(2.0)), (6, 1, 16, None), (4, 4, 10, Some(5.0))] {
             let n = batch * length;
             let score = Score { scale: 0.25, softcap };
-            let inputs =
-                vec![random("q", [n, heads * size], &device), random("k", [n, kv_heads * size], &device), random("v", [n, kv_heads * value], &device)];
+            let inputs = vec![
+                random("q", [n, heads * size], &device),
+                random("k", [n, kv_heads * size], &device),
+                random("v", [n, kv_heads * value], &device),
+            ];
             let cubes = |t: &[Tensor<2>]| {
                 (t[0].clone().reshape([n, heads, size]), t[1].clone().reshape([n, kv_heads, size]), t[2].clone().reshape([n, kv_heads, value]))
             };
@@ -167,7 +215,9 @@ fn packed_documents_cannot_see_each_other() {
         values[..5 * 16].iter_mut().for_each(|v| *v += bump);
         from_vec(values, [9, 2, 8], &device)
     };
-    let run = |bump| to_vec(ops::attention(cube("q", bump), cube("k", bump), cube("v", bump), &span, Score { scale: 0.3, softcap: None }))[5 * 16..].to_vec();
+    let run = |bump| {
+        to_vec(ops::attention(cube("q", bump), cube("k", bump), cube("v", bump), &span, Score { scale: 0.3, softcap: None }))[5 * 16..].to_vec()
+    };
     assert_eq!(run(0.0), run(3.0), "the second document must not notice a change in the first");
 }
 
@@ -198,7 +248,11 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let y = ops::attention(q.clone(), q.clone(), q, &AttentionSpan::causal(2, 256), Score { scale: 0.1, softcap: None }).reshape([512, 512]);
             let stacked = w.clone().reshape([2, 256, 192]);
             let y = y + ops::grouped_linear(x.clone(), stacked, vec![0, 500, 512].into()).repeat_dim(1, 2);
-            let nll = ops::cross_entropy(y, (0..512).map(|i| i as u32).collect());
+            let nll = ops::cross_entropy(y.clone(), (0..512).map(|i| i as u32).collect());
+            let factors = random("factors", [512], &device);
+            let head = random("head", [6000, 512], &device).require_grad();
+            let tail = ops::linear_cross_entropy(y, head.clone(), (0..512).map(|i| i * 11).collect(), Some(9.0));
+            let nll = nll + tail * factors;
             let grads = nll.clone().sum().backward();
             let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
             (
@@ -206,6 +260,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
                 bits(to_vec(x.grad(&grads).unwrap())),
                 bits(to_vec(w.grad(&grads).unwrap())),
                 bits(to_vec(scale.grad(&grads).unwrap())),
+                bits(to_vec(head.grad(&grads).unwrap())),
             )
         })
     };

@@ -119,7 +119,7 @@ impl Objective for Pretrain {
     }
 
     fn loss(&self, model: &Decoder, batch: &PretrainBatch) -> Result<Loss> {
-        let nll = ops::cross_entropy(model.logits(model.hidden(&batch.rows.batch)), batch.rows.targets.clone());
+        let nll = model.nll(model.hidden(&batch.rows.batch), batch.rows.targets.clone());
         Ok(Loss { value: nll.sum() / batch.step_targets.max(1) as f32, tokens: batch.rows.batch.ids.len() as u64 })
     }
 
@@ -133,7 +133,7 @@ impl Objective for Pretrain {
             bytes += rows.iter().map(|r| u64::from(r.target_bytes)).sum::<u64>();
             let rows = TokenRows::new(&rows);
             targets += rows.counted;
-            let losses = host::to_vec(ops::cross_entropy(model.logits(model.hidden(&rows.batch)), rows.targets));
+            let losses = host::to_vec(model.nll(model.hidden(&rows.batch), rows.targets));
             nll += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
         }
         let loss = nll / targets.max(1) as f64;

@@ -47,7 +47,7 @@ impl Objective for Recorded {
     }
 
     fn loss(&self, model: &Decoder, micro: &Micro) -> Result<Loss> {
-        let nll = ops::cross_entropy(model.logits(model.hidden(&micro.batch)), micro.targets.clone());
+        let nll = model.nll(model.hidden(&micro.batch), micro.targets.clone());
         Ok(Loss { value: nll.sum() / micro.total as f32, tokens: micro.targets.len() as u64 })
     }
 }

@@ -12,10 +12,10 @@ mod names;
 mod read;
 mod write;
 
-pub use read::{MODEL_TYPES, config_from_json};
-pub use write::config_to_json;
 #[cfg(test)]
 pub(crate) use read::rope_scaling;
+pub use read::{MODEL_TYPES, config_from_json};
+pub use write::config_to_json;
 
 use crate::{Decoder, DecoderConfig, Error, Result};
 use llm_tensor::burn::tensor::Device;

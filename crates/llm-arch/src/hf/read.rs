@@ -54,17 +54,19 @@ pub fn config_from_json(value: &Value) -> Result<DecoderConfig> {
 /// What every configuration has, from `hidden_size` to the token ids.
 fn common(f: Fields, family: Family, tied: bool) -> Result<DecoderConfig> {
     let heads = f.required("num_attention_heads")?;
+    let hidden_size = f.required("hidden_size")?;
     let trained = f.size_or("max_position_embeddings", 2048)?;
     let (rope_theta, partial, rope_scaling) = rope(f, trained)?;
     Ok(DecoderConfig {
         family,
         vocab_size: f.required("vocab_size")?,
-        hidden_size: f.required("hidden_size")?,
+        hidden_size,
         intermediate_size: f.size_or("intermediate_size", 1)?,
         num_hidden_layers: f.required("num_hidden_layers")?,
         num_attention_heads: heads,
         num_key_value_heads: f.size_or("num_key_value_heads", heads)?,
-        head_dim: f.size_or("head_dim", 0)?,
+        // Files of transformers 5 spell out what follows from the sizes.
+        head_dim: f.size("head_dim")?.filter(|k| k.checked_mul(heads) != Some(hidden_size)).unwrap_or(0),
         max_position_embeddings: trained,
         norm_eps: f.number_or("rms_norm_eps", 1e-6)?,
         rope_theta: rope_theta.unwrap_or(10_000.0),
@@ -131,12 +133,16 @@ fn llama_like(f: Fields, family: Family) -> Result<DecoderConfig> {
         Family::Llama => (c.sliding_window, c.layer_types) = (None, Vec::new()),
         Family::Qwen3 => {
             c.qk_norm = QkNorm::Head;
-            c.head_dim = f.size_or("head_dim", 128)?;
+            if !f.mentions("head_dim") {
+                c.head_dim = 128;
+            }
         }
         Family::Gemma | Family::Gemma2 => {
             c.norm = NormKind::GemmaRmsNorm;
             c.scale_embeddings = true;
-            c.head_dim = f.size_or("head_dim", 256)?;
+            if !f.mentions("head_dim") {
+                c.head_dim = 256;
+            }
             if family == Family::Gemma2 {
                 c.layout = Layout::Sandwich;
                 c.query_pre_attn_scalar = Some(f.number_or("query_pre_attn_scalar", 256.0)?);

@@ -213,8 +213,7 @@ pub fn backward(q: &[f32], k: &[f32], v: &[f32], d_out: &[f32], first_key: &[u32
                     let query_at = shape.at(b, block.t0, heads, h, head_dim);
                     let key_at = shape.at(b, block.lo, kv_heads, g, head_dim);
                     let value_at = shape.at(b, block.lo, kv_heads, g, value_dim);
-                    let d_rows =
-                        View { data: &d_out[shape.at(b, block.t0, heads, h, value_dim)..], row_stride: heads * value_dim, col_stride: 1 };
+                    let d_rows = View { data: &d_out[shape.at(b, block.t0, heads, h, value_dim)..], row_stride: heads * value_dim, col_stride: 1 };
                     // SAFETY: p and dp are this task's scratch; dq rows belong to head h, dk and dv to kv head g of batch b, and
                     // one task owns all heads of that group, so no two tasks write the same floats. Views hold their shapes by `check`.
                     unsafe {

@@ -14,6 +14,7 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod grouped;
 pub mod layer_norm;
+pub mod linear_cross_entropy;
 pub mod matmul;
 pub mod paged_attention;
 pub mod rms_norm;

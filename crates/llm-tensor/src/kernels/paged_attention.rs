@@ -45,13 +45,12 @@ pub fn forward(q: &[f32], keys: &[f32], values: &[f32], queries: &[Query], shape
     assert_eq!(q.len(), queries.len() * heads * head_dim, "q");
     let group = heads / kv_heads;
     let mut out = vec![0f32; queries.len() * heads * value_dim];
-    out.par_chunks_exact_mut(group * value_dim)
-        .zip(q.par_chunks_exact(group * head_dim))
-        .enumerate()
-        .with_min_len(8)
-        .for_each_init(Vec::new, |scores, (task, (out, q))| {
+    out.par_chunks_exact_mut(group * value_dim).zip(q.par_chunks_exact(group * head_dim)).enumerate().with_min_len(8).for_each_init(
+        Vec::new,
+        |scores, (task, (out, q))| {
             attend(out, q, keys, values, queries[task / kv_heads], task % kv_heads, shape, score, scores);
-        });
+        },
+    );
     out
 }
 

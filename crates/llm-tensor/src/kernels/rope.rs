@@ -22,7 +22,17 @@ pub enum Pairing {
 /// # Panics
 /// When a position is not in the table.
 #[allow(clippy::too_many_arguments)]
-pub fn rotate(x: &[f32], positions: &[u32], cos: &[f32], sin: &[f32], heads: usize, head_dim: usize, half: usize, pairing: Pairing, sign: f32) -> Vec<f32> {
+pub fn rotate(
+    x: &[f32],
+    positions: &[u32],
+    cos: &[f32],
+    sin: &[f32],
+    heads: usize,
+    head_dim: usize,
+    half: usize,
+    pairing: Pairing,
+    sign: f32,
+) -> Vec<f32> {
     assert_eq!(x.len(), positions.len() * heads * head_dim, "x");
     assert!(positions.iter().all(|&p| (p as usize + 1) * half <= cos.len()), "position beyond the rotary table");
     let mut out = vec![0f32; x.len()];

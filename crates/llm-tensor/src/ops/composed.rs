@@ -175,6 +175,16 @@ pub fn cross_entropy(logits_NV: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     picked.neg() * Tensor::<1>::from_data(TensorData::new(counts, [n]), &device)
 }
 
+/// See [`super::linear_cross_entropy`]; stores the logits.
+pub fn linear_cross_entropy(hidden_ND: Tensor<2>, weight_VD: Tensor<2>, targets: &[u32], softcap: Option<f32>) -> Tensor<1> {
+    let logits_NV = linear(hidden_ND, weight_VD).cast(burn::tensor::DType::F32);
+    let logits_NV = match softcap {
+        Some(cap) => logits_NV.div_scalar(cap).tanh().mul_scalar(cap),
+        None => logits_NV,
+    };
+    cross_entropy(logits_NV, targets)
+}
+
 /// See [`super::adamw()`].
 pub fn adamw(p: Tensor<1>, m: Tensor<1>, v: Tensor<1>, g: Tensor<1>, s: AdamWStep) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
     let g = g.mul_scalar(s.grad_scale);

@@ -16,6 +16,7 @@ use burn_flex::FlexTensor;
 use kernels::activation::Activation;
 use kernels::adamw::Step;
 use kernels::attention::Score;
+use kernels::linear_cross_entropy as lce;
 
 /// Operations of a decoder; `*_backward` take the inputs, then the gradient of the output.
 #[backend_extension(Flex, Autodiff)]
@@ -68,6 +69,25 @@ pub trait DecoderOps: Backend {
         g: FloatTensor<Self>,
         step: Step,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    fn fused_linear_cross_entropy(h: FloatTensor<Self>, w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>) -> FloatTensor<Self>;
+    /// The value and the gradients of its sum; without `train_weight` the last is empty.
+    fn fused_linear_cross_entropy_unit(
+        h: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        targets: Indices,
+        softcap: Option<f32>,
+        train_weight: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// `unit_h` and `unit_w` are those gradients.
+    fn fused_linear_cross_entropy_backward(
+        h: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        unit_h: FloatTensor<Self>,
+        unit_w: FloatTensor<Self>,
+        targets: Indices,
+        softcap: Option<f32>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
 fn dims(t: &FlexTensor) -> Vec<usize> {
@@ -100,6 +120,10 @@ impl std::ops::Deref for Floats {
 fn cube(t: &FlexTensor) -> [usize; 3] {
     let d = dims(t);
     [d[0], d[1], d[2]]
+}
+
+fn problem<'a>(hidden: &'a Floats, weight: &'a Floats, targets: &'a [u32], softcap: Option<f32>, hidden_size: usize) -> lce::Problem<'a> {
+    lce::Problem { hidden_ND: hidden, weight_VD: weight, targets, hidden_size, softcap }
 }
 
 impl DecoderOps for Flex {
@@ -199,6 +223,45 @@ impl DecoderOps for Flex {
         kernels::adamw::step(p.storage_mut::<f32>(), m.storage_mut::<f32>(), v.storage_mut::<f32>(), &Floats::of(&g), step);
         (p, m, v)
     }
+    fn fused_linear_cross_entropy(h: FlexTensor, w: FlexTensor, targets: Indices, softcap: Option<f32>) -> FlexTensor {
+        let nll = lce::forward(problem(&Floats::of(&h), &Floats::of(&w), &targets, softcap, last_dim(&h)));
+        tensor(nll, vec![targets.len()])
+    }
+    fn fused_linear_cross_entropy_unit(
+        h: FlexTensor,
+        w: FlexTensor,
+        targets: Indices,
+        softcap: Option<f32>,
+        train_weight: bool,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (hidden, weight) = (Floats::of(&h), Floats::of(&w));
+        let out = lce::forward_backward(problem(&hidden, &weight, &targets, softcap, last_dim(&h)), |_| 1.0, true, train_weight);
+        let weight_shape = if train_weight { dims(&w) } else { vec![0, last_dim(&w)] };
+        (tensor(out.nll_N, vec![targets.len()]), tensor(out.d_hidden_ND, dims(&h)), tensor(out.d_weight_VD, weight_shape))
+    }
+    fn fused_linear_cross_entropy_backward(
+        h: FlexTensor,
+        w: FlexTensor,
+        d: FlexTensor,
+        mut unit_h: FlexTensor,
+        mut unit_w: FlexTensor,
+        targets: Indices,
+        softcap: Option<f32>,
+    ) -> (FlexTensor, FlexTensor) {
+        let d = Floats::of(&d);
+        if let Some(factor) = lce::uniform(&d, &targets) {
+            lce::scale(unit_h.storage_mut::<f32>(), factor);
+            lce::scale(unit_w.storage_mut::<f32>(), factor);
+            return (unit_h, unit_w);
+        }
+        lce::scale_rows(unit_h.storage_mut::<f32>(), &d, last_dim(&h));
+        if dims(&unit_w) == dims(&w) {
+            let (hidden, weight) = (Floats::of(&h), Floats::of(&w));
+            let out = lce::forward_backward(problem(&hidden, &weight, &targets, softcap, last_dim(&h)), |n| d[n], false, true);
+            unit_w = tensor(out.d_weight_VD, dims(&w));
+        }
+        (unit_h, unit_w)
+    }
 }
 
 /// One differentiable operation: forward through `B::$name`, backward through an expression over the saved inputs.
@@ -242,6 +305,17 @@ macro_rules! first_order_only {
     };
 }
 
+/// Does anyone want this tensor's gradient? An operation on it alone is tracked if and only if it is.
+fn is_tracked<B: DecoderOps, C: CheckpointStrategy>(x: &FloatTensor<Autodiff<B, C>>) -> bool {
+    #[derive(Debug)]
+    struct Probe;
+    impl<B: DecoderOps> Backward<B, 1> for Probe {
+        type State = ();
+        fn backward(self, _: Ops<(), 1>, _: &mut Gradients, _: &mut Checkpointer) {}
+    }
+    matches!(<Probe as Backward<B, 1>>::prepare::<C>(Probe, [x.node()]).compute_bound().stateful(), OpsKind::Tracked(_))
+}
+
 impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
     differentiable!(fused_linear, 2, [x, w], [], |B, d| {
         let (dx, dw) = B::fused_linear_backward(x, w, d);
@@ -270,7 +344,42 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
     });
     differentiable!(fused_cross_entropy, 1, [logits], [targets: Indices], |B, d| [B::fused_cross_entropy_backward(logits, d, targets)]);
 
+    /// With gradients the value and the gradients of its sum are computed together; the backward pass scales them when every row
+    /// gets the same gradient (the mean of a batch) and computes the weight's again otherwise.
+    fn fused_linear_cross_entropy(h: FloatTensor<Self>, w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: DecoderOps> Backward<B, 2> for Step {
+            type State = ([NodeId; 2], [B::FloatTensorPrimitive; 2], Indices, Option<f32>);
+            fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+                let ([h, w], [unit_h, unit_w], targets, softcap) = ops.state;
+                let (h, w) = (checkpointer.retrieve_node_output(h), checkpointer.retrieve_node_output(w));
+                let d = grads.consume::<B>(&ops.node);
+                let (dh, dw) = B::fused_linear_cross_entropy_backward(h, w, d, unit_h, unit_w, targets, softcap);
+                for (parent, gradient) in ops.parents.into_iter().zip([dh, dw]) {
+                    if let Some(parent) = parent {
+                        grads.register::<B>(parent.id, gradient);
+                    }
+                }
+            }
+        }
+        match Step.prepare::<C>([h.node(), w.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prepared) => {
+                let inputs = [prepared.checkpoint(&h), prepared.checkpoint(&w)];
+                let train_weight = is_tracked::<B, C>(&w); // a frozen head (LoRA) costs no weight gradient
+                let (h, w) = (h.primitive().clone(), w.primitive().clone());
+                let (nll, unit_h, unit_w) = B::fused_linear_cross_entropy_unit(h, w, targets.clone(), softcap, train_weight);
+                prepared.finish((inputs, [unit_h, unit_w], targets, softcap), nll)
+            }
+            OpsKind::UnTracked(prepared) => {
+                prepared.finish(B::fused_linear_cross_entropy(h.primitive().clone(), w.primitive().clone(), targets, softcap))
+            }
+        }
+    }
+
     first_order_only! {
+        fn fused_linear_cross_entropy_unit(h: FloatTensor<Self>, w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>, train_weight: bool) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+        fn fused_linear_cross_entropy_backward(h: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, unit_h: FloatTensor<Self>, unit_w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>) -> (FloatTensor<Self>, FloatTensor<Self>);
         fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
         fn fused_grouped_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, offsets: Indices) -> (FloatTensor<Self>, FloatTensor<Self>);
         fn fused_embedding_backward(table: FloatTensor<Self>, d: FloatTensor<Self>, ids: Indices) -> FloatTensor<Self>;

@@ -163,11 +163,7 @@ pub fn gated(gate: Tensor<2>, up: Tensor<2>, act: Activation) -> Tensor<2> {
 
 /// `act(x)`, any shape `[N, F]`.
 pub fn activate(x: Tensor<2>, act: Activation) -> Tensor<2> {
-    if fused(&x) {
-        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_activate(x.into_dispatch(), act))
-    } else {
-        composed::activate(x, act)
-    }
+    if fused(&x) { Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_activate(x.into_dispatch(), act)) } else { composed::activate(x, act) }
 }
 
 /// Attention inside the spans: `q [N, H, K]`, `k [N, G, K]`, `v [N, G, U]` -> `[N, H, U]`.
@@ -185,6 +181,17 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Indices) -> Tensor<1> {
         Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_cross_entropy(logits.into_dispatch(), targets))
     } else {
         composed::cross_entropy(logits, &targets)
+    }
+}
+
+/// Negative log-likelihood per row of the output projection: [`cross_entropy`] of `hidden weight^T`, which is never stored
+/// whole. `hidden [N, D]`, `weight [V, D]`, targets `[N]` ([`IGNORE`] gives 0) -> `[N]`, in nats. With a soft cap, logits
+/// become `cap * tanh(logit / cap)` first.
+pub fn linear_cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Indices, softcap: Option<f32>) -> Tensor<1> {
+    if fused(&hidden) {
+        Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_linear_cross_entropy(hidden.into_dispatch(), weight.into_dispatch(), targets, softcap))
+    } else {
+        composed::linear_cross_entropy(hidden, weight, &targets, softcap)
     }
 }
 
