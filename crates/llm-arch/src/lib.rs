@@ -8,6 +8,8 @@
 //! | [`decoder`] | `Decoder` | the model: packed training forward, cached inference forward |
 //! | [`attention`] | `Attention`, `LatentAttention` | how a block attends |
 //! | [`cache`] | `KvPool`, `CachedBatch` | storage of keys and values in pages |
+//! | [`presets`] | `preset`, `PRESETS` | published models by name |
+//! | [`budget`] | `Report`, `Plan` | what a configuration costs, without a tensor |
 //! | [`hf`] | `load`, `save` | `config.json` and `model.safetensors` |
 //! | [`parity`] | `check` | a model against recorded numbers of another implementation |
 //!
@@ -16,6 +18,7 @@
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
 pub mod attention;
+pub mod budget;
 mod build;
 pub mod cache;
 pub mod config;
@@ -24,6 +27,7 @@ mod error;
 pub mod hf;
 pub mod parameters;
 pub mod parity;
+pub mod presets;
 pub mod rope;
 
 pub use cache::{CachedBatch, KvPool};

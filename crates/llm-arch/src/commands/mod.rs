@@ -1,0 +1,22 @@
+//! The commands of the program, one file each.
+
+mod format;
+mod inspect;
+mod plan;
+mod presets;
+
+pub use inspect::Inspect;
+pub use plan::PlanArgs;
+pub use presets::Presets;
+
+use anyhow::{Result, anyhow};
+use llm_arch::presets::{self as known, Preset};
+
+/// The preset of a name, or an error that names what was probably meant.
+fn preset(name: &str) -> Result<&'static Preset> {
+    known::find(name).ok_or_else(|| {
+        let near = known::suggestions(name);
+        let hint = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) };
+        anyhow!("`{name}` is no preset{hint} (`llm-arch presets` lists them)")
+    })
+}

@@ -1,0 +1,44 @@
+//! `llm-arch`: what a model is, what it costs, and whether it computes the right numbers. See `llm-arch help`.
+
+mod commands;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Describe, plan and check decoder models.
+///
+/// A model is a folder as Hugging Face's libraries write it (config.json, model.safetensors or shards) or a preset,
+/// the name of a published model (llm-arch presets).
+#[derive(Debug, Parser)]
+#[command(name = "llm-arch", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show parameters, FLOPs, cache and memory of a model, and what it fits on
+    ///
+    /// Reads config.json and the headers of the weight files, never the weights.
+    ///
+    /// Example: llm-arch inspect llama-3-8b --batch 4 --context 8192
+    Inspect(commands::Inspect),
+    /// Plan a training run: from a budget to a size, or from a size to tokens, days and cost
+    ///
+    /// Example: llm-arch plan --gpus 8 --gpu H100 --hours 24
+    ///
+    /// Example: llm-arch plan --preset llama-3.2-1b --tokens-per-parameter 200
+    Plan(commands::PlanArgs),
+    /// List the known models
+    Presets(commands::Presets),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    llm_run::program::main(|| match cli.command {
+        Command::Inspect(inspect) => inspect.run(),
+        Command::Plan(plan) => plan.run(),
+        Command::Presets(presets) => presets.run(),
+    })
+}
