@@ -32,6 +32,18 @@ enum Command {
     Plan(commands::PlanArgs),
     /// List the known models
     Presets(commands::Presets),
+    /// Compare a model with recorded numbers: logits, hidden states, greedy tokens
+    ///
+    /// Example: llm-arch parity fixtures/decoder/*
+    Parity(commands::Parity),
+    /// Write a model again: another number format, other shards
+    ///
+    /// Example: llm-arch convert model/ --out model-bf16/ --precision bfloat16 --max-shard-size 2GB
+    Convert(commands::Convert),
+    /// Continue a text
+    ///
+    /// Example: llm-arch generate model/ "Once upon a time" --temperature 0.8 --top-p 0.95
+    Generate(commands::Generate),
 }
 
 fn main() -> ExitCode {
@@ -40,5 +52,8 @@ fn main() -> ExitCode {
         Command::Inspect(inspect) => inspect.run(),
         Command::Plan(plan) => plan.run(),
         Command::Presets(presets) => presets.run(),
+        Command::Parity(parity) => parity.run(),
+        Command::Convert(convert) => convert.run(),
+        Command::Generate(generate) => generate.run(),
     })
 }

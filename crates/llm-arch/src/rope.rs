@@ -56,7 +56,7 @@ pub enum RopeScaling {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mscale_all_dim: Option<f64>,
         /// Round the ends of the ramp to whole dimensions.
-        #[serde(default = "yes")]
+        #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
         truncate: bool,
     },
     /// LongRoPE (Ding et al., 2024): one list of divisors up to the trained context, another beyond.

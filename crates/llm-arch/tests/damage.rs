@@ -58,7 +58,9 @@ fn an_index_that_promises_what_a_shard_does_not_hold_is_named() {
 
 #[test]
 fn values_that_are_no_numbers_are_named_with_their_place() {
-    for (name, tensor, family) in [("llama_tied", "model.layers.1.mlp.up_proj.weight", "llama"), ("gpt2", "transformer.h.1.attn.c_attn.weight", "gpt2")] {
+    for (name, tensor, family) in
+        [("llama_tied", "model.layers.1.mlp.up_proj.weight", "llama"), ("gpt2", "transformer.h.1.attn.c_attn.weight", "gpt2")]
+    {
         let dir = copy(name);
         let path = dir.path().join("model.safetensors");
         let mut bytes = std::fs::read(&path).unwrap();

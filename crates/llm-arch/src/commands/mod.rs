@@ -1,11 +1,17 @@
 //! The commands of the program, one file each.
 
+mod convert;
 mod format;
+mod generate;
 mod inspect;
+mod parity;
 mod plan;
 mod presets;
 
+pub use convert::Convert;
+pub use generate::Generate;
 pub use inspect::Inspect;
+pub use parity::Parity;
 pub use plan::PlanArgs;
 pub use presets::Presets;
 

@@ -96,9 +96,10 @@ pub fn config_to_json(config: &DecoderConfig, precision: Precision) -> Value {
             put("alibi", json!(false));
             let new = c.layout == Layout::Parallel || !matches!(c.num_key_value_heads, 1) && c.num_key_value_heads != c.num_attention_heads;
             put("new_decoder_architecture", json!(new));
-            put("multi_query", json!(c.num_key_value_heads == 1));
+            put("multi_query", json!(new || c.num_key_value_heads == 1));
             put("parallel_attn", json!(c.layout != Layout::PreNorm));
-            put("num_kv_heads", json!(c.num_key_value_heads));
+            // Read by the new architecture only.
+            put("num_kv_heads", json!(if new { c.num_key_value_heads } else { c.num_attention_heads }));
             put("num_ln_in_parallel_attn", if new { json!(if c.layout == Layout::Parallel { 2 } else { 1 }) } else { Value::Null });
             put("hidden_dropout", json!(0.0));
         }
@@ -115,8 +116,14 @@ pub fn config_to_json(config: &DecoderConfig, precision: Precision) -> Value {
         _ => {
             put("rms_norm_eps", json!(c.norm_eps));
             put("num_key_value_heads", json!(c.num_key_value_heads));
-            put("hidden_act", json!(act));
-            if c.mla.is_none() {
+            if c.family != Family::Gemma2 {
+                put("hidden_act", json!(act));
+            }
+            // The other families know no such field; their heads divide the hidden size.
+            if matches!(
+                c.family,
+                Family::Llama | Family::Mistral | Family::Mixtral | Family::Qwen3 | Family::Qwen3Moe | Family::Gemma | Family::Gemma2
+            ) {
                 put("head_dim", json!(c.head_size()));
             }
             if !matches!(c.family, Family::Mixtral | Family::Olmoe) {
@@ -152,7 +159,8 @@ fn family_fields(c: &DecoderConfig, put: &mut impl FnMut(&str, Value)) {
             put("sliding_window", json!(c.sliding_window));
             if !matches!(c.family, Family::Qwen3Moe) {
                 let full = c.layer_types.iter().take_while(|t| **t == LayerType::FullAttention).count();
-                put("max_window_layers", json!(if c.sliding_window.is_some() { full } else { c.num_hidden_layers }));
+                // 28 is the class default, without meaning when nothing slides.
+                put("max_window_layers", json!(if c.sliding_window.is_some() { full } else { 28 }));
                 put("layer_types", layer_types(c));
             }
         }
@@ -237,12 +245,16 @@ fn rope(c: &DecoderConfig, put: &mut impl FnMut(&str, Value)) {
     parameters.insert("rope_theta".into(), json!(c.rope_theta));
     if matches!(c.family, Family::GptNeox | Family::Phi3) {
         parameters.insert("partial_rotary_factor".into(), json!(c.partial_rotary_factor));
+    }
+    if c.family == Family::Phi3 && c.partial_rotary_factor != 1.0 {
         put("partial_rotary_factor", json!(c.partial_rotary_factor));
     }
     if let (Family::Phi3, RopeScaling::Longrope { original_max_position_embeddings, .. }) = (c.family, &c.rope_scaling) {
         put("original_max_position_embeddings", json!(original_max_position_embeddings));
     }
-    put("rope_theta", json!(c.rope_theta));
+    if c.family != Family::GptNeox {
+        put("rope_theta", json!(c.rope_theta));
+    }
     put("rope_scaling", scaling);
     put("rope_parameters", Value::Object(parameters));
 }
