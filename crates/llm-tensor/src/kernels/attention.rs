@@ -105,7 +105,7 @@ vectorized! {
 /// `softmax(scale q k^T, visible keys) v`, shape of `q`.
 pub fn forward(q: &[f32], k: &[f32], v: &[f32], first_key: &[u32], shape: Shape, scale: f32) -> Vec<f32> {
     shape.check(q, k, v, first_key);
-    let mut out = vec![0f32; q.len()];
+    let mut out = Vec::with_capacity(q.len());
     let shared = Shared(out.as_mut_ptr());
     (0..shape.batch * shape.heads).into_par_iter().for_each_init(
         || vec![0f32; BLOCK * shape.length],
@@ -152,6 +152,8 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], first_key: &[u32], shape: Shape,
             }
         },
     );
+    // SAFETY: every row of every head belongs to one block of one task, whose last product wrote it.
+    unsafe { out.set_len(q.len()) };
     out
 }
 
@@ -159,7 +161,7 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], first_key: &[u32], shape: Shape,
 pub fn backward(q: &[f32], k: &[f32], v: &[f32], d_out: &[f32], first_key: &[u32], shape: Shape, scale: f32) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     shape.check(q, k, v, first_key);
     assert_eq!(d_out.len(), q.len(), "d_out");
-    let (mut dq, mut dk, mut dv) = (vec![0f32; q.len()], vec![0f32; k.len()], vec![0f32; v.len()]);
+    let (mut dq, mut dk, mut dv) = (Vec::with_capacity(q.len()), vec![0f32; k.len()], vec![0f32; v.len()]);
     let (dq_out, dk_out, dv_out) = (Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr()));
     let group = shape.heads / shape.kv_heads;
     (0..shape.batch * shape.kv_heads).into_par_iter().for_each_init(
@@ -225,5 +227,7 @@ pub fn backward(q: &[f32], k: &[f32], v: &[f32], d_out: &[f32], first_key: &[u32
             }
         },
     );
+    // SAFETY: every row of every head belongs to one block of one task, whose product wrote it (dk and dv are added to).
+    unsafe { dq.set_len(q.len()) };
     (dq, dk, dv)
 }
