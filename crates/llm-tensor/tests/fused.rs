@@ -235,6 +235,15 @@ fn adamw_equals_its_composed_form() {
 }
 
 #[test]
+fn square_sum_is_a_double_precision_sum() {
+    for n in [0usize, 1, 7, 20_000, 50_001] {
+        let x = random("x", [n], &Device::flex());
+        let want: f64 = to_vec(x.clone()).iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        assert!((ops::square_sum(x) - want).abs() <= 1e-12 * want, "{n} elements");
+    }
+}
+
+#[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let device = Device::flex().autodiff();
     let run = |threads: usize| {

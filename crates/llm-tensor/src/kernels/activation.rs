@@ -1,8 +1,9 @@
 //! The non-linearities of feed-forward blocks, alone and as gates (Shazeer, GLU variants, 2020): `act(x)` and
 //! `act(gate) * up`, element-wise.
 
-use super::{exp, tanh, vectorized};
+use super::{exp, filled, tanh, vectorized};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 const CHUNK: usize = 1 << 14;
 
@@ -22,7 +23,8 @@ pub enum Activation {
 /// Value and derivative of a non-linearity; a type, so that the choice is made outside the loops.
 trait Curve {
     fn value(x: f32) -> f32;
-    fn slope(x: f32) -> f32;
+    /// Value and derivative, which share most of their work.
+    fn both(x: f32) -> (f32, f32);
 }
 
 struct Silu;
@@ -32,9 +34,9 @@ impl Curve for Silu {
         x / (1.0 + exp(-x))
     }
     #[inline(always)]
-    fn slope(x: f32) -> f32 {
+    fn both(x: f32) -> (f32, f32) {
         let s = 1.0 / (1.0 + exp(-x));
-        s * (1.0 + x * (1.0 - s))
+        (x * s, s * (1.0 + x * (1.0 - s)))
     }
 }
 
@@ -55,9 +57,10 @@ impl Curve for Gelu {
         x * phi(x)
     }
     #[inline(always)]
-    fn slope(x: f32) -> f32 {
+    fn both(x: f32) -> (f32, f32) {
         const DENSITY_AT_0: f32 = 0.398_942_3;
-        phi(x) + x * DENSITY_AT_0 * exp(-0.5 * x * x)
+        let p = phi(x);
+        (x * p, p + x * DENSITY_AT_0 * exp(-0.5 * x * x))
     }
 }
 
@@ -76,9 +79,9 @@ impl Curve for GeluTanh {
         0.5 * x * (1.0 + Self::t(x))
     }
     #[inline(always)]
-    fn slope(x: f32) -> f32 {
+    fn both(x: f32) -> (f32, f32) {
         let t = Self::t(x);
-        0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * Self::C * (1.0 + 3.0 * Self::CUBE * x * x)
+        (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * Self::C * (1.0 + 3.0 * Self::CUBE * x * x))
     }
 }
 
@@ -86,25 +89,26 @@ impl Curve for GeluTanh {
 macro_rules! loops {
     ($curve:ty, $gated:ident, $gated_back:ident, $plain:ident, $plain_back:ident) => {
         vectorized! {
-            fn $gated(out: &mut [f32], gate: &[f32], up: &[f32]) {
+            fn $gated(out: &mut [MaybeUninit<f32>], gate: &[f32], up: &[f32]) {
                 for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
-                    *out = <$curve>::value(*g) * u;
+                    out.write(<$curve>::value(*g) * u);
                 }
             }
-            fn $gated_back(d_gate: &mut [f32], d_up: &mut [f32], gate: &[f32], up: &[f32], dy: &[f32]) {
+            fn $gated_back(d_gate: &mut [MaybeUninit<f32>], d_up: &mut [MaybeUninit<f32>], gate: &[f32], up: &[f32], dy: &[f32]) {
                 for ((((d_gate, d_up), g), u), dy) in d_gate.iter_mut().zip(d_up).zip(gate).zip(up).zip(dy) {
-                    *d_up = dy * <$curve>::value(*g);
-                    *d_gate = dy * u * <$curve>::slope(*g);
+                    let (value, slope) = <$curve>::both(*g);
+                    d_up.write(dy * value);
+                    d_gate.write(dy * u * slope);
                 }
             }
-            fn $plain(out: &mut [f32], x: &[f32]) {
+            fn $plain(out: &mut [MaybeUninit<f32>], x: &[f32]) {
                 for (out, x) in out.iter_mut().zip(x) {
-                    *out = <$curve>::value(*x);
+                    out.write(<$curve>::value(*x));
                 }
             }
-            fn $plain_back(dx: &mut [f32], x: &[f32], dy: &[f32]) {
+            fn $plain_back(dx: &mut [MaybeUninit<f32>], x: &[f32], dy: &[f32]) {
                 for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-                    *dx = dy * <$curve>::slope(*x);
+                    dx.write(dy * <$curve>::both(*x).1);
                 }
             }
         }
@@ -114,6 +118,9 @@ loops!(Silu, silu_gated, silu_gated_back, silu, silu_back);
 loops!(Gelu, gelu_gated, gelu_gated_back, gelu, gelu_back);
 loops!(GeluTanh, gelu_tanh_gated, gelu_tanh_gated_back, gelu_tanh, gelu_tanh_back);
 
+/// Memory that is about to be written whole.
+type Unwritten = [MaybeUninit<f32>];
+
 /// `act(gate) * up`.
 pub fn gated(gate: &[f32], up: &[f32], act: Activation) -> Vec<f32> {
     let f = match act {
@@ -121,9 +128,11 @@ pub fn gated(gate: &[f32], up: &[f32], act: Activation) -> Vec<f32> {
         Activation::Gelu => gelu_gated,
         Activation::GeluTanh => gelu_tanh_gated,
     };
-    let mut out = vec![0f32; gate.len()];
-    out.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK))).for_each(|(out, (gate, up))| f(out, gate, up));
-    out
+    assert_eq!(gate.len(), up.len(), "gate and up");
+    let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
+    let write = |out: &mut Unwritten| out.par_chunks_mut(CHUNK).zip(inputs).for_each(|(out, (gate, up))| f(out, gate, up));
+    // SAFETY: the three slices have one length, so the chunks cover the output and `f` writes all of each.
+    unsafe { filled(gate.len(), write) }
 }
 
 /// Gradients `(d_gate, d_up)` of [`gated`].
@@ -133,13 +142,19 @@ pub fn gated_backward(gate: &[f32], up: &[f32], dy: &[f32], act: Activation) -> 
         Activation::Gelu => gelu_gated_back,
         Activation::GeluTanh => gelu_tanh_gated_back,
     };
-    let (mut d_gate, mut d_up) = (vec![0f32; gate.len()], vec![0f32; up.len()]);
+    assert!(gate.len() == up.len() && gate.len() == dy.len(), "gate, up and dy");
     let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
-    d_gate
-        .par_chunks_mut(CHUNK)
-        .zip(d_up.par_chunks_mut(CHUNK))
-        .zip(inputs)
-        .for_each(|((d_gate, d_up), ((gate, up), dy))| f(d_gate, d_up, gate, up, dy));
+    let mut d_up = Vec::new();
+    let write = |d_gate: &mut Unwritten| {
+        let write_up = |d_up: &mut Unwritten| {
+            let outputs = d_gate.par_chunks_mut(CHUNK).zip(d_up.par_chunks_mut(CHUNK));
+            outputs.zip(inputs).for_each(|((d_gate, d_up), ((gate, up), dy))| f(d_gate, d_up, gate, up, dy));
+        };
+        // SAFETY: the five slices have one length, so the chunks cover both outputs and `f` writes all of each.
+        d_up = unsafe { filled(gate.len(), write_up) };
+    };
+    // SAFETY: as above.
+    let d_gate = unsafe { filled(gate.len(), write) };
     (d_gate, d_up)
 }
 
@@ -150,9 +165,9 @@ pub fn plain(x: &[f32], act: Activation) -> Vec<f32> {
         Activation::Gelu => gelu,
         Activation::GeluTanh => gelu_tanh,
     };
-    let mut out = vec![0f32; x.len()];
-    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| f(out, x));
-    out
+    let write = |out: &mut Unwritten| out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| f(out, x));
+    // SAFETY: input and output have one length, so the chunks cover the output and `f` writes all of each.
+    unsafe { filled(x.len(), write) }
 }
 
 /// Gradient of [`plain`].
@@ -162,9 +177,11 @@ pub fn plain_backward(x: &[f32], dy: &[f32], act: Activation) -> Vec<f32> {
         Activation::Gelu => gelu_back,
         Activation::GeluTanh => gelu_tanh_back,
     };
-    let mut dx = vec![0f32; x.len()];
-    dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK).zip(dy.par_chunks(CHUNK))).for_each(|(dx, (x, dy))| f(dx, x, dy));
-    dx
+    assert_eq!(x.len(), dy.len(), "x and dy");
+    let inputs = x.par_chunks(CHUNK).zip(dy.par_chunks(CHUNK));
+    let write = |dx: &mut Unwritten| dx.par_chunks_mut(CHUNK).zip(inputs).for_each(|(dx, (x, dy))| f(dx, x, dy));
+    // SAFETY: the three slices have one length, so the chunks cover the output and `f` writes all of each.
+    unsafe { filled(x.len(), write) }
 }
 
 #[cfg(test)]

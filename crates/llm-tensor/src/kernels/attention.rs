@@ -167,7 +167,8 @@ unsafe fn block_scores(scores: &mut [f32], block: &Block<'_>, head: &Head<'_>, h
 pub fn forward(q: &[f32], k: &[f32], v: &[f32], first_key: &[u32], shape: Shape, score: Score) -> Vec<f32> {
     shape.check(q, k, v, first_key);
     let value_dim = shape.value_dim;
-    let mut out = vec![0f32; shape.batch * shape.length * shape.heads * value_dim];
+    let size = shape.batch * shape.length * shape.heads * value_dim;
+    let mut out = Vec::with_capacity(size);
     let shared = Shared(out.as_mut_ptr());
     (0..shape.batch * shape.heads).into_par_iter().for_each_init(
         || vec![0f32; BLOCK * shape.length],
@@ -188,6 +189,8 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], first_key: &[u32], shape: Shape,
             }
         },
     );
+    // SAFETY: every row of every head belongs to one block of one task, whose last product wrote it.
+    unsafe { out.set_len(size) };
     out
 }
 
@@ -196,7 +199,7 @@ pub fn backward(q: &[f32], k: &[f32], v: &[f32], d_out: &[f32], first_key: &[u32
     shape.check(q, k, v, first_key);
     let Shape { heads, kv_heads, head_dim, value_dim, .. } = shape;
     assert_eq!(d_out.len(), shape.batch * shape.length * heads * value_dim, "d_out");
-    let (mut dq, mut dk, mut dv) = (vec![0f32; q.len()], vec![0f32; k.len()], vec![0f32; v.len()]);
+    let (mut dq, mut dk, mut dv) = (Vec::with_capacity(q.len()), vec![0f32; k.len()], vec![0f32; v.len()]);
     let (dq_out, dk_out, dv_out) = (Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr()));
     let group = heads / kv_heads;
     let scratch = || vec![0f32; BLOCK * shape.length];
@@ -239,5 +242,7 @@ pub fn backward(q: &[f32], k: &[f32], v: &[f32], d_out: &[f32], first_key: &[u32
             }
         },
     );
+    // SAFETY: every row of every head belongs to one block of one task, whose product wrote it (dk and dv are added to).
+    unsafe { dq.set_len(q.len()) };
     (dq, dk, dv)
 }

@@ -2,6 +2,7 @@
 //!
 //! Legend: N rows (tokens), I input features, O output features.
 
+use super::filled;
 use gemm::{Parallelism, gemm};
 
 /// Products with fewer multiply-adds than this are not worth waking a second thread for.
@@ -92,48 +93,28 @@ pub unsafe fn product_raw(
     }
 }
 
+/// `a[m, k] b[k, n]`, row-major, into a new buffer.
+fn new_product(m: usize, n: usize, k: usize, a: View, b: View) -> Vec<f32> {
+    assert!(a.holds(m, k) && b.holds(k, n), "matrix view too small");
+    if k == 0 {
+        return vec![0f32; m * n];
+    }
+    let threads = parallelism(m * n * k);
+    // SAFETY: the product writes all m * n elements and reads none of them (`add` is false); the assert bounds both inputs.
+    unsafe { filled(m * n, |out| product_raw(out.as_mut_ptr().cast(), n, m, n, k, false, 1.0, a, b, threads)) }
+}
+
 /// `y[N, O] = x[N, I] w[O, I]^T`.
 pub fn linear(x: &[f32], w: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
-    let rows = x.len() / inputs;
-    let mut y = vec![0f32; rows * outputs];
-    product(
-        &mut y,
-        outputs,
-        rows,
-        outputs,
-        inputs,
-        false,
-        1.0,
-        View::rows(x, inputs),
-        View::rows(w, inputs).t(),
-        parallelism(rows * outputs * inputs),
-    );
-    y
+    new_product(x.len() / inputs, outputs, inputs, View::rows(x, inputs), View::rows(w, inputs).t())
 }
 
 /// `dx[N, I] = dy[N, O] w[O, I]`.
 pub fn linear_grad_input(dy: &[f32], w: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
-    let rows = dy.len() / outputs;
-    let mut dx = vec![0f32; rows * inputs];
-    product(&mut dx, inputs, rows, inputs, outputs, false, 1.0, View::rows(dy, outputs), View::rows(w, inputs), parallelism(rows * outputs * inputs));
-    dx
+    new_product(dy.len() / outputs, inputs, outputs, View::rows(dy, outputs), View::rows(w, inputs))
 }
 
 /// `dw[O, I] = dy[N, O]^T x[N, I]`.
 pub fn linear_grad_weight(dy: &[f32], x: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
-    let rows = dy.len() / outputs;
-    let mut dw = vec![0f32; outputs * inputs];
-    product(
-        &mut dw,
-        inputs,
-        outputs,
-        inputs,
-        rows,
-        false,
-        1.0,
-        View::rows(dy, outputs).t(),
-        View::rows(x, inputs),
-        parallelism(rows * outputs * inputs),
-    );
-    dw
+    new_product(outputs, inputs, dy.len() / outputs, View::rows(dy, outputs).t(), View::rows(x, inputs))
 }

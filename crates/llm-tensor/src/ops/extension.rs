@@ -69,6 +69,8 @@ pub trait DecoderOps: Backend {
         g: FloatTensor<Self>,
         step: Step,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// The sum in two floats `[2]`: its value rounded, and what rounding lost.
+    fn fused_square_sum(x: FloatTensor<Self>) -> FloatTensor<Self>;
     fn fused_linear_cross_entropy(h: FloatTensor<Self>, w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>) -> FloatTensor<Self>;
     /// The value and the gradients of its sum; without `train_weight` the last is empty.
     fn fused_linear_cross_entropy_unit(
@@ -222,6 +224,12 @@ impl DecoderOps for Flex {
         }
         kernels::adamw::step(p.storage_mut::<f32>(), m.storage_mut::<f32>(), v.storage_mut::<f32>(), &Floats::of(&g), step);
         (p, m, v)
+    }
+    fn fused_square_sum(x: FlexTensor) -> FlexTensor {
+        let sum = kernels::square_sum::square_sum(&Floats::of(&x));
+        let high = sum as f32;
+        let low = if high.is_finite() { (sum - f64::from(high)) as f32 } else { 0.0 };
+        tensor(vec![high, low], vec![2])
     }
     fn fused_linear_cross_entropy(h: FlexTensor, w: FlexTensor, targets: Indices, softcap: Option<f32>) -> FlexTensor {
         let nll = lce::forward(problem(&Floats::of(&h), &Floats::of(&w), &targets, softcap, last_dim(&h)));
@@ -378,6 +386,7 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
     }
 
     first_order_only! {
+        fn fused_square_sum(x: FloatTensor<Self>) -> FloatTensor<Self>;
         fn fused_linear_cross_entropy_unit(h: FloatTensor<Self>, w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>, train_weight: bool) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
         fn fused_linear_cross_entropy_backward(h: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, unit_h: FloatTensor<Self>, unit_w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>) -> (FloatTensor<Self>, FloatTensor<Self>);
         fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);

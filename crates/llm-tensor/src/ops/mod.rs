@@ -205,9 +205,14 @@ pub fn adamw(p: Tensor<1>, m: Tensor<1>, v: Tensor<1>, g: Tensor<1>, step: adamw
     }
 }
 
-/// Sum of squares in double precision, one order for any thread count.
+/// Sum of squares of a tensor without gradients, in double precision; one order for any thread count.
 pub fn square_sum(x: Tensor<1>) -> f64 {
-    crate::host::to_vec(x).iter().map(|&x| f64::from(x) * f64::from(x)).sum()
+    if fused(&x) {
+        let parts = Tensor::<1>::from_dispatch(<Dispatch as DecoderOps>::fused_square_sum(x.into_dispatch()));
+        crate::host::to_vec(parts).into_iter().map(f64::from).sum()
+    } else {
+        crate::host::to_vec(x).iter().map(|&x| f64::from(x) * f64::from(x)).sum()
+    }
 }
 
 pub(crate) fn attention_shape(span: &AttentionSpan, q: [usize; 3], k: [usize; 3], v: [usize; 3]) -> attention_kernel::Shape {
