@@ -164,7 +164,7 @@ impl Objective for Grpo {
         Ok(self.grade(&picked, &completions))
     }
 
-    fn loss(&self, model: &Decoder, batch: &GrpoBatch) -> Result<Loss> {
+    fn loss(&mut self, model: &Decoder, batch: &GrpoBatch) -> Result<Loss> {
         let sequences = &batch.sequences;
         let log_p_M = sequences.nll(model).neg();
         let n = sequences.trained();

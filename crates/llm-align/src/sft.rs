@@ -92,7 +92,7 @@ impl Objective for Sft {
         Ok(micro.into_iter().map(|sequences| SftBatch { sequences, step_trained }).collect())
     }
 
-    fn loss(&self, model: &Decoder, batch: &SftBatch) -> Result<Loss> {
+    fn loss(&mut self, model: &Decoder, batch: &SftBatch) -> Result<Loss> {
         let sequences = &batch.sequences;
         Ok(Loss { value: sequences.nll(model).sum() / batch.step_trained.max(1) as f32, tokens: sequences.batch.ids.len() as u64 })
     }

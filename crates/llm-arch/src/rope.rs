@@ -202,7 +202,7 @@ impl RopeScaling {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::hf::rope_scaling;
 
     /// If this fails, long contexts are rotated by other angles than the model was trained with.
     #[test]
@@ -218,7 +218,7 @@ mod tests {
             let trained = inputs["max_position_embeddings"].as_u64().unwrap() as usize;
             let partial = parameters.get("partial_rotary_factor").map_or(1.0, |f| f.as_f64().unwrap());
             let dim = (inputs["head_dim"].as_f64().unwrap() * partial) as usize;
-            let scaling = crate::hf::rope_scaling(parameters, trained).unwrap();
+            let scaling = rope_scaling(parameters, trained).unwrap();
             scaling.validate(dim).unwrap();
             let length = inputs["seq_len"].as_u64().map_or(1, |n| n as usize);
             let frequencies = scaling.inverse_frequencies(theta, dim, trained, length);

@@ -5,6 +5,7 @@
 //! | [`trainer`] | `Trainer`, `Objective` | the loop: batches, gradients, clipping, optimiser, metrics, checkpoints |
 //! | [`optimizer`] | `AdamW` | decoupled weight decay on matrices, state by parameter name |
 //! | [`schedule`] | `Schedule` | the learning rate as a pure function of the step |
+//! | [`mixture`] | `Mixture` | balancing and watching the experts of a sparse model |
 //! | [`checkpoint`] | `Checkpoint` | atomic, checksummed, refused when the run changed |
 //! | [`pretrain`] | `Pretrain` | next-token prediction over packed shards |
 //!
@@ -17,6 +18,7 @@
 
 pub mod checkpoint;
 mod error;
+pub mod mixture;
 pub mod optimizer;
 pub mod pretrain;
 pub mod schedule;

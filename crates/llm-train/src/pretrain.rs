@@ -3,6 +3,7 @@
 //! A row of T+1 tokens gives T predictions. Documents packed into one row do not see each other, positions restart with each,
 //! and the first token of a document is never a target. Which rows make up step s is a function of (seed, s).
 
+use crate::mixture::Mixture;
 use crate::trainer::{Loss, Objective, Outcome, Trainer, TrainerConfig};
 use crate::{Error, Result};
 use llm_arch::{Decoder, DecoderConfig, PackedBatch};
@@ -92,6 +93,7 @@ pub struct Pretrain {
     train: Shards,
     heldout: Option<Shards>,
     config: PretrainConfig,
+    mixture: Mixture,
 }
 
 /// One micro-batch and the targets of its whole step.
@@ -99,6 +101,8 @@ pub struct Pretrain {
 pub struct PretrainBatch {
     rows: TokenRows,
     step_targets: usize,
+    /// Different for every micro-batch of a run.
+    number: u64,
 }
 
 impl Objective for Pretrain {
@@ -115,12 +119,26 @@ impl Objective for Pretrain {
             .collect();
         let micro: Vec<TokenRows> = rows.chunks(self.config.micro_batch_size).map(TokenRows::new).collect();
         let step_targets = micro.iter().map(|m| m.counted).sum();
-        Ok(micro.into_iter().map(|rows| PretrainBatch { rows, step_targets }).collect())
+        let first = step * self.config.batch_size as u64;
+        Ok(micro.into_iter().zip(first..).map(|(rows, number)| PretrainBatch { rows, step_targets, number }).collect())
     }
 
-    fn loss(&self, model: &Decoder, batch: &PretrainBatch) -> Result<Loss> {
-        let nll = model.nll(model.hidden(&batch.rows.batch), batch.rows.targets.clone());
-        Ok(Loss { value: nll.sum() / batch.step_targets.max(1) as f32, tokens: batch.rows.batch.ids.len() as u64 })
+    fn loss(&mut self, model: &Decoder, batch: &PretrainBatch) -> Result<Loss> {
+        let noise = Seed(self.config.seed).stream("routing").at(batch.number);
+        let (hidden, balance) = self.mixture.hidden(model, &batch.rows.batch, noise);
+        let mut value = model.nll(hidden, batch.rows.targets.clone()).sum() / batch.step_targets.max(1) as f32;
+        if let Some(balance) = balance {
+            value = value + balance * (batch.rows.counted as f32 / batch.step_targets.max(1) as f32);
+        }
+        Ok(Loss { value, tokens: batch.rows.batch.ids.len() as u64 })
+    }
+
+    fn after_step(&mut self, model: &mut Decoder) {
+        self.mixture.after_step(model);
+    }
+
+    fn metrics(&mut self) -> Map<String, Value> {
+        self.mixture.metrics(self.config.model.moe.as_ref().map_or(1, |moe| moe.num_experts_per_tok))
     }
 
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
@@ -162,7 +180,7 @@ impl Pretrain {
         let train = open_shards(&config.train, config.model.max_position_embeddings)?;
         let heldout =
             if config.heldout.as_os_str().is_empty() { None } else { Some(open_shards(&config.heldout, config.model.max_position_embeddings)?) };
-        Ok((Self { train, heldout, config: config.clone() }, tokenizer))
+        Ok((Self { train, heldout, config: config.clone(), mixture: Mixture::default() }, tokenizer))
     }
 }
 

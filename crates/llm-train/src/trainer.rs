@@ -67,7 +67,10 @@ pub trait Objective {
     fn batches(&mut self, step: u64, model: &Decoder) -> Result<Vec<Self::Batch>>;
 
     /// Forward pass of one micro-batch.
-    fn loss(&self, model: &Decoder, batch: &Self::Batch) -> Result<Loss>;
+    fn loss(&mut self, model: &Decoder, batch: &Self::Batch) -> Result<Loss>;
+
+    /// Changes to the model that are no gradient step, right after one.
+    fn after_step(&mut self, _model: &mut Decoder) {}
 
     /// Numbers of the step to log besides loss and rates.
     fn metrics(&mut self) -> Map<String, Value> {
@@ -167,6 +170,7 @@ impl Trainer {
             state.step += 1;
             let (updated, norm) = optimizer.step(decoder, gradients, lr, state.step);
             decoder = updated;
+            objective.after_step(&mut decoder);
             state.tokens += tokens;
             state.elapsed_seconds = before + clock.elapsed().as_secs_f64();
             let rate = tokens as f64 / started.elapsed().as_secs_f64();

@@ -2,10 +2,12 @@
 //! (transformers + torch.optim.AdamW). If this fails, a recipe that works elsewhere does something else here.
 
 use llm_arch::{Decoder, PackedBatch, hf};
+use llm_run::Seed;
 use llm_tensor::burn::tensor::Device;
 use llm_tensor::weights::Weights;
 use llm_tensor::{ops, params};
 use llm_tokenizer::Tokenizer;
+use llm_train::mixture::Mixture;
 use llm_train::trainer::{Loss, Objective, Trainer, TrainerConfig};
 use llm_train::{OptimizerConfig, Result, Schedule, ScheduleKind};
 use serde_json::Value;
@@ -16,7 +18,9 @@ fn fixtures() -> PathBuf {
 }
 
 /// Batches as the fixture lists them: `[step][micro][row][token]`.
+#[derive(Default)]
 struct Recorded {
+    mixture: Mixture,
     batches: Vec<Vec<Vec<Vec<u32>>>>,
     labels: Vec<Vec<Vec<Vec<i64>>>>,
 }
@@ -46,9 +50,11 @@ impl Objective for Recorded {
         Ok(micro)
     }
 
-    fn loss(&self, model: &Decoder, micro: &Micro) -> Result<Loss> {
-        let nll = model.nll(model.hidden(&micro.batch), micro.targets.clone());
-        Ok(Loss { value: nll.sum() / micro.total as f32, tokens: micro.targets.len() as u64 })
+    fn loss(&mut self, model: &Decoder, micro: &Micro) -> Result<Loss> {
+        let (hidden, balance) = self.mixture.hidden(model, &micro.batch, Seed(0));
+        let value = model.nll(hidden, micro.targets.clone()).sum() / micro.total as f32;
+        let value = balance.map_or(value.clone(), |balance| value + balance);
+        Ok(Loss { value, tokens: micro.targets.len() as u64 })
     }
 }
 
@@ -58,7 +64,7 @@ fn recorded(run: &Value) -> Recorded {
         Some(Value::Array(_)) => serde_json::from_value(run["labels"].clone()).unwrap(),
         _ => batches.iter().map(|s| s.iter().map(|m| m.iter().map(|r| r.iter().map(|&t| i64::from(t)).collect()).collect()).collect()).collect(),
     };
-    Recorded { batches, labels }
+    Recorded { batches, labels, ..Recorded::default() }
 }
 
 fn tokenizer() -> Tokenizer {
@@ -95,7 +101,7 @@ fn config(run: &Value) -> TrainerConfig {
 
 #[test]
 fn losses_gradient_norms_and_final_weights_equal_pytorch() {
-    for name in ["train_llama", "train_llama_accum_masked_tied"] {
+    for name in ["train_llama", "train_llama_accum_masked_tied", "train_mixtral_aux"] {
         let (dir, run) = read(name);
         let out = tempfile::tempdir().unwrap();
         let trainer = Trainer { config: config(&run), out: out.path().into(), name: name.into(), fingerprint: "x".into() };
@@ -133,7 +139,7 @@ impl Objective for Dies {
         }
         self.inner.batches(step, model)
     }
-    fn loss(&self, model: &Decoder, micro: &Micro) -> Result<Loss> {
+    fn loss(&mut self, model: &Decoder, micro: &Micro) -> Result<Loss> {
         self.inner.loss(model, micro)
     }
 }
