@@ -64,7 +64,26 @@ fn a_folder_is_compared_with_its_weight_files() {
     assert_eq!(value["weights"]["parameters"], value["report"]["parameters"]["total"]);
     assert!(value["weights"]["problem"].is_null());
     assert!(stdout(&["inspect", dir.to_str().unwrap()]).contains("every tensor fits config.json"));
+}
 
+/// Fused projections, stacked experts, transposed matrices, shards, 8-bit blocks with scales: what the headers hold is what we count.
+#[test]
+fn every_fixture_holds_as_many_numbers_as_its_configuration() {
+    let mut folders = 0;
+    for entry in std::fs::read_dir(fixture("")).unwrap() {
+        let dir = entry.unwrap().path();
+        let value = json(&["inspect", dir.to_str().unwrap(), "--json"]);
+        if !value["weights"].is_null() {
+            assert_eq!(value["weights"]["parameters"], value["report"]["parameters"]["total"], "{}", dir.display());
+            folders += 1;
+        }
+    }
+    assert!(folders >= 20, "only {folders} folders with weights");
+}
+
+#[test]
+fn weights_that_do_not_fit_are_reported_by_name() {
+    let dir = fixture("qwen2");
     // One more layer in config.json than in the weights.
     let copy = tempfile::tempdir().unwrap();
     std::fs::copy(dir.join("model.safetensors"), copy.path().join("model.safetensors")).unwrap();

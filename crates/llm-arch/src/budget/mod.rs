@@ -1,6 +1,6 @@
 //! What a configuration costs: parameters, arithmetic, memory, devices, and how much training a budget buys.
 //!
-//! Everything here follows from [`DecoderConfig`] alone; no tensor is made, so 671 billion parameters take no longer than one million.
+//! Everything here follows from [`crate::DecoderConfig`] alone; no tensor is made, so 671 billion parameters take no longer than one million.
 //!
 //! | module | noun | job |
 //! |---|---|---|
@@ -24,6 +24,3 @@ pub use flops::Flops;
 pub use memory::{Memory, Mode, Optimizer, Storage};
 pub use parts::Parts;
 pub use report::Report;
-
-#[cfg(doc)]
-use crate::DecoderConfig;

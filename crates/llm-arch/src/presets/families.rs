@@ -208,7 +208,7 @@ pub(super) fn falcon(hidden_size: usize, layers: usize, heads: usize, kv_heads: 
     }
 }
 
-/// YaRN from 4k to 160k tokens. V2's report gives the temperature `0.0707 ln s + 1`, so `mscale` is 0.707 there.
+/// YaRN from 4k to 160k tokens. The published `mscale` is 0.707 for V2-Lite and 1 for the large ones (V2's report says 0.707 there too).
 pub(super) fn deepseek_yarn(mscale: f64) -> RopeScaling {
     RopeScaling::Yarn {
         factor: 40.0,
@@ -246,7 +246,7 @@ pub(super) fn deepseek_v2(
         family: Family::DeepseekV2,
         norm_eps: 1e-6,
         max_position_embeddings: 163_840,
-        rope_scaling: deepseek_yarn(0.707),
+        rope_scaling: deepseek_yarn(1.0),
         rope_interleave: true,
         mla: Some(MlaConfig { q_lora_rank, kv_lora_rank: 512, qk_nope_head_dim: 128, qk_rope_head_dim: 64, v_head_dim: 128 }),
         moe: Some(moe),
@@ -274,7 +274,6 @@ pub(super) fn deepseek_v3() -> DecoderConfig {
     DecoderConfig {
         family: Family::DeepseekV3,
         vocab_size: 129_280,
-        rope_scaling: deepseek_yarn(1.0),
         mlp_only_layers: vec![0, 1, 2],
         bos_token_id: Some(0),
         eos_token_id: vec![1],

@@ -93,7 +93,10 @@ pub const PRESETS: &[Preset] = &[
     preset_of("pythia-1.4b", 1_414_647_808, "EleutherAI/pythia-1.4b", || pythia(2048, 24, 16)),
     preset_of("falcon-7b", 6_921_720_704, "tiiuae/falcon-7b", || falcon(4544, 32, 71, 1, Layout::ParallelShared)),
     preset_of("falcon-40b", 41_303_293_952, "tiiuae/falcon-40b", || falcon(8192, 60, 128, 8, Layout::Parallel)),
-    preset_of("deepseek-v2-lite", 15_706_484_224, "deepseek-ai/DeepSeek-V2-Lite", || deepseek_v2(2048, 10944, 27, 16, None, v2_experts(64, 1408))),
+    preset_of("deepseek-v2-lite", 15_706_484_224, "deepseek-ai/DeepSeek-V2-Lite", || DecoderConfig {
+        rope_scaling: deepseek_yarn(0.707),
+        ..deepseek_v2(2048, 10944, 27, 16, None, v2_experts(64, 1408))
+    }),
     preset_of("deepseek-v2", 235_741_434_880, "deepseek-ai/DeepSeek-V2", || {
         let moe = MoeConfig {
             topk_method: TopkMethod::GroupLimitedGreedy,
