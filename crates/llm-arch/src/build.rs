@@ -13,11 +13,14 @@ use llm_tensor::{Precision, params};
 /// Latent attention's norms ignore the configured eps in the reference implementation and keep their class's own.
 const LATENT_NORM_EPS: f64 = 1e-6;
 
+/// Hands out a parameter's values by canonical name and shape, row-major.
+pub type Init<'a> = &'a mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>>;
+
 pub(crate) struct Builder<'a> {
     pub config: &'a DecoderConfig,
     pub device: &'a Device,
     pub precision: Precision,
-    pub init: &'a mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>>,
+    pub init: Init<'a>,
 }
 
 impl Builder<'_> {

@@ -9,7 +9,7 @@
 //! Legend: N tokens, D hidden, F feed-forward, V vocabulary.
 
 use crate::attention::{Attention, Context, LatentAttention, Place};
-use crate::build::Builder;
+use crate::build::{Builder, Init};
 use crate::cache::{CachedBatch, KvPool};
 use crate::config::{Layout, Positions};
 use crate::parameters::{self, Role};
@@ -130,12 +130,7 @@ impl Decoder {
     }
 
     /// A decoder whose values `init` hands out by canonical name and shape.
-    pub fn build(
-        config: &DecoderConfig,
-        device: &Device,
-        precision: Precision,
-        init: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>>,
-    ) -> Result<Self> {
+    pub fn build(config: &DecoderConfig, device: &Device, precision: Precision, init: Init) -> Result<Self> {
         config.validate()?;
         let mut builder = Builder { config, device, precision, init };
         let (model, lm_head) = builder.decoder()?;

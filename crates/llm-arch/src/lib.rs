@@ -30,6 +30,7 @@ pub mod parity;
 pub mod presets;
 pub mod rope;
 
+pub use build::Init;
 pub use cache::{CachedBatch, KvPool};
 pub use config::{DecoderConfig, Family};
 pub use decoder::{Decoder, PackedBatch};

@@ -94,6 +94,11 @@ fn difference(path: &Path, name: &str, got: &[f32], want: &[f32], counts: impl F
     Ok(f64::from(worst) / f64::from(largest))
 }
 
+/// The larger one; not-a-number stays.
+fn worse(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b <= a { a } else { b }
+}
+
 /// Greedy continuation through the paged cache, on pages that are out of order on purpose.
 fn greedy(decoder: &Decoder, prompt: &[u32], steps: usize) -> Vec<u32> {
     let page_size = 8;
@@ -124,6 +129,7 @@ pub fn check(dir: &Path, device: &Device, precision: Precision, tolerance: f64) 
     let (cases, steps) = cases(dir, config.vocab_size)?;
     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let mut report = Report { name, family: config.family, logits: 0.0, hidden: None, greedy: (0, 0), first_divergent_layer: None, passed: true };
+    let within = |off: f64| off <= tolerance;
     for case in &cases {
         let visible: Vec<bool> = case.mask.concat().iter().map(|&m| m == 1).collect();
         let mut states: Vec<(usize, Vec<f32>)> = Vec::new();
@@ -136,15 +142,15 @@ pub fn check(dir: &Path, device: &Device, precision: Precision, tolerance: f64) 
         for (i, got) in &states {
             let key = format!("{}.hidden.{i}", case.name);
             let off = difference(&recorded, &key, got, &expected.get(&key)?.values, |j| visible[j / config.hidden_size])?;
-            report.hidden = Some(report.hidden.map_or(off, |worst: f64| worst.max(off)));
-            if !(off <= tolerance) && report.first_divergent_layer.is_none_or(|l| *i < l) {
+            report.hidden = Some(report.hidden.map_or(off, |worst| worse(worst, off)));
+            if !within(off) && report.first_divergent_layer.is_none_or(|l| *i < l) {
                 report.first_divergent_layer = Some(*i);
             }
         }
         let key = format!("{}.logits", case.name);
         let logits = to_vec(decoder.logits(hidden));
         let off = difference(&recorded, &key, &logits, &expected.get(&key)?.values, |j| visible[j / config.vocab_size])?;
-        report.logits = if off.is_nan() { off } else { report.logits.max(off) };
+        report.logits = worse(report.logits, off);
         let key = format!("{}.greedy_tokens", case.name);
         if expected.contains(&key) {
             let want = expected.integers(&key)?;
@@ -162,7 +168,6 @@ pub fn check(dir: &Path, device: &Device, precision: Precision, tolerance: f64) 
             }
         }
     }
-    let within = |off: f64| off <= tolerance;
     report.passed = within(report.logits) && report.hidden.is_none_or(within) && report.greedy.0 == report.greedy.1;
     Ok(report)
 }

@@ -38,7 +38,7 @@ impl Objective for RandomRows {
         Ok(vec![(PackedBatch::documents(draw(), &starts, self.length), draw().into())])
     }
 
-    fn loss(&self, model: &Decoder, (batch, targets): &Self::Batch) -> Result<Loss> {
+    fn loss(&mut self, model: &Decoder, (batch, targets): &Self::Batch) -> Result<Loss> {
         let tokens = targets.len() as u64;
         Ok(Loss { value: model.nll(model.hidden(batch), targets.clone()).sum() / tokens as f32, tokens })
     }
