@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --workspace --bench experts --profile dev` (the dev profile is optimised). The last line is the ratio of 64 experts to 8
 //! in neighbouring steps; the bar is 1.3. What remains above 1 is memory: 64 experts have 50 MB of weights and as much gradient,
-//! whose fresh pages alone are a third of the difference.
+//! whose fresh pages alone are almost half of the difference.
 
 #![allow(missing_docs, non_snake_case)] // criterion_group! writes a public function
 
