@@ -6,9 +6,11 @@
 //!
 //! Legend: E groups, M rows of all groups, I input features, O output features; group e has rows `offsets[e]..offsets[e + 1]`.
 
-use super::matmul::{View, product};
+use super::matmul::{View, product_raw};
 use gemm::Parallelism;
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Most rows of one forward task. Large, because every task packs its weight matrix anew.
 const ROW_BLOCK: usize = 256;
@@ -16,28 +18,54 @@ const ROW_BLOCK: usize = 256;
 const OUTPUT_BLOCK: usize = 128;
 
 /// The rows of each group.
-fn groups(offsets: &[u32]) -> impl Iterator<Item = std::ops::Range<usize>> {
+fn groups(offsets: &[u32]) -> impl Iterator<Item = Range<usize>> {
     offsets.windows(2).map(|pair| pair[0] as usize..pair[1] as usize)
+}
+
+/// `out[m, n] = a[m, k] b[k, n]` on this thread, into memory that need not hold numbers yet.
+///
+/// # Panics
+/// When a view or `out` is smaller than its shape: the caller's arithmetic is wrong.
+fn write_product(out: &mut [MaybeUninit<f32>], m: usize, n: usize, k: usize, a: View, b: View) {
+    assert!(a.holds(m, k) && b.holds(k, n) && out.len() == m * n, "grouped product: shapes do not fit");
+    // SAFETY: the assert bounds every index of the three matrices; `out` is uniquely borrowed and, without adding to it, only written.
+    unsafe { product_raw(out.as_mut_ptr().cast(), n, m, n, k, false, 1.0, a, b, Parallelism::None) }
+}
+
+/// A vector of `len` numbers that `fill` writes, without clearing it first: weights of many experts are large, and clearing them costs as
+/// much as using them.
+///
+/// # Safety
+/// `fill` must write every element.
+unsafe fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut out = Vec::with_capacity(len);
+    fill(&mut out.spare_capacity_mut()[..len]);
+    // SAFETY: `len` is within the capacity, and the caller's `fill` wrote that many elements.
+    unsafe { out.set_len(len) };
+    out
 }
 
 /// `out[rows of e] = a[rows of e] b_e`, where `weight(e)` is `[a_columns, columns]`.
 fn by_rows<'w>(a: &[f32], offsets: &[u32], a_columns: usize, columns: usize, weight: impl Fn(usize) -> View<'w> + Sync) -> Vec<f32> {
-    let mut out = vec![0f32; a.len() / a_columns * columns];
-    let mut rest = out.as_mut_slice();
-    let mut tasks = Vec::new();
-    for (e, rows) in groups(offsets).enumerate() {
-        for start in rows.clone().step_by(ROW_BLOCK) {
-            let rows = start..rows.end.min(start + ROW_BLOCK);
-            let (block, after) = std::mem::take(&mut rest).split_at_mut(rows.len() * columns);
-            rest = after;
-            tasks.push((e, rows, block));
+    let rows = a.len() / a_columns;
+    assert!(offsets.first() == Some(&0) && offsets.last() == Some(&(rows as u32)) && offsets.is_sorted(), "groups must cover all rows");
+    let fill = |mut rest: &mut [MaybeUninit<f32>]| {
+        let mut tasks = Vec::new();
+        for (e, rows) in groups(offsets).enumerate() {
+            for start in rows.clone().step_by(ROW_BLOCK) {
+                let rows = start..rows.end.min(start + ROW_BLOCK);
+                let (block, after) = std::mem::take(&mut rest).split_at_mut(rows.len() * columns);
+                rest = after;
+                tasks.push((e, rows, block));
+            }
         }
-    }
-    tasks.into_par_iter().with_max_len(1).for_each(|(e, rows, block)| {
-        let a = View::rows(&a[rows.start * a_columns..rows.end * a_columns], a_columns);
-        product(block, columns, rows.len(), columns, a_columns, false, 1.0, a, weight(e), Parallelism::None);
-    });
-    out
+        tasks.into_par_iter().with_max_len(1).for_each(|(e, rows, block)| {
+            let a = View::rows(&a[rows.start * a_columns..rows.end * a_columns], a_columns);
+            write_product(block, rows.len(), columns, a_columns, a, weight(e));
+        });
+    };
+    // SAFETY: the groups cover all rows (asserted), their blocks follow each other, and each product writes its block.
+    unsafe { filled(rows * columns, fill) }
 }
 
 /// `y[M, O]`: rows of group e times `w[e][O, I]^T`.
@@ -52,18 +80,23 @@ pub fn linear_grad_input(dy: &[f32], w: &[f32], offsets: &[u32], inputs: usize, 
 
 /// `dw[E, O, I]`: `dy[rows of e]^T x[rows of e]`; zero for a group without rows.
 pub fn linear_grad_weight(dy: &[f32], x: &[f32], offsets: &[u32], inputs: usize, outputs: usize) -> Vec<f32> {
-    // Fresh zero pages: groups without rows cost nothing.
-    let mut dw = vec![0f32; offsets.len().saturating_sub(1) * outputs * inputs];
-    let tasks: Vec<_> = dw
-        .chunks_exact_mut(outputs * inputs)
-        .zip(groups(offsets))
-        .filter(|(_, rows)| !rows.is_empty())
-        .flat_map(|(dw, rows)| dw.chunks_mut(OUTPUT_BLOCK * inputs).enumerate().map(move |(block, dw)| (block * OUTPUT_BLOCK, rows.clone(), dw)))
-        .collect();
-    tasks.into_par_iter().with_max_len(1).for_each(|(first, rows, dw)| {
-        let dy = View::rows(&dy[rows.start * outputs + first..rows.end * outputs], outputs).t();
-        let x = View::rows(&x[rows.start * inputs..rows.end * inputs], inputs);
-        product(dw, inputs, dw.len() / inputs, inputs, rows.len(), false, 1.0, dy, x, Parallelism::None);
-    });
-    dw
+    let size = outputs * inputs;
+    let fill = |dw: &mut [MaybeUninit<f32>]| {
+        let blocks = |(dw, rows): (_, Range<usize>)| {
+            let blocks = <[_]>::chunks_mut(dw, OUTPUT_BLOCK * inputs).enumerate();
+            blocks.map(move |(block, dw)| (block * OUTPUT_BLOCK, rows.clone(), dw))
+        };
+        let tasks: Vec<_> = dw.chunks_exact_mut(size).zip(groups(offsets)).flat_map(blocks).collect();
+        tasks.into_par_iter().with_max_len(1).for_each(|(first, rows, dw)| {
+            if rows.is_empty() {
+                dw.fill(MaybeUninit::new(0.0));
+                return;
+            }
+            let dy = View::rows(&dy[rows.start * outputs + first..rows.end * outputs], outputs).t();
+            let x = View::rows(&x[rows.start * inputs..rows.end * inputs], inputs);
+            write_product(dw, dw.len() / inputs, inputs, rows.len(), dy, x);
+        });
+    };
+    // SAFETY: there is one group per matrix of `dw`, its blocks of outputs cover it, and each is written by its product or with zeros.
+    unsafe { filled((offsets.len().saturating_sub(1)) * size, fill) }
 }

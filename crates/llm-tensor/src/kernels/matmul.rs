@@ -32,7 +32,7 @@ impl<'a> View<'a> {
     pub fn t(self) -> Self {
         Self { row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
-    fn holds(&self, rows: usize, columns: usize) -> bool {
+    pub(crate) fn holds(&self, rows: usize, columns: usize) -> bool {
         rows == 0 || columns == 0 || (rows - 1) * self.row_stride + (columns - 1) * self.col_stride < self.data.len()
     }
 }
