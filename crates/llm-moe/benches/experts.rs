@@ -10,8 +10,8 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use llm_moe::{Moe, MoeConfig};
 use llm_run::Seed;
-use llm_tensor::burn::tensor::{Device, Tensor};
-use llm_tensor::{host, params};
+use llm_tensor::burn::tensor::Tensor;
+use llm_tensor::{DeviceSpec, host, params};
 use std::time::Instant;
 
 const HIDDEN: usize = 256;
@@ -36,7 +36,7 @@ struct Step {
 
 impl Step {
     fn new(num_experts: usize) -> Self {
-        let device = Device::flex().autodiff();
+        let device = DeviceSpec::Cpu.open().expect("the CPU is always there").autodiff();
         let config = MoeConfig { num_experts, moe_intermediate_size: 256, ..Default::default() };
         let moe = Moe::new(&config, HIDDEN, &mut |name, shape| values(name, shape.iter().product(), 0.06), &device).unwrap();
         let step = Self { moe, x_ND: random("x", [TOKENS, HIDDEN], 1.0, &device), d_ND: random("d", [TOKENS, HIDDEN], 1.0, &device) };

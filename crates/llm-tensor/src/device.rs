@@ -71,6 +71,9 @@ impl<'de> serde::Deserialize<'de> for DeviceSpec {
 impl DeviceSpec {
     /// Open the device. A missing feature, driver or card is an error that says so, never a panic.
     pub fn open(&self) -> Result<Device> {
+        if matches!(self, Self::Auto | Self::Cpu) {
+            crate::host::keep_freed_memory();
+        }
         let missing = |feature: &str| Error::Device {
             spec: self.to_string(),
             message: format!("this binary was built without it; build with `--features {feature}`, or use --device cpu"),

@@ -13,8 +13,7 @@
 use criterion::{Criterion, Throughput, criterion_group};
 use llm_arch::{Decoder, DecoderConfig, PackedBatch};
 use llm_run::Seed;
-use llm_tensor::burn::tensor::Device;
-use llm_tensor::ops;
+use llm_tensor::{DeviceSpec, ops};
 use llm_train::trainer::accumulate;
 use llm_train::{AdamW, Loss, Objective, OptimizerConfig, Result};
 use serde_json::json;
@@ -65,7 +64,8 @@ impl Training {
             tie_word_embeddings: false,
             ..DecoderConfig::default()
         };
-        let decoder = Decoder::new(&config, Seed(0), &Device::flex().autodiff()).expect("a valid configuration");
+        let decoder =
+            Decoder::new(&config, Seed(0), &DeviceSpec::Cpu.open().expect("the CPU is always there").autodiff()).expect("a valid configuration");
         let objective = RandomRows { rows, length, vocab: config.vocab_size };
         Self { decoder: Some(decoder), optimizer: AdamW::new(OptimizerConfig::default()), objective, step: 0 }
     }

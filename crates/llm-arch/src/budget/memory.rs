@@ -7,7 +7,7 @@
 //! | part | numbers kept |
 //! |---|---|
 //! | stream and norms before two branches | 4 D (input and output of each norm); 3 D parallel, 2 D with one norm, 6 D sandwich |
-//! | rotary attention | 2 (Q + G) before and after the rotation, V values, U result; learned positions: Q + G + V + U |
+//! | attention | rotated Q and G, V values, U result (a rotation keeps nothing) |
 //! | norms of q and k | Q + G more |
 //! | latent attention | inputs and outputs of both compressions, 2 Q and Q keys, the projection to keys and values, U result |
 //! | gated feed-forward | 3 F (gate, up, their product); without a gate 2 F |
@@ -21,7 +21,7 @@
 
 use crate::DecoderConfig;
 use crate::budget::Parts;
-use crate::config::{Layout, MlaConfig, Positions, QkNorm};
+use crate::config::{Layout, MlaConfig, QkNorm};
 use serde::Serialize;
 
 /// Floats of logits that exist at a time: the scratch of the fused output projection and loss.
@@ -194,14 +194,13 @@ fn kept_by_attention(config: &DecoderConfig) -> usize {
     let (h, g) = (config.num_attention_heads, config.num_key_value_heads);
     let (q, u) = (h * config.head_size(), h * config.value_head_size());
     if let Some(&MlaConfig { q_lora_rank, kv_lora_rank, qk_nope_head_dim: p, qk_rope_head_dim: r, v_head_dim }) = config.mla.as_ref() {
-        // A part of a projection that is kept keeps the whole: of the queries the rotated part, of keys and values the values.
-        let latent = 2 * q_lora_rank.unwrap_or(0) + 2 * kv_lora_rank + 2 * r;
-        return latent + 3 * q + h * (p + v_head_dim) + u;
+        // A part of a projection that is kept keeps the whole: of keys and values the values.
+        let latent = 2 * q_lora_rank.unwrap_or(0) + 2 * kv_lora_rank + r;
+        return latent + 2 * q + h * (p + v_head_dim) + u;
     }
     let (k, v) = (g * config.head_size(), g * config.value_head_size());
-    let before_rotation = if config.positions == Positions::Rope { q + k } else { 0 };
     let before_norm = if config.qk_norm == QkNorm::None { 0 } else { q + k };
-    before_norm + before_rotation + q + k + v + u
+    before_norm + q + k + v + u
 }
 
 fn kept_by_feed_forward(config: &DecoderConfig, layer: usize) -> usize {

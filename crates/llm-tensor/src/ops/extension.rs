@@ -340,7 +340,26 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
         let (dx, dw, db) = B::fused_layer_norm_backward(x, w, d, eps);
         [dx, dw, db]
     });
-    differentiable!(fused_rope, 1, [x], [positions: Indices, table: RopeTable, sign: f32], |B, d| { let _ = x; [B::fused_rope(d, positions, table, -sign)] });
+    /// A rotation is undone by the opposite one, so nothing of the input is kept.
+    fn fused_rope(x: FloatTensor<Self>, positions: Indices, table: RopeTable, sign: f32) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: DecoderOps> Backward<B, 1> for Step {
+            type State = (Indices, RopeTable, f32);
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let (positions, table, sign) = ops.state;
+                let d = grads.consume::<B>(&ops.node);
+                if let [Some(parent)] = ops.parents {
+                    grads.register::<B>(parent.id, B::fused_rope(d, positions, table, -sign));
+                }
+            }
+        }
+        let rotated = B::fused_rope(x.primitive().clone(), positions.clone(), table.clone(), sign);
+        match Step.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((positions, table, sign), rotated),
+            OpsKind::UnTracked(prepared) => prepared.finish(rotated),
+        }
+    }
     differentiable!(fused_gated, 2, [gate, up], [act: Activation], |B, d| {
         let (d_gate, d_up) = B::fused_gated_backward(gate, up, d, act);
         [d_gate, d_up]
