@@ -28,6 +28,7 @@ pub struct Counts {
     /// Unicode words.
     pub words: u64,
     /// Words that are one token, taken with the blank before them.
+    #[serde(rename = "single_token_word_count")]
     pub single_token_words: u64,
     /// Tokens.
     pub tokens: u64,

@@ -1,6 +1,6 @@
 //! `llm-arch generate`: continue a text, token by token through the cache. One prompt, no server; `llm-serve` is for users.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use llm_arch::{CachedBatch, Decoder, KvPool, hf};
 use llm_run::program;
@@ -77,7 +77,7 @@ impl Generate {
         program::catch_interrupts();
         let prompt = self.prompt()?;
         let decoder = hf::load_as(&self.model, &self.device.open()?, self.precision)?;
-        let tokenizer = Tokenizer::load(&self.model).context("generate needs the tokenizer of the model")?;
+        let tokenizer = Tokenizer::load(&self.model).map_err(|e| anyhow!("generate needs the tokenizer of the model: {e}"))?;
         let config = decoder.config();
         ensure!(
             tokenizer.vocab_size() <= config.vocab_size,
