@@ -178,6 +178,19 @@ fn shares_are_those_of_the_configuration() {
     }
 }
 
+/// A category's own share of worked solutions goes before the general one, and moves no problem.
+#[test]
+fn a_category_may_have_its_own_share_of_worked_solutions() {
+    let plain = config(6);
+    let own = ExercisesConfig { worked_shares: [(Category::Subtraction, 0.0), (Category::Addition, 1.0)].into(), ..plain.clone() };
+    let (plain, own) = (generate(&plain).unwrap(), generate(&own).unwrap());
+    for (category, worked) in [(Category::Subtraction, false), (Category::Addition, true)] {
+        assert!(own.train.iter().filter(|e| e.category == category).all(|e| e.reasoning().contains(':') == worked), "{category:?}");
+    }
+    let prompts = |rows: &[Exercise]| rows.iter().map(|e| e.messages[0].content.clone()).collect::<Vec<_>>();
+    assert_eq!(prompts(&plain.heldout), prompts(&own.heldout));
+}
+
 /// With digits as single tokens every character of an arithmetic line is at most one token.
 #[test]
 fn reasoning_and_prompts_stay_short() {
@@ -210,6 +223,7 @@ fn impossible_settings_are_refused_with_the_setting_named() {
     for (config, named) in [
         (ExercisesConfig { languages: vec![], ..config(0) }, "languages"),
         (ExercisesConfig { worked_share: 1.5, ..config(0) }, "worked_share"),
+        (ExercisesConfig { worked_shares: [(Category::TwoStep, -0.1)].into(), ..config(0) }, "worked_shares.two_step"),
         (ExercisesConfig { largest: 5, ..config(0) }, "largest"),
         (ExercisesConfig { count_heldout: 100_000, ..config(0) }, "count_heldout"),
     ] {

@@ -34,6 +34,8 @@ pub struct ExercisesConfig {
     pub weights: Weights,
     /// Share of solutions whose reasoning works digit by digit; the rest states the equation.
     pub worked_share: f64,
+    /// The same for single categories. A model fine-tuned on equal shares prefers one form or the other by accident.
+    pub worked_shares: BTreeMap<Category, f64>,
     /// Largest operand of additions and subtractions, 20 to 999.
     pub largest: u32,
 }
@@ -47,6 +49,7 @@ impl Default for ExercisesConfig {
             languages: Language::ALL.to_vec(),
             weights: Weights::default(),
             worked_share: 0.5,
+            worked_shares: BTreeMap::new(),
             largest: 99,
         }
     }
@@ -61,6 +64,9 @@ impl ExercisesConfig {
         }
         if !(0.0..=1.0).contains(&self.worked_share) {
             return refuse(format!("worked_share = {} must lie between 0 and 1", self.worked_share));
+        }
+        if let Some((category, share)) = self.worked_shares.iter().find(|(_, share)| !(0.0..=1.0).contains(*share)) {
+            return refuse(format!("worked_shares.{} = {share} must lie between 0 and 1", category.name()));
         }
         if !(20..=999).contains(&self.largest) {
             return refuse(format!("largest = {} must lie between 20 and 999", self.largest));
@@ -185,7 +191,7 @@ fn draw(config: &ExercisesConfig, heldout: bool, lang: Language, category: Categ
         if !seen.insert(if heldout { key } else { prompt.clone() }) {
             continue;
         }
-        let worked = rng.chance(config.worked_share);
+        let worked = rng.chance(config.worked_shares.get(&category).copied().unwrap_or(config.worked_share));
         let reasoning = if worked { solution::worked(&problem, lang) } else { solution::direct(&problem, lang) };
         let answer = problem.answer(lang);
         let messages = vec![Message::new("user", prompt), Message::new("assistant", answer.clone()).with_reasoning(reasoning)];
