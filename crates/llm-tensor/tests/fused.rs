@@ -152,6 +152,37 @@ fn linear_cross_entropy_equals_its_composed_form() {
     }
 }
 
+/// PyTorch's numbers: with the identity as weight the hidden states are the logits, so both operations answer.
+#[test]
+fn cross_entropy_and_its_gradient_equal_pytorch() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/losses/cross_entropy.json");
+    let fixture: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let device = Device::flex().autodiff();
+    for case in fixture["cases"].as_array().unwrap() {
+        let logits: Vec<Vec<Vec<f32>>> = serde_json::from_value(case["inputs"]["logits"].clone()).unwrap();
+        let labels: Vec<Vec<i64>> = serde_json::from_value(case["inputs"]["labels"].clone()).unwrap();
+        let (n, v) = (labels.iter().map(Vec::len).sum::<usize>(), logits[0][0].len());
+        let target = |&l: &i64| if l < 0 { IGNORE } else { l as u32 };
+        let targets: Indices = labels.iter().flat_map(|row| row[1..].iter().map(target).chain([IGNORE])).collect();
+        let kept = case["expected"]["kept"].as_str().map_or_else(|| case["expected"]["kept"].as_f64(), |s| s.parse().ok()).unwrap() as f32;
+        let want: Vec<Vec<Vec<f32>>> = serde_json::from_value(case["expected"]["grad_logits"].clone()).unwrap();
+        let mean = case["expected"]["mean"].as_f64().unwrap() as f32;
+        let flat = |x: &[Vec<Vec<f32>>]| x.iter().flatten().flatten().copied().collect::<Vec<f32>>();
+        for fused_projection in [false, true] {
+            let x = from_vec(flat(&logits), [n, v], &device).require_grad();
+            let nll = if fused_projection {
+                ops::linear_cross_entropy(x.clone(), Tensor::eye(v, &device), targets.clone(), None)
+            } else {
+                ops::cross_entropy(x.clone(), targets.clone())
+            };
+            let loss = nll.sum() / kept;
+            let grads = loss.backward();
+            close("mean", &to_vec(loss.inner()), &[mean]);
+            close("gradient of the logits", &to_vec(x.grad(&grads).unwrap()), &flat(&want));
+        }
+    }
+}
+
 #[test]
 fn a_frozen_head_or_a_batch_without_targets_still_gives_the_gradients_that_exist() {
     let device = Device::flex().autodiff();
