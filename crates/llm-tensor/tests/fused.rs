@@ -277,7 +277,7 @@ fn square_sum_is_a_double_precision_sum() {
         let sum = f64::from(scalar(composed::square_sum(x.clone())));
         assert!((sum - want).abs() <= 1e-5 * want, "{n} elements on a device: {sum} instead of {want}");
         let SquareSum::Device(sum) = ops::square_sum([&x.clone().cast(DType::BF16), &x]) else { panic!("bfloat16 has no fused kernel") };
-        assert!((f64::from(scalar(sum)) - 2.0 * want).abs() <= 1e-2 * want, "{n} elements, half of them in bfloat16");
+        assert!((f64::from(scalar(*sum)) - 2.0 * want).abs() <= 1e-2 * want, "{n} elements, half of them in bfloat16");
     }
 }
 

@@ -67,8 +67,12 @@ impl State {
 
 /// The gradient norm and what it makes clipping multiply gradients by.
 enum Clip {
-    Host { norm: f64, factor: f64 },
-    Device { norm: Tensor<1>, factor: Option<Tensor<1>> },
+    Host {
+        norm: f64,
+        factor: f64,
+    },
+    /// The factor, if there is clipping, stays on the device as well.
+    Device(Box<(Tensor<1>, Option<Tensor<1>>)>),
 }
 
 impl Clip {
@@ -82,7 +86,7 @@ impl Clip {
             SquareSum::Device(sum) => {
                 let norm = sum.sqrt();
                 let factor = (limit > 0.0).then(|| norm.clone().add_scalar(1e-6).recip().mul_scalar(limit).clamp_max(1.0));
-                Self::Device { norm, factor }
+                Self::Device(Box::new((norm, factor)))
             }
         }
     }
@@ -92,8 +96,10 @@ impl Clip {
         let gradient = if gradient.dtype() == DType::F32 { gradient } else { gradient.cast(DType::F32) };
         match self {
             Self::Host { factor, .. } => (gradient, *factor as f32),
-            Self::Device { factor: Some(factor), .. } => (gradient * factor.clone(), 1.0),
-            Self::Device { factor: None, .. } => (gradient, 1.0),
+            Self::Device(device) => match &device.1 {
+                Some(factor) => (gradient * factor.clone(), 1.0),
+                None => (gradient, 1.0),
+            },
         }
     }
 
@@ -101,7 +107,7 @@ impl Clip {
     fn norm(self) -> f64 {
         match self {
             Self::Host { norm, .. } => norm,
-            Self::Device { norm, .. } => f64::from(host::scalar(norm)),
+            Self::Device(device) => f64::from(host::scalar(device.0)),
         }
     }
 }

@@ -117,7 +117,7 @@ fn folders(names: &[String]) -> Result<Vec<PathBuf>> {
         return Ok(folders);
     }
     let known: Vec<String> = folders.iter().filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned())).collect();
-    for name in names.iter().filter(|n| !known.contains(n)) {
+    if let Some(name) = names.iter().find(|n| !known.contains(n)) {
         let hint = crate::term::nearest(name, known.iter().map(String::as_str)).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
         bail!("no fixture `{name}` in {}{hint}", programs::short(&root).display());
     }
@@ -136,7 +136,9 @@ fn train(args: &Args, program: &Path) -> Vec<Value> {
         let mut command = Command::new(program);
         command.args(["bench", "--json", "--model", &args.model, "--device", &args.device, "--precision", &args.precision]);
         command.args(["--batch", &batch.to_string(), "--length", &args.length.to_string(), "--steps", &args.steps.to_string()]);
-        sets.iter().for_each(|set| drop(command.args(["--set", set])));
+        for set in &sets {
+            command.args(["--set", set]);
+        }
         match json(command) {
             Ok((record, None)) => records.push(record),
             Ok((_, Some(error))) => records.push(json!({"batch": [batch, args.length], "error": error})),

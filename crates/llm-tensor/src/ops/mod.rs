@@ -170,7 +170,7 @@ pub enum SquareSum {
     /// From the fused CPU kernel: double precision, one order for any thread count.
     Host(f64),
     /// `[1]` in `f32`, on the tensors' device; reading it waits for everything that was queued there before.
-    Device(Tensor<1>),
+    Device(Box<Tensor<1>>),
 }
 
 /// Sum of squares of all tensors together, none with gradients. Nothing is copied from a GPU.
@@ -183,7 +183,7 @@ pub fn square_sum<'a>(tensors: impl IntoIterator<Item = &'a Tensor<1>> + Clone) 
         return SquareSum::Host(tensors.into_iter().map(sum).sum());
     }
     let sums = tensors.into_iter().map(|x| composed::square_sum(x.clone()));
-    sums.reduce(|a, b| a + b).map_or(SquareSum::Host(0.0), SquareSum::Device)
+    sums.reduce(|a, b| a + b).map_or(SquareSum::Host(0.0), |sum| SquareSum::Device(Box::new(sum)))
 }
 
 pub(crate) fn attention_shape(span: &AttentionSpan, q: [usize; 3], k: [usize; 3], v: [usize; 3]) -> attention_kernel::Shape {

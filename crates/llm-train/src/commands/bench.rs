@@ -136,16 +136,23 @@ fn text(name: &str, r: &Report) -> Result<String> {
     row("tokens/s", grouped(r.tokens_per_second), format!("median; best {}", grouped(r.tokens_per_second_best)))?;
     row("step", format!("{:.1} ms", 1e3 * s.median), format!("median; {:.1} to {:.1}", 1e3 * s.least, 1e3 * s.most))?;
     row("loss", format!("{:.4}", r.last_loss), format!("last; first {:.4}", r.first_loss))?;
-    row("arithmetic", format!("{:.3} TFLOP/s", r.tflops), format!("{:.3} GFLOP per token, forward and backward", r.flops_per_token / 1e9))?;
+    row("arithmetic", format!("{}/s", flops(1e12 * r.tflops)), format!("{} per token, forward and backward", flops(r.flops_per_token)))?;
     match (r.mfu, r.peak_tflops) {
         (Some(mfu), Some(peak)) => row("MFU", format!("{:.1} %", 100.0 * mfu), format!("of {peak} TFLOP/s"))?,
-        _ => row("MFU", "-".into(), "the peak of this device is not known; --peak-tflops X".into())?,
+        _ => row("MFU", "-".into(), "peak not known; give --peak-tflops X".into())?,
     }
     row("host memory", mib(r.host_peak_mib), "peak".into())?;
     if r.device_mib.is_some() {
         row("device memory", mib(r.device_mib), "held by the allocator".into())?;
     }
     Ok(out)
+}
+
+/// `855 MFLOP`, `98.7 TFLOP`.
+fn flops(x: f64) -> String {
+    let (scale, unit) = [(1e12, "TFLOP"), (1e9, "GFLOP")].into_iter().find(|(scale, _)| x >= *scale).unwrap_or((1e6, "MFLOP"));
+    let digits = if x / scale < 10.0 { 2 } else { 1 };
+    format!("{:.digits$} {unit}", x / scale)
 }
 
 fn mib(x: Option<f64>) -> String {
