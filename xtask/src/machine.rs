@@ -28,7 +28,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    fn here() -> Self {
+    /// This one.
+    pub fn here() -> Self {
         let field = |file: &str, name: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();
             text.lines()

@@ -6,11 +6,13 @@
 //! | `pipeline run FILE` | the same for any recipe ([`pipeline`], [`recipe`]) |
 //! | `report [RUN]` | one self-contained HTML file from a run folder ([`report`]) |
 //! | `chat` | talk to a model ([`chat`]) |
+//! | `bench gpu`, `bench train` | measurements that take several programs ([`bench`]) |
 //! | `tidy` | rules that only a program can hold ([`tidy`]) |
 //!
 //! It calls the workspace's programs and links none of the crates behind them, so it compiles in seconds.
 
 mod bars;
+mod bench;
 mod chat;
 mod client;
 mod folder;
@@ -51,6 +53,9 @@ enum Task {
     Report(ReportArgs),
     /// Chat with a model in the terminal
     Chat(chat::Args),
+    /// Measure training and parity
+    #[command(subcommand)]
+    Bench(bench::BenchTask),
     /// Check layout, file headers, file sizes, paths, dependency direction and links
     Tidy,
 }
@@ -104,6 +109,7 @@ fn main() -> ExitCode {
         Task::Pipeline(PipelineTask::Run(args)) => run_recipe(&args),
         Task::Report(args) => write_report(&args),
         Task::Chat(args) => chat::run(&args),
+        Task::Bench(task) => bench::run(&task),
         Task::Tidy => tidy::run(),
     };
     // Ctrl-C is an end like any other: a line how to go on, and the status that shells expect.

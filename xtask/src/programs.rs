@@ -49,6 +49,11 @@ fn feature(device: &str) -> Option<&'static str> {
 
 /// Build the workspace programs among `programs` for these devices. Unchanged sources take a second.
 pub fn build<'a>(programs: impl IntoIterator<Item = &'a str>, devices: &[&str]) -> Result<()> {
+    build_with(programs, devices, &[])
+}
+
+/// [`build`] with features of the tensor library.
+pub fn build_with<'a>(programs: impl IntoIterator<Item = &'a str>, devices: &[&str], tensor_features: &[String]) -> Result<()> {
     let features: BTreeSet<&str> = devices.iter().filter_map(|d| feature(d)).collect();
     let wanted: BTreeSet<&str> = programs.into_iter().filter(|p| !p.contains('/')).collect();
     if wanted.is_empty() {
@@ -69,6 +74,9 @@ pub fn build<'a>(programs: impl IntoIterator<Item = &'a str>, devices: &[&str]) 
     }
     if let Some(target) = folder.parent() {
         command.arg("--target-dir").arg(target);
+    }
+    for feature in tensor_features {
+        command.args(["--features", &format!("llm-tensor/{feature}")]);
     }
     let mut missing = 0;
     for program in &wanted {

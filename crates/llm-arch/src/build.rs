@@ -146,7 +146,11 @@ impl Builder<'_> {
         match failure {
             Some(e) => Err(e),
             None if self.precision == Precision::F32 => moe,
-            None => Ok(params::cast(moe?, self.precision)),
+            // Routing is computed in f32; steps of the correction bias are smaller than what bfloat16 can tell apart.
+            None => Ok(params::map(moe?, |name, _, value| match name {
+                "gate.e_score_correction_bias" => value,
+                _ => value.cast(self.precision.dtype()),
+            })),
         }
     }
 }

@@ -126,7 +126,12 @@ fn apply(norm: &Option<Norm>, x_ND: Tensor<2>) -> Tensor<2> {
 impl Decoder {
     /// Fresh random weights: a function of the seed and each parameter's name.
     pub fn new(config: &DecoderConfig, seed: Seed, device: &Device) -> Result<Self> {
-        Self::build(config, device, Precision::F32, &mut |name, shape| Ok(parameters::initial_values(config, seed, name, shape)))
+        Self::new_as(config, seed, Precision::F32, device)
+    }
+
+    /// [`Decoder::new`] with the weights in another number format.
+    pub fn new_as(config: &DecoderConfig, seed: Seed, precision: Precision, device: &Device) -> Result<Self> {
+        Self::build(config, device, precision, &mut |name, shape| Ok(parameters::initial_values(config, seed, name, shape)))
     }
 
     /// A decoder whose values `init` hands out by canonical name and shape.
@@ -191,6 +196,11 @@ impl Decoder {
     /// Where the weights live.
     pub fn device(&self) -> Device {
         self.model.norm.weight.val().device()
+    }
+
+    /// Number format of the weights.
+    pub fn precision(&self) -> Precision {
+        Precision::of(self.model.norm.weight.val().dtype()).unwrap_or_default()
     }
 
     /// The same weights, tracked for training.

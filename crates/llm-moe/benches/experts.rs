@@ -10,7 +10,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use llm_moe::{Moe, MoeConfig};
 use llm_run::Seed;
-use llm_tensor::burn::tensor::Tensor;
+use llm_tensor::burn::tensor::{Device, Tensor};
 use llm_tensor::{DeviceSpec, host, params};
 use std::time::Instant;
 

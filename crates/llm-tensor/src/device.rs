@@ -98,6 +98,17 @@ impl DeviceSpec {
         }
     }
 
+    /// What the card of an open device calls itself, for example `NVIDIA H200`; none for a processor.
+    pub fn card(device: &Device) -> Option<String> {
+        #[cfg(any(feature = "cuda", feature = "vulkan", feature = "webgpu"))]
+        return device.identity().map(|identity| identity.name);
+        #[cfg(not(any(feature = "cuda", feature = "vulkan", feature = "webgpu")))]
+        {
+            let _ = device;
+            None
+        }
+    }
+
     fn candidates() -> Vec<DeviceSpec> {
         let mut specs = Vec::new();
         if cfg!(feature = "cuda") {

@@ -38,6 +38,11 @@ impl Precision {
         }
     }
 
+    /// The format of a tensor's numbers; none for those that parameters never have.
+    pub fn of(dtype: DType) -> Option<Self> {
+        [Self::F32, Self::Bf16, Self::F16].into_iter().find(|p| p.dtype() == dtype)
+    }
+
     /// Little-endian bytes of `values` in this format, rounded to nearest even.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         match self {

@@ -6,7 +6,7 @@
 use crate::host;
 use crate::weights::HostTensor;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{DType, Gradients, Tensor};
 use std::collections::BTreeMap;
 
 fn plain<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
@@ -52,6 +52,17 @@ pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
         }
     }
     walk(module, Shapes(BTreeMap::new())).0
+}
+
+/// Shapes and number formats by name.
+pub fn layouts<M: Module>(module: &M) -> BTreeMap<String, (Vec<usize>, DType)> {
+    struct Layouts(BTreeMap<String, (Vec<usize>, DType)>);
+    impl Visit for Layouts {
+        fn visit<const D: usize>(&mut self, name: String, tensor: Tensor<D>) {
+            self.0.insert(name, (tensor.dims().to_vec(), tensor.dtype()));
+        }
+    }
+    walk(module, Layouts(BTreeMap::new())).0
 }
 
 /// All parameters on the host.
@@ -112,9 +123,4 @@ pub fn track<M: Module>(module: M) -> M {
         }
     }
     module.map(&mut Track)
-}
-
-/// The same values in another number format.
-pub fn cast<M: Module>(module: M, precision: crate::Precision) -> M {
-    map(module, |_, _, value| value.cast(precision.dtype()))
 }

@@ -2,9 +2,9 @@
 //! CPU computes something else than training on a GPU.
 
 use llm_run::Seed;
-use llm_tensor::burn::tensor::{Device, Tensor};
-use llm_tensor::host::{from_vec, to_vec};
-use llm_tensor::ops::{self, Activation, AdamWStep, AttentionSpan, IGNORE, Indices, Pairing, RopeTable, Score, composed};
+use llm_tensor::burn::tensor::{DType, Device, Tensor};
+use llm_tensor::host::{from_vec, scalar, to_vec};
+use llm_tensor::ops::{self, Activation, AdamWStep, AttentionSpan, IGNORE, Indices, Pairing, RopeTable, Score, SquareSum, composed};
 
 fn random<const D: usize>(name: &str, shape: [usize; D], device: &Device) -> Tensor<D> {
     let mut rng = Seed(1).stream(name).rng();
@@ -144,6 +144,8 @@ fn linear_cross_entropy_equals_its_composed_form() {
             let reference = |t: &[Tensor<2>]| composed::linear_cross_entropy(t[0].clone(), t[1].clone(), &targets, softcap);
             compare("linear_cross_entropy, a gradient per row", inputs.clone(), fused, reference);
             compare("linear_cross_entropy, one gradient for all rows", inputs.clone(), |t| fused(t).sum(), |t| reference(t).sum());
+            let parts = |t: &[Tensor<2>]| composed::linear_cross_entropy_by_rows(t[0].clone(), t[1].clone(), &targets, softcap, 40);
+            compare("linear_cross_entropy in parts", inputs.clone(), parts, reference);
             let plain: Vec<_> = inputs.iter().map(|t| t.clone().inner()).collect();
             close("linear_cross_entropy without gradients", &to_vec(fused(&plain)), &to_vec(reference(&plain)));
         }
@@ -270,7 +272,12 @@ fn square_sum_is_a_double_precision_sum() {
     for n in [0usize, 1, 7, 20_000, 50_001] {
         let x = random("x", [n], &Device::flex());
         let want: f64 = to_vec(x.clone()).iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        assert!((ops::square_sum(x) - want).abs() <= 1e-12 * want, "{n} elements");
+        let SquareSum::Host(sum) = ops::square_sum([&x]) else { panic!("the fused kernel was not used") };
+        assert!((sum - want).abs() <= 1e-12 * want, "{n} elements");
+        let sum = f64::from(scalar(composed::square_sum(x.clone())));
+        assert!((sum - want).abs() <= 1e-5 * want, "{n} elements on a device: {sum} instead of {want}");
+        let SquareSum::Device(sum) = ops::square_sum([&x.clone().cast(DType::BF16), &x]) else { panic!("bfloat16 has no fused kernel") };
+        assert!((f64::from(scalar(*sum)) - 2.0 * want).abs() <= 1e-2 * want, "{n} elements, half of them in bfloat16");
     }
 }
 

@@ -11,129 +11,40 @@
 #![allow(missing_docs)] // criterion_group! writes a public function
 
 use criterion::{Criterion, Throughput, criterion_group};
-use llm_arch::{Decoder, DecoderConfig, PackedBatch};
-use llm_run::Seed;
-use llm_tensor::{DeviceSpec, ops};
-use llm_train::trainer::accumulate;
-use llm_train::{AdamW, Loss, Objective, OptimizerConfig, Result};
+use llm_tensor::{DeviceSpec, Precision};
+use llm_train::bench::{self, Setup, Training};
 use serde_json::json;
 use std::process::Command;
-use std::time::Instant;
 
-/// Next-token prediction on random rows.
-struct RandomRows {
-    rows: usize,
-    length: usize,
-    vocab: usize,
+fn setup(batch: usize, length: usize) -> Setup {
+    Setup { model: bench::reference_model(length), device: DeviceSpec::Cpu, precision: Precision::F32, batch, length }
 }
 
-impl Objective for RandomRows {
-    type Batch = (PackedBatch, ops::Indices);
-
-    fn batches(&mut self, step: u64, _: &Decoder) -> Result<Vec<Self::Batch>> {
-        let mut rng = Seed(1).at(step).rng();
-        let mut draw = || (0..self.rows * self.length).map(|_| rng.below(self.vocab) as u32).collect::<Vec<_>>();
-        let starts = vec![&[0u32][..]; self.rows];
-        Ok(vec![(PackedBatch::documents(draw(), &starts, self.length), draw().into())])
-    }
-
-    fn loss(&mut self, model: &Decoder, (batch, targets): &Self::Batch) -> Result<Loss> {
-        let tokens = targets.len() as u64;
-        Ok(Loss { value: model.nll(model.hidden(batch), targets.clone()).sum() / tokens as f32, tokens })
-    }
-}
-
-/// Everything a step needs and changes.
-struct Training {
-    decoder: Option<Decoder>,
-    optimizer: AdamW,
-    objective: RandomRows,
-    step: u64,
-}
-
-impl Training {
-    fn new(rows: usize, length: usize) -> Self {
-        let config = DecoderConfig {
-            vocab_size: 4096,
-            hidden_size: 256,
-            intermediate_size: 704,
-            num_hidden_layers: 4,
-            num_attention_heads: 8,
-            num_key_value_heads: 8,
-            max_position_embeddings: length,
-            tie_word_embeddings: false,
-            ..DecoderConfig::default()
-        };
-        let decoder =
-            Decoder::new(&config, Seed(0), &DeviceSpec::Cpu.open().expect("the CPU is always there").autodiff()).expect("a valid configuration");
-        let objective = RandomRows { rows, length, vocab: config.vocab_size };
-        Self { decoder: Some(decoder), optimizer: AdamW::new(OptimizerConfig::default()), objective, step: 0 }
-    }
-
-    fn parameters(&self) -> usize {
-        self.decoder.as_ref().map_or(0, Decoder::num_parameters)
-    }
-
-    /// One step; returns its loss.
-    fn step(&mut self) -> f32 {
-        let decoder = self.decoder.take().expect("put back by every step");
-        let (loss, _, gradients) = accumulate(&mut self.objective, &decoder, self.step).expect("random rows cannot fail");
-        self.step += 1;
-        let (decoder, _) = self.optimizer.step(decoder, gradients, 1e-3, self.step);
-        self.decoder = Some(decoder);
-        loss
-    }
+fn training(batch: usize, length: usize) -> Training {
+    Training::new(&setup(batch, length)).expect("a valid configuration on the CPU")
 }
 
 fn train_step(c: &mut Criterion) {
-    let mut training = Training::new(8, 256);
+    let mut training = training(8, 256);
     let mut group = c.benchmark_group("train");
     group.sample_size(10).throughput(Throughput::Elements(8 * 256));
-    group.bench_function("step of 5.3M parameters, 8 x 256 tokens", |b| b.iter(|| training.step()));
+    group.bench_function("step of 5.3M parameters, 8 x 256 tokens", |b| b.iter(|| training.step().expect("random rows cannot fail")));
     group.finish();
 }
 
-/// Median tokens per second of `steps` steps after three that warm up.
+/// What `llm-train bench --json --steps STEPS` prints.
 fn print_speed(steps: usize) {
-    let mut training = Training::new(8, 256);
-    let mut loss = 0.0;
-    let mut seconds: Vec<f64> = (0..steps + 3)
-        .map(|_| {
-            let clock = Instant::now();
-            loss = training.step();
-            clock.elapsed().as_secs_f64()
-        })
-        .skip(3)
-        .collect();
-    seconds.sort_by(f64::total_cmp);
-    let rate = |seconds: f64| (8.0 * 256.0 / seconds).round();
-    let record = json!({
-        "bench": "train_step",
-        "framework": "llm-train",
-        "threads": llm_tensor::rayon::current_num_threads(),
-        "parameters": training.parameters(),
-        "batch": [8, 256],
-        "steps": steps,
-        "tokens_per_second": rate(seconds[steps / 2]),
-        "tokens_per_second_best": rate(seconds[0]),
-        "last_loss": loss,
-    });
-    println!("{record}");
-}
-
-/// Peak resident memory of this process in MiB, as Linux counts it.
-fn peak_mib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches(" kB").trim().parse::<f64>().ok()? / 1024.0)
+    let report = bench::run(&setup(8, 256), 3, steps, None, &mut |_, _, _| {}).expect("a valid configuration on the CPU");
+    println!("{}", json!(report));
 }
 
 /// Two steps over 4096 tokens in rows of `length`, then the peak.
 fn print_peak(length: usize) {
-    let mut training = Training::new(4096 / length, length);
-    training.step();
-    training.step();
-    match peak_mib() {
+    let mut training = training(4096 / length, length);
+    for _ in 0..2 {
+        training.step().expect("random rows cannot fail");
+    }
+    match bench::host_peak_mib() {
         Some(peak) => println!("{peak:.1}"),
         None => eprintln!("no VmHWM in /proc/self/status; peak memory is only measured on Linux"),
     }

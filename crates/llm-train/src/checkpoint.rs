@@ -2,12 +2,14 @@
 //!
 //! `checkpoints/step-00000200/` holds a Hugging Face model folder, `optimizer.safetensors` and `trainer.json`. The newest is
 //! used on a restart; a damaged one is an error that says which file, never a silent fresh start.
+//!
+//! The model is saved in `f32` whatever it computes in: that loses nothing, and buffers keep their own format.
 
 use crate::optimizer::{AdamW, OptimizerConfig};
 use crate::{Error, Result};
+use llm_arch::parameters::{Role, parameters};
 use llm_arch::{Decoder, hf};
 use llm_run::atomic::AtomicDir;
-use llm_tensor::burn::tensor::Device;
 use llm_tensor::params;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -66,8 +68,9 @@ pub fn save(dir: &Path, decoder: &Decoder, optimizer: &AdamW, mut state: State, 
     Ok(())
 }
 
-/// Load the newest checkpoint, if there is one, after checking that it is whole and belongs to this run.
-pub fn load_latest(dir: &Path, fingerprint: &str, optimizer: OptimizerConfig, device: &Device) -> Result<Option<(Decoder, AdamW, State)>> {
+/// Load the newest checkpoint, if there is one, after checking that it is whole and belongs to this run. `like` is the model at the
+/// start of the run: its device, its number format, and those of its settings that a model folder does not hold.
+pub fn load_latest(dir: &Path, fingerprint: &str, optimizer: OptimizerConfig, like: &Decoder) -> Result<Option<(Decoder, AdamW, State)>> {
     let Some(&step) = steps(dir).last() else { return Ok(None) };
     let path = folder(dir, step);
     let bad = |path: &Path, message: String| Error::Checkpoint { path: path.to_path_buf(), message };
@@ -89,8 +92,11 @@ pub fn load_latest(dir: &Path, fingerprint: &str, optimizer: OptimizerConfig, de
             return Err(bad(&file, format!("checksum does not match trainer.json, the file is truncated or was changed; {retry}")));
         }
     }
-    let decoder = hf::load(&path, device)?.tracked();
-    let shapes = params::shapes(&decoder);
-    let optimizer = AdamW::load(optimizer, &path.join("optimizer.safetensors"), &shapes, &device.clone().inner())?;
+    let device = like.device();
+    let decoder = hf::load_with(&path, like.config(), &device, like.precision())?.tracked();
+    let mut layouts = params::layouts(&decoder);
+    // No gradient ever reaches a buffer, so it has no moments.
+    parameters(decoder.config()).iter().filter(|p| p.role == Role::Buffer).for_each(|p| drop(layouts.remove(&p.name)));
+    let optimizer = AdamW::load(optimizer, &path.join("optimizer.safetensors"), &layouts, &device.inner())?;
     Ok(Some((decoder, optimizer, state)))
 }

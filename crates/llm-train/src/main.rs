@@ -1,4 +1,6 @@
-//! `llm-train`: pre-train a decoder on packed shards.
+//! `llm-train`: pre-train a decoder on packed shards, and measure how fast that is.
+
+mod commands;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -19,10 +21,16 @@ struct Cli {
 enum Command {
     /// Next-token prediction over shards of `llm-data pack`; writes OUT/model, a Hugging Face folder.
     Pretrain(Args),
+    /// Measure a training step on random weights and tokens: tokens per second, MFU, memory
+    ///
+    /// Example: llm-train bench --model gpt2 --device cuda --precision bfloat16
+    #[command(verbatim_doc_comment)]
+    Bench(commands::BenchArgs),
 }
 
 fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Bench(args) => args.run(),
         Command::Pretrain(args) => {
             let config: PretrainConfig = args.load()?;
             let mut run = Run::start(&args.out, "llm-train", "pretrain", &config)?;

@@ -2,11 +2,18 @@
 //!
 //! State is kept by parameter name, so it can be saved as safetensors, inspected, and cannot silently belong to another
 //! parameter. Burn's own clipping is per tensor and its state is keyed by random ids, which is why neither is used.
+//!
+//! Parameters in bfloat16 or float16 get a master copy in `f32` (Micikevicius et al. 2018, section 3.1): a step smaller than the spacing of
+//! the short format would be lost without it. The master is updated, and what the model computes with is the master, rounded. There is no
+//! loss scaling, which float16 needs when gradients are small; bfloat16 has the range of `f32` and needs none.
+//!
+//! On a GPU nothing of a step waits for the host: norm and clipping factor are computed there, and the norm is read once, after
+//! all updates are queued.
 
 use crate::{Error, Result};
 use llm_tensor::burn::module::Module;
-use llm_tensor::burn::tensor::{Device, Tensor};
-use llm_tensor::ops::{self, AdamWStep};
+use llm_tensor::burn::tensor::{DType, Device, Tensor};
+use llm_tensor::ops::{self, AdamWStep, SquareSum};
 use llm_tensor::weights::{HostTensor, Weights};
 use llm_tensor::{host, params, weights};
 use serde::{Deserialize, Serialize};
@@ -35,11 +42,74 @@ impl Default for OptimizerConfig {
     }
 }
 
-/// Moments of every parameter.
+/// Moments of every parameter, and master copies where parameters are not `f32`.
 #[derive(Debug)]
 pub struct AdamW {
     config: OptimizerConfig,
-    moments: BTreeMap<String, (Tensor<1>, Tensor<1>)>,
+    state: BTreeMap<String, State>,
+}
+
+/// What is kept of one parameter, in `f32`.
+#[derive(Debug)]
+struct State {
+    exp_avg: Tensor<1>,
+    exp_avg_sq: Tensor<1>,
+    master: Option<Tensor<1>>,
+}
+
+impl State {
+    /// For a parameter that has taken no step.
+    fn new(value: &Tensor<1>) -> Self {
+        let zeros = || Tensor::zeros(value.dims(), (&value.device(), DType::F32));
+        Self { exp_avg: zeros(), exp_avg_sq: zeros(), master: None }
+    }
+}
+
+/// The gradient norm and what it makes clipping multiply gradients by.
+enum Clip {
+    Host {
+        norm: f64,
+        factor: f64,
+    },
+    /// The factor, if there is clipping, stays on the device as well.
+    Device(Box<(Tensor<1>, Option<Tensor<1>>)>),
+}
+
+impl Clip {
+    /// `torch.nn.utils.clip_grad_norm_` divides by norm + 1e-6.
+    fn new(gradients: &Gradients, limit: f64) -> Self {
+        match ops::square_sum(gradients.values()) {
+            SquareSum::Host(sum) => {
+                let norm = sum.sqrt();
+                Self::Host { norm, factor: if limit > 0.0 && norm > limit { limit / (norm + 1e-6) } else { 1.0 } }
+            }
+            SquareSum::Device(sum) => {
+                let norm = sum.sqrt();
+                let factor = (limit > 0.0).then(|| norm.clone().add_scalar(1e-6).recip().mul_scalar(limit).clamp_max(1.0));
+                Self::Device(Box::new((norm, factor)))
+            }
+        }
+    }
+
+    /// The gradient in `f32`, and what the update multiplies it by.
+    fn apply(&self, gradient: Tensor<1>) -> (Tensor<1>, f32) {
+        let gradient = if gradient.dtype() == DType::F32 { gradient } else { gradient.cast(DType::F32) };
+        match self {
+            Self::Host { factor, .. } => (gradient, *factor as f32),
+            Self::Device(device) => match &device.1 {
+                Some(factor) => (gradient * factor.clone(), 1.0),
+                None => (gradient, 1.0),
+            },
+        }
+    }
+
+    /// Waits for a device to have done everything queued so far.
+    fn norm(self) -> f64 {
+        match self {
+            Self::Host { norm, .. } => norm,
+            Self::Device(device) => f64::from(host::scalar(device.0)),
+        }
+    }
 }
 
 /// Gradients by parameter name.
@@ -48,20 +118,18 @@ pub type Gradients = BTreeMap<String, Tensor<1>>;
 impl AdamW {
     /// No steps taken yet.
     pub fn new(config: OptimizerConfig) -> Self {
-        Self { config, moments: BTreeMap::new() }
+        Self { config, state: BTreeMap::new() }
     }
 
     /// Update the module; returns it and the gradient norm before clipping. `step` is 1-based.
     pub fn step<M: Module>(&mut self, module: M, mut gradients: Gradients, lr: f64, step: u64) -> (M, f64) {
-        let norm = gradients.values().map(|g| ops::square_sum(g.clone())).sum::<f64>().sqrt();
         let OptimizerConfig { betas, eps, weight_decay, grad_clip, .. } = self.config;
-        // torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6.
-        let scale = if grad_clip > 0.0 && norm > grad_clip { grad_clip / (norm + 1e-6) } else { 1.0 };
-        let moments = &mut self.moments;
+        let clip = Clip::new(&gradients, grad_clip);
+        let state = &mut self.state;
         let module = params::map(module, |name, shape, value| {
             let Some(gradient) = gradients.remove(name) else { return value };
-            let zeros = || Tensor::<1>::zeros(value.dims(), &value.device());
-            let (m, v) = moments.remove(name).unwrap_or_else(|| (zeros(), zeros()));
+            let (gradient, grad_scale) = clip.apply(gradient);
+            let State { exp_avg, exp_avg_sq, master } = state.remove(name).unwrap_or_else(|| State::new(&value));
             let decay = if shape.len() >= 2 { weight_decay } else { 0.0 };
             let coefficients = AdamWStep {
                 lr: lr as f32,
@@ -70,20 +138,25 @@ impl AdamW {
                 eps: eps as f32,
                 weight_decay: decay as f32,
                 step,
-                grad_scale: scale as f32,
+                grad_scale,
             };
-            let (value, m, v) = ops::adamw(value, m, v, gradient, coefficients);
-            moments.insert(name.to_string(), (m, v));
-            value
+            let dtype = value.dtype();
+            let short = dtype != DType::F32;
+            let value = if short { master.unwrap_or_else(|| value.cast(DType::F32)) } else { value };
+            let (value, exp_avg, exp_avg_sq) = ops::adamw(value, exp_avg, exp_avg_sq, gradient, coefficients);
+            let master = short.then(|| value.clone());
+            state.insert(name.to_string(), State { exp_avg, exp_avg_sq, master });
+            if short { value.cast(dtype) } else { value }
         });
-        (module, norm)
+        (module, clip.norm())
     }
 
-    /// Write the moments as safetensors.
+    /// Write moments and master copies as safetensors.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut tensors = BTreeMap::new();
-        for (name, (m, v)) in &self.moments {
-            for (kind, tensor) in [("exp_avg", m), ("exp_avg_sq", v)] {
+        for (name, State { exp_avg, exp_avg_sq, master }) in &self.state {
+            let parts = [("exp_avg", Some(exp_avg)), ("exp_avg_sq", Some(exp_avg_sq)), ("master", master.as_ref())];
+            for (kind, tensor) in parts.into_iter().filter_map(|(kind, tensor)| Some((kind, tensor?))) {
                 let values = host::to_vec(tensor.clone());
                 tensors.insert(format!("{name}.{kind}"), HostTensor { shape: vec![values.len()], values });
             }
@@ -91,11 +164,12 @@ impl AdamW {
         Ok(weights::save(path, &tensors)?)
     }
 
-    /// Read moments back; every parameter in `shapes` must have both, of the right size.
-    pub fn load(config: OptimizerConfig, path: &Path, shapes: &BTreeMap<String, Vec<usize>>, device: &Device) -> Result<Self> {
+    /// Read the state back. Every parameter of `layouts` ([`params::layouts`]) must have both moments of the right size, and a
+    /// master copy where it is not `f32`.
+    pub fn load(config: OptimizerConfig, path: &Path, layouts: &BTreeMap<String, (Vec<usize>, DType)>, device: &Device) -> Result<Self> {
         let file = Weights::open(path)?;
-        let mut moments = BTreeMap::new();
-        for (name, shape) in shapes {
+        let mut state = BTreeMap::new();
+        for (name, (shape, dtype)) in layouts {
             let read = |kind: &str| -> Result<Tensor<1>> {
                 let tensor = file.get(&format!("{name}.{kind}"))?;
                 let expected: usize = shape.iter().product();
@@ -105,8 +179,67 @@ impl AdamW {
                 }
                 Ok(host::from_vec(tensor.values, [expected], device))
             };
-            moments.insert(name.clone(), (read("exp_avg")?, read("exp_avg_sq")?));
+            let master = if *dtype == DType::F32 { None } else { Some(read("master")?) };
+            state.insert(name.clone(), State { exp_avg: read("exp_avg")?, exp_avg_sq: read("exp_avg_sq")?, master });
         }
-        Ok(Self { config, moments })
+        Ok(Self { config, state })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llm_tensor::Precision;
+    use llm_tensor::nn::{Embedding, parameter_from};
+
+    fn config() -> OptimizerConfig {
+        OptimizerConfig { weight_decay: 0.0, grad_clip: 1.0, ..OptimizerConfig::default() }
+    }
+
+    /// `steps` steps of 1e-4 against a constant gradient of norm 6, from a table of ones.
+    fn train(precision: Precision, steps: u64) -> (Embedding, AdamW, f64) {
+        let device = Device::flex().autodiff();
+        let mut table = Embedding { weight: parameter_from(vec![1.0; 4], [2, 2], precision, &device) };
+        let (mut optimizer, mut norm) = (AdamW::new(config()), 0.0);
+        for step in 1..=steps {
+            let gradient = host::from_vec(vec![3.0; 4], [4], &device.clone().inner()).cast(precision.dtype());
+            (table, norm) = optimizer.step(table, Gradients::from([("weight".to_string(), gradient)]), 1e-4, step);
+        }
+        (table, optimizer, norm)
+    }
+
+    /// If this fails, training in a short format stands still where weights are large and steps are small.
+    #[test]
+    fn steps_below_the_spacing_of_bfloat16_add_up_in_the_master_copy() {
+        let weights = |precision| {
+            let (table, optimizer, norm) = train(precision, 100);
+            assert!((norm - 6.0).abs() < 1e-6, "{precision}: norm {norm}");
+            assert_eq!(Precision::of(table.weight.val().dtype()), Some(precision), "the parameter keeps its format");
+            let master = optimizer.state["weight"].master.clone().map(host::to_vec);
+            (host::to_vec(table.weight.val().inner()), master)
+        };
+        let (full, none) = weights(Precision::F32);
+        assert!(none.is_none() && (full[0] - 0.99).abs() < 1e-4, "{full:?}");
+        for precision in [Precision::Bf16, Precision::F16] {
+            let (short, master) = weights(precision);
+            let master = master.expect("a master copy");
+            assert!((master[0] - full[0]).abs() < 1e-6, "{precision}: {master:?} instead of {full:?}");
+            assert_eq!(short, host::to_vec(host::from_vec(master, [4], &Device::flex()).cast(precision.dtype())), "rounded master");
+        }
+    }
+
+    #[test]
+    fn master_copies_are_saved_and_demanded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("optimizer.safetensors");
+        let (table, optimizer, _) = train(Precision::Bf16, 3);
+        optimizer.save(&path).unwrap();
+        let back = AdamW::load(config(), &path, &params::layouts(&table), &Device::flex()).unwrap();
+        let bits = |a: &AdamW| host::to_vec(a.state["weight"].master.clone().unwrap()).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        assert_eq!(bits(&back), bits(&optimizer));
+        let (_, f32_optimizer, _) = train(Precision::F32, 3);
+        f32_optimizer.save(&path).unwrap();
+        let message = AdamW::load(config(), &path, &params::layouts(&table), &Device::flex()).unwrap_err().to_string();
+        assert!(message.contains("weight.master"), "{message}");
     }
 }

@@ -10,7 +10,7 @@ use llm_arch::{Decoder, DecoderConfig, PackedBatch};
 use llm_data::shards::{Row, Shards};
 use llm_run::Seed;
 use llm_run::seed::permuted;
-use llm_tensor::{DeviceSpec, host, ops};
+use llm_tensor::{DeviceSpec, Precision, host, ops};
 use llm_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -38,6 +38,8 @@ pub struct PretrainConfig {
     pub seed: u64,
     /// Where to compute.
     pub device: DeviceSpec,
+    /// Number format of weights and activations; anything but float32 keeps f32 master copies of the weights.
+    pub precision: Precision,
     /// The loop.
     pub trainer: TrainerConfig,
 }
@@ -54,6 +56,7 @@ impl Default for PretrainConfig {
             eval_rows: 64,
             seed: 0,
             device: DeviceSpec::Auto,
+            precision: Precision::F32,
             trainer: TrainerConfig::default(),
         }
     }
@@ -216,5 +219,6 @@ pub fn pretrain(mut config: PretrainConfig, out: &Path, name: &str) -> Result<Ou
         fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()),
     };
     let device = config.device.open()?.autodiff();
-    trainer.run(&mut objective, || Ok(Decoder::new(&config.model, Seed(config.seed).stream("initial weights"), &device)?), &tokenizer)
+    let seed = Seed(config.seed).stream("initial weights");
+    trainer.run(&mut objective, || Ok(Decoder::new_as(&config.model, seed, config.precision, &device)?), &tokenizer)
 }

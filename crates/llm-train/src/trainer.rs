@@ -10,7 +10,8 @@ use crate::{Error, Result};
 use llm_arch::{Decoder, hf};
 use llm_run::atomic::AtomicDir;
 use llm_run::{Metrics, Progress, program};
-use llm_tensor::burn::tensor::Tensor;
+use llm_tensor::burn::tensor::{DType, Tensor};
+use llm_tensor::weights::SaveOptions;
 use llm_tensor::{host, params};
 use llm_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -129,9 +130,9 @@ impl Trainer {
     pub fn run<O: Objective>(&self, objective: &mut O, start: impl FnOnce() -> Result<Decoder>, tokenizer: &Tokenizer) -> Result<Outcome> {
         let checkpoints = self.out.join("checkpoints");
         let initial = start()?.tracked();
-        let device = initial.device();
-        let (mut decoder, mut optimizer, mut state) = match checkpoint::load_latest(&checkpoints, &self.fingerprint, self.config.optimizer, &device)?
-        {
+        let precision = initial.precision();
+        let found = checkpoint::load_latest(&checkpoints, &self.fingerprint, self.config.optimizer, &initial)?;
+        let (mut decoder, mut optimizer, mut state) = match found {
             Some(found) => found,
             None => {
                 let state = State {
@@ -162,14 +163,15 @@ impl Trainer {
         while state.step < max_steps {
             let started = Instant::now();
             let lr = self.config.optimizer.lr * self.config.schedule.factor(state.step, max_steps);
-            let (step_loss, tokens, gradients) = accumulate(objective, &decoder, state.step)?;
-            loss = step_loss;
+            let Accumulated { losses, tokens, gradients } = accumulate(objective, &decoder, state.step)?;
+            let (updated, norm) = optimizer.step(decoder, gradients, lr, state.step + 1);
+            decoder = updated;
+            // Read after the update is queued, so that a GPU does not wait for the host in between.
+            loss = read_loss(losses);
             if !loss.is_finite() {
                 return Err(Error::Diverged { step: state.step, loss, lr });
             }
             state.step += 1;
-            let (updated, norm) = optimizer.step(decoder, gradients, lr, state.step);
-            decoder = updated;
             objective.after_step(&mut decoder);
             state.tokens += tokens;
             state.elapsed_seconds = before + clock.elapsed().as_secs_f64();
@@ -202,7 +204,7 @@ impl Trainer {
         }
         let decoder = decoder.untracked();
         let model = AtomicDir::create(self.out.join("model"))?;
-        hf::save(model.path(), &decoder)?;
+        hf::save_as(model.path(), &decoder, SaveOptions { precision, ..SaveOptions::default() })?;
         tokenizer.save(model.path())?;
         model.commit()?;
         // Everything a checkpoint could bring back is in `model` now; what is left is intermediate.
@@ -226,24 +228,41 @@ impl Trainer {
     }
 }
 
-/// Loss, tokens and summed gradients of a step.
-pub fn accumulate<O: Objective>(objective: &mut O, decoder: &Decoder, step: u64) -> Result<(f32, u64, Gradients)> {
+/// What the micro-batches of a step came to.
+#[derive(Debug)]
+pub struct Accumulated {
+    /// Loss of each, still on its device ([`read_loss`]).
+    pub losses: Vec<Tensor<1>>,
+    /// Tokens that went through the model.
+    pub tokens: u64,
+    /// Summed gradients; in `f32` when there is more than one micro-batch, so that a short format does not round the sum.
+    pub gradients: Gradients,
+}
+
+/// Forward and backward passes of a step.
+pub fn accumulate<O: Objective>(objective: &mut O, decoder: &Decoder, step: u64) -> Result<Accumulated> {
     let batches = objective.batches(step, decoder)?;
-    let (mut total, mut tokens, mut sum) = (0f64, 0, Gradients::new());
+    let mut sum = Accumulated { losses: Vec::new(), tokens: 0, gradients: Gradients::new() };
     for batch in &batches {
         let loss = objective.loss(decoder, batch)?;
-        tokens += loss.tokens;
+        sum.tokens += loss.tokens;
         let grads = loss.value.backward();
-        total += f64::from(host::scalar(loss.value.inner()));
+        sum.losses.push(loss.value.inner());
         for (name, gradient) in params::gradients(decoder, &grads) {
-            let gradient = match sum.remove(&name) {
+            let gradient = if batches.len() > 1 && gradient.dtype() != DType::F32 { gradient.cast(DType::F32) } else { gradient };
+            let gradient = match sum.gradients.remove(&name) {
                 Some(so_far) => so_far + gradient,
                 None => gradient,
             };
-            sum.insert(name, gradient);
+            sum.gradients.insert(name, gradient);
         }
     }
-    Ok((total as f32, tokens, sum))
+    Ok(sum)
+}
+
+/// The loss of a step: the sum of those of its micro-batches. Waits for the device.
+pub fn read_loss(losses: Vec<Tensor<1>>) -> f32 {
+    losses.into_iter().map(|loss| f64::from(host::scalar(loss))).sum::<f64>() as f32
 }
 
 fn last_loss(out: &Path) -> Result<f32> {

@@ -5,7 +5,7 @@ use llm_arch::{Decoder, PackedBatch, hf};
 use llm_run::Seed;
 use llm_tensor::burn::tensor::Device;
 use llm_tensor::weights::Weights;
-use llm_tensor::{ops, params};
+use llm_tensor::{Precision, ops, params};
 use llm_tokenizer::Tokenizer;
 use llm_train::mixture::Mixture;
 use llm_train::trainer::{Loss, Objective, Trainer, TrainerConfig};
@@ -55,6 +55,10 @@ impl Objective for Recorded {
         let value = model.nll(hidden, micro.targets.clone()).sum() / micro.total as f32;
         let value = balance.map_or(value.clone(), |balance| value + balance);
         Ok(Loss { value, tokens: micro.targets.len() as u64 })
+    }
+
+    fn after_step(&mut self, model: &mut Decoder) {
+        std::mem::take(&mut self.mixture).after_step(model);
     }
 }
 
@@ -142,24 +146,72 @@ impl Objective for Dies {
     fn loss(&mut self, model: &Decoder, micro: &Micro) -> Result<Loss> {
         self.inner.loss(model, micro)
     }
+    fn after_step(&mut self, model: &mut Decoder) {
+        self.inner.after_step(model);
+    }
+}
+
+/// A run that is killed at each of these steps and started again must leave the same model and the same losses.
+fn resumes(config: &TrainerConfig, objective: &dyn Fn() -> Recorded, start: &dyn Fn() -> Result<Decoder>, deaths: &[u64]) {
+    let hash = |out: &Path| llm_run::hash::path(out.join("model/model.safetensors")).unwrap();
+    let losses =
+        |out: &Path| -> Vec<f64> { llm_run::Metrics::read(out.join("metrics.jsonl")).unwrap().iter().map(|r| r["loss"].as_f64().unwrap()).collect() };
+    let trainer = |out: &Path| Trainer { config: config.clone(), out: out.into(), name: "resume".into(), fingerprint: "x".into() };
+    let whole = tempfile::tempdir().unwrap();
+    trainer(whole.path()).run(&mut objective(), start, &tokenizer()).unwrap();
+    for &at in deaths {
+        let out = tempfile::tempdir().unwrap();
+        trainer(out.path()).run(&mut Dies { inner: objective(), at: Some(at) }, start, &tokenizer()).unwrap_err();
+        trainer(out.path()).run(&mut Dies { inner: objective(), at: None }, start, &tokenizer()).unwrap();
+        assert_eq!(hash(out.path()), hash(whole.path()), "died at step {at}");
+        assert_eq!(losses(out.path()), losses(whole.path()));
+    }
 }
 
 #[test]
 fn a_run_that_died_and_was_started_again_is_the_same_run_to_the_bit() {
     let (dir, run) = read("train_llama");
-    let start = || Ok(hf::load(dir.join("init"), &Device::flex())?);
-    let hash = |out: &Path| llm_run::hash::path(out.join("model/model.safetensors")).unwrap();
-    let losses =
-        |out: &Path| -> Vec<f64> { llm_run::Metrics::read(out.join("metrics.jsonl")).unwrap().iter().map(|r| r["loss"].as_f64().unwrap()).collect() };
-    let trainer = |out: &Path| Trainer { config: config(&run), out: out.into(), name: "resume".into(), fingerprint: "x".into() };
-    let whole = tempfile::tempdir().unwrap();
-    trainer(whole.path()).run(&mut recorded(&run), start, &tokenizer()).unwrap();
-    for at in [0, 2, 3, 11, 19] {
-        let out = tempfile::tempdir().unwrap();
-        trainer(out.path()).run(&mut Dies { inner: recorded(&run), at: Some(at) }, start, &tokenizer()).unwrap_err();
-        trainer(out.path()).run(&mut Dies { inner: recorded(&run), at: None }, start, &tokenizer()).unwrap();
-        assert_eq!(hash(out.path()), hash(whole.path()), "died at step {at}");
-        assert_eq!(losses(out.path()), losses(whole.path()));
+    resumes(&config(&run), &|| recorded(&run), &|| Ok(hf::load(dir.join("init"), &Device::flex())?), &[0, 2, 3, 11, 19]);
+}
+
+/// bfloat16 with master copies: every loss within 1 % of the f32 run's, and the same after a restart.
+#[test]
+fn bfloat16_training_stays_close_to_float32_and_resumes_to_the_bit() {
+    let (dir, run) = read("train_llama");
+    let start = || Ok(hf::load_as(dir.join("init"), &Device::flex(), Precision::Bf16)?);
+    let out = tempfile::tempdir().unwrap();
+    let trainer = Trainer { config: config(&run), out: out.path().into(), name: "bfloat16".into(), fingerprint: "x".into() };
+    let outcome = trainer.run(&mut recorded(&run), start, &tokenizer()).unwrap();
+    assert_eq!(outcome.decoder.precision(), Precision::Bf16);
+    let log = llm_run::Metrics::read(out.path().join("metrics.jsonl")).unwrap();
+    for (i, record) in log.iter().enumerate() {
+        for (key, tolerance) in [("loss", 1e-2), ("grad_norm", 5e-2)] {
+            let want = run["expected"]["float32"][key][i].as_f64().unwrap();
+            let got = record[key].as_f64().unwrap();
+            assert!((got - want).abs() <= tolerance * want, "step {i} {key}: {got} instead of {want}");
+        }
+    }
+    let saved: Value = serde_json::from_str(&std::fs::read_to_string(out.path().join("model/config.json")).unwrap()).unwrap();
+    assert_eq!(saved["dtype"], "bfloat16");
+    resumes(&config(&run), &|| recorded(&run), &start, &[4]);
+}
+
+/// Router biases have no moments, move after every step, and their rate is in no `config.json`.
+#[test]
+fn a_mixture_with_correction_biases_resumes_to_the_bit() {
+    let dir = fixtures().join("decoder/deepseek_v3");
+    let mut model = hf::load_config(&dir).unwrap();
+    model.moe.as_mut().unwrap().bias_update_rate = 1e-3;
+    let mut rng = Seed(4).rng();
+    let mut row = || (0..12).map(|_| rng.below(model.vocab_size) as u32).collect::<Vec<u32>>();
+    let batches: Vec<_> = (0..6).map(|_| vec![vec![row(), row()]]).collect();
+    let labels: Vec<_> =
+        batches.iter().map(|s| s.iter().map(|m| m.iter().map(|r| r.iter().map(|&t| i64::from(t)).collect()).collect()).collect()).collect();
+    let objective = || Recorded { batches: batches.clone(), labels: labels.clone(), ..Recorded::default() };
+    let config = TrainerConfig { max_steps: 6, eval_every: 0, checkpoint_every: 2, ..TrainerConfig::default() };
+    for precision in [Precision::F32, Precision::Bf16] {
+        let start = || Ok(Decoder::new_as(&model, Seed(0), precision, &Device::flex())?);
+        resumes(&config, &objective, &start, &[5]);
     }
 }
 

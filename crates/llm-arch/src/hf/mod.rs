@@ -17,6 +17,7 @@ pub(crate) use read::rope_scaling;
 pub use read::{MODEL_TYPES, config_from_json};
 pub use write::config_to_json;
 
+use crate::parameters::parameters;
 use crate::{Decoder, DecoderConfig, Error, Result};
 use llm_tensor::burn::tensor::Device;
 use llm_tensor::weights::{self, Pending, SaveOptions, Weights};
@@ -35,6 +36,17 @@ pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Decoder> {
 pub fn load_as(dir: impl AsRef<Path>, device: &Device, precision: Precision) -> Result<Decoder> {
     let checkpoint = Checkpoint::open(dir.as_ref())?;
     Decoder::build(&checkpoint.config, device, precision, &mut |name, shape| checkpoint.parameter(name, shape))
+}
+
+/// [`load_as`] under a configuration that says more than `config.json` can: settings that only training has. All shapes must be the same.
+pub fn load_with(dir: impl AsRef<Path>, config: &DecoderConfig, device: &Device, precision: Precision) -> Result<Decoder> {
+    let dir = dir.as_ref();
+    let checkpoint = Checkpoint::open(dir)?;
+    if parameters(&checkpoint.config) != parameters(config) {
+        let message = "describes a model of other sizes than the one being trained".to_string();
+        return Err(Error::File { path: dir.join("config.json"), message });
+    }
+    Decoder::build(config, device, precision, &mut |name, shape| checkpoint.parameter(name, shape))
 }
 
 /// A model folder whose headers were read and found to fit its configuration.

@@ -3,12 +3,15 @@
 
 #![allow(non_snake_case)] // shape suffixes
 
-use super::{AdamWStep, AttentionSpan, IGNORE};
+use super::{AdamWStep, AttentionSpan, IGNORE, Indices};
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Score;
 use crate::kernels::rope::Pairing;
-use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData, activation};
-use std::sync::Arc;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Logits that [`linear_cross_entropy`] turns into losses at a time: 256 MiB in `f32`.
+const LOGITS_AT_ONCE: usize = 1 << 26;
 
 /// Cosines and sines of the rotary angles, `[P, half]` each.
 #[derive(Debug, Clone)]
@@ -21,6 +24,17 @@ pub struct RopeTable {
     pub half: usize,
     /// Which elements are rotated together.
     pub pairing: Pairing,
+    placed: Arc<Mutex<Option<Placed>>>,
+}
+
+/// The rows of a table that the tokens of a step need, on their device: the same for queries and keys of every layer.
+#[derive(Debug)]
+struct Placed {
+    positions: Indices,
+    device: Device,
+    dtype: DType,
+    cos_N1K: Tensor<3>,
+    sin_N1K: Tensor<3>,
 }
 
 impl RopeTable {
@@ -33,11 +47,31 @@ impl RopeTable {
     pub fn rows<'a>(rows: impl Iterator<Item = (usize, &'a [f32])>, half: usize, attention_factor: f32, pairing: Pairing) -> Self {
         let angles = rows.flat_map(|(p, frequencies)| frequencies.iter().map(move |f| p as f32 * f));
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() * attention_factor, a.sin() * attention_factor)).unzip();
-        Self { cos: cos.into(), sin: sin.into(), half, pairing }
+        Self { cos: cos.into(), sin: sin.into(), half, pairing, placed: Arc::default() }
+    }
+
+    /// Cosines and sines `[N, 1, half]`; those of the last call are kept.
+    fn place(&self, positions: &Indices, device: &Device, dtype: DType) -> (Tensor<3>, Tensor<3>) {
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(p) = placed.as_ref()
+            && Arc::ptr_eq(&p.positions, positions)
+            && p.dtype == dtype
+            && p.device == *device
+            && p.device.is_autodiff() == device.is_autodiff()
+        {
+            return (p.cos_N1K.clone(), p.sin_N1K.clone());
+        }
+        let gather = |values: &[f32]| {
+            let rows: Vec<f32> = positions.iter().flat_map(|&p| values[p as usize * self.half..][..self.half].iter().copied()).collect();
+            Tensor::<3>::from_data(TensorData::new(rows, [positions.len(), 1, self.half]), device).cast(dtype)
+        };
+        let (cos_N1K, sin_N1K) = (gather(&self.cos), gather(&self.sin));
+        *placed = Some(Placed { positions: positions.clone(), device: device.clone(), dtype, cos_N1K: cos_N1K.clone(), sin_N1K: sin_N1K.clone() });
+        (cos_N1K, sin_N1K)
     }
 }
 
-fn ints(values: &[u32], device: &Device) -> Tensor<1, Int> {
+pub(super) fn ints(values: &[u32], device: &Device) -> Tensor<1, Int> {
     let data: Vec<i32> = values.iter().map(|&v| v as i32).collect();
     Tensor::from_data(TensorData::new(data, [values.len()]), device)
 }
@@ -83,15 +117,10 @@ pub fn gemma_rms_norm(x_ND: Tensor<2>, w: Tensor<1>, eps: f32) -> Tensor<2> {
 }
 
 /// See [`super::rope`].
-pub fn rope(x_NHK: Tensor<3>, positions: &[u32], table: &RopeTable) -> Tensor<3> {
+pub fn rope(x_NHK: Tensor<3>, positions: &Indices, table: &RopeTable) -> Tensor<3> {
     let [n, h, k] = x_NHK.dims();
-    let device = x_NHK.device();
     let half = table.half;
-    let gather = |values: &[f32]| {
-        let rows: Vec<f32> = positions.iter().flat_map(|&p| values[p as usize * half..][..half].iter().copied()).collect();
-        Tensor::<3>::from_data(TensorData::new(rows, [n, 1, half]), &device).cast(x_NHK.dtype())
-    };
-    let (cos, sin) = (gather(&table.cos), gather(&table.sin));
+    let (cos, sin) = table.place(positions, &x_NHK.device(), x_NHK.dtype());
     let (a, b) = match table.pairing {
         Pairing::Halves => (x_NHK.clone().slice([0..n, 0..h, 0..half]), x_NHK.clone().slice([0..n, 0..h, half..2 * half])),
         Pairing::Neighbours => {
@@ -148,13 +177,7 @@ pub fn attention(q_NHK: Tensor<3>, k_NGK: Tensor<3>, v_NGU: Tensor<3>, span: &At
     };
     let q_BHTK = q_NHK.reshape([batch, length, heads, size]).swap_dims(1, 2);
     let (k_BHSK, v_BHSU) = (repeat(k_NGK), repeat(v_NGU));
-    let hidden: Vec<bool> = (0..batch * length)
-        .flat_map(|i| {
-            let (t, first) = (i % length, span.first_key[i] as usize);
-            (0..length).map(move |s| s < first || s > t)
-        })
-        .collect();
-    let mask = Tensor::<4, Bool>::from_data(TensorData::new(hidden, [batch, 1, length, length]), &device).expand([batch, heads, length, length]);
+    let mask = span.mask(&device).expand([batch, heads, length, length]);
     let scores = q_BHTK.mul_scalar(score.scale).matmul(k_BHSK.swap_dims(2, 3));
     let scores = match score.softcap {
         Some(cap) => scores.div_scalar(cap).tanh().mul_scalar(cap),
@@ -175,14 +198,43 @@ pub fn cross_entropy(logits_NV: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     picked.neg() * Tensor::<1>::from_data(TensorData::new(counts, [n]), &device)
 }
 
-/// See [`super::linear_cross_entropy`]; stores the logits.
+/// See [`super::linear_cross_entropy`], over as many rows at a time as [`LOGITS_AT_ONCE`] allows.
 pub fn linear_cross_entropy(hidden_ND: Tensor<2>, weight_VD: Tensor<2>, targets: &[u32], softcap: Option<f32>) -> Tensor<1> {
-    let logits_NV = linear(hidden_ND, weight_VD).cast(burn::tensor::DType::F32);
-    let logits_NV = match softcap {
-        Some(cap) => logits_NV.div_scalar(cap).tanh().mul_scalar(cap),
-        None => logits_NV,
+    let rows = (LOGITS_AT_ONCE / weight_VD.dims()[0]).max(1);
+    // Matrix kernels like multiples of their tiles.
+    let rows = if rows > 128 { rows / 128 * 128 } else { rows };
+    linear_cross_entropy_by_rows(hidden_ND, weight_VD, targets, softcap, rows)
+}
+
+/// [`linear_cross_entropy`] over `rows` rows at a time.
+///
+/// Composed operations cannot recompute in the backward pass: of every part its exponentials, `rows x V` in `f32`, are kept
+/// until then, so that a step's memory still grows with `N V` (1.6 GB for 8 x 1024 tokens of GPT-2's vocabulary). What is bounded are the
+/// temporaries: without parts, logits in two formats, shifted logits and gradients would exist at full size at once.
+pub fn linear_cross_entropy_by_rows(hidden_ND: Tensor<2>, weight_VD: Tensor<2>, targets: &[u32], softcap: Option<f32>, rows: usize) -> Tensor<1> {
+    let d = hidden_ND.dims()[1];
+    let part = |hidden_ND: Tensor<2>, targets: &[u32]| {
+        let logits_NV = linear(hidden_ND, weight_VD.clone()).cast(DType::F32);
+        let logits_NV = match softcap {
+            Some(cap) => logits_NV.div_scalar(cap).tanh().mul_scalar(cap),
+            None => logits_NV,
+        };
+        cross_entropy(logits_NV, targets)
     };
-    cross_entropy(logits_NV, targets)
+    if targets.len() <= rows {
+        return part(hidden_ND, targets);
+    }
+    let parts = targets.chunks(rows).enumerate().map(|(i, targets)| {
+        let from = i * rows;
+        part(hidden_ND.clone().slice([from..from + targets.len(), 0..d]), targets)
+    });
+    Tensor::cat(parts.collect(), 0)
+}
+
+/// Sum of squares in `f32`, `[1]`, left on the device.
+pub fn square_sum(x: Tensor<1>) -> Tensor<1> {
+    let x = if x.dtype() == DType::F32 { x } else { x.cast(DType::F32) };
+    (x.clone() * x).sum()
 }
 
 /// See [`super::adamw()`].

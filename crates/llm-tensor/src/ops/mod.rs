@@ -10,6 +10,7 @@
 
 pub mod composed;
 mod extension;
+mod span;
 
 use crate::kernels::{adamw, attention as attention_kernel};
 use burn::backend::{Dispatch, DispatchDevice};
@@ -23,52 +24,10 @@ pub use crate::kernels::attention::Score;
 pub use crate::kernels::cross_entropy::IGNORE;
 pub use crate::kernels::rope::Pairing;
 pub use composed::RopeTable;
+pub use span::AttentionSpan;
 
 /// Host-side indices.
 pub type Indices = Arc<[u32]>;
-
-/// Who may look at whom: query `t` of a row sees keys `first_key[t] ..= t` of the same row. `first_key` is `[B * T]`.
-#[derive(Debug, Clone)]
-pub struct AttentionSpan {
-    /// First visible key of each query, as an index into its own row.
-    pub first_key: Indices,
-    /// Rows.
-    pub batch: usize,
-    /// Tokens per row.
-    pub length: usize,
-}
-
-impl AttentionSpan {
-    /// Plain causal attention.
-    pub fn causal(batch: usize, length: usize) -> Self {
-        Self { first_key: vec![0; batch * length].into(), batch, length }
-    }
-
-    /// Causal inside documents: `starts[b]` are the offsets in row `b` at which documents begin (ascending).
-    pub fn documents(starts: &[&[u32]], length: usize) -> Self {
-        let mut first_key = Vec::with_capacity(starts.len() * length);
-        for row in starts {
-            let mut starts = row.iter().peekable();
-            let mut current = 0;
-            for t in 0..length as u32 {
-                while starts.next_if(|&&s| s <= t).map(|&s| current = s).is_some() {}
-                first_key.push(current);
-            }
-        }
-        Self { first_key: first_key.into(), batch: starts.len(), length }
-    }
-
-    /// Positions that restart at every first key: what RoPE needs when documents are packed.
-    pub fn positions(&self) -> Indices {
-        self.first_key.iter().enumerate().map(|(i, &first)| (i % self.length) as u32 - first).collect()
-    }
-
-    /// Limited to the last `window` keys, itself included (Mistral, section 2 of its report).
-    pub fn sliding(&self, window: usize) -> Self {
-        let first_key = self.first_key.iter().enumerate().map(|(i, &first)| first.max((i % self.length + 1).saturating_sub(window) as u32)).collect();
-        Self { first_key, ..*self }
-    }
-}
 
 /// True when the fused CPU kernels apply.
 fn fused<const D: usize>(x: &Tensor<D>) -> bool {
@@ -205,14 +164,26 @@ pub fn adamw(p: Tensor<1>, m: Tensor<1>, v: Tensor<1>, g: Tensor<1>, step: adamw
     }
 }
 
-/// Sum of squares of a tensor without gradients, in double precision; one order for any thread count.
-pub fn square_sum(x: Tensor<1>) -> f64 {
-    if fused(&x) {
-        let parts = Tensor::<1>::from_dispatch(<Dispatch as DecoderOps>::fused_square_sum(x.into_dispatch()));
-        crate::host::to_vec(parts).into_iter().map(f64::from).sum()
-    } else {
-        crate::host::to_vec(x).iter().map(|&x| f64::from(x) * f64::from(x)).sum()
+/// A sum of squares, wherever it was computed.
+#[derive(Debug, Clone)]
+pub enum SquareSum {
+    /// From the fused CPU kernel: double precision, one order for any thread count.
+    Host(f64),
+    /// `[1]` in `f32`, on the tensors' device; reading it waits for everything that was queued there before.
+    Device(Box<Tensor<1>>),
+}
+
+/// Sum of squares of all tensors together, none with gradients. Nothing is copied from a GPU.
+pub fn square_sum<'a>(tensors: impl IntoIterator<Item = &'a Tensor<1>> + Clone) -> SquareSum {
+    if tensors.clone().into_iter().all(fused) {
+        let sum = |x: &Tensor<1>| -> f64 {
+            let parts = Tensor::<1>::from_dispatch(<Dispatch as DecoderOps>::fused_square_sum(x.clone().into_dispatch()));
+            crate::host::to_vec(parts).into_iter().map(f64::from).sum()
+        };
+        return SquareSum::Host(tensors.into_iter().map(sum).sum());
     }
+    let sums = tensors.into_iter().map(|x| composed::square_sum(x.clone()));
+    sums.reduce(|a, b| a + b).map_or(SquareSum::Host(0.0), |sum| SquareSum::Device(Box::new(sum)))
 }
 
 pub(crate) fn attention_shape(span: &AttentionSpan, q: [usize; 3], k: [usize; 3], v: [usize; 3]) -> attention_kernel::Shape {
