@@ -84,7 +84,7 @@ pub fn resize(image: &RgbImage, width: usize, height: usize, filter: Resample) -
     }
 }
 
-/// Rows lose or gain pixels first, except when far more rows than columns go. Pillow up to 12 has no exception; that of Pillow 13 was
+/// Rows lose or gain pixels first, except when far more rows than columns go. Older Pillow has no exception; that of Pillow 13 was
 /// found by comparing its results with both orders for 1446 pairs of sizes, all of which this rule explains.
 fn columns_first(image: &RgbImage, width: usize, height: usize) -> bool {
     height < image.height && (image.height - height) as i64 > 2 * (image.width as i64 - width as i64)
