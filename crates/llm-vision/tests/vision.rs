@@ -196,6 +196,22 @@ fn language_models_see_what_transformers_sees() {
     }
 }
 
+/// Folders that were saved from memory: `model.vision_tower`, `model.multi_modal_projector`, `model.language_model`, `lm_head`.
+#[test]
+fn names_of_transformers_5_in_memory_are_read() {
+    let copy = variant("llava15", "model.safetensors", "config.json");
+    let weights = Weights::open(copy.path()).unwrap();
+    let renamed = |name: &str| match name.strip_prefix("language_model.") {
+        Some("lm_head.weight") => "lm_head.weight".to_string(),
+        Some(rest) => rest.replacen("model.", "model.language_model.", 1),
+        None => format!("model.{name}"),
+    };
+    let tensors = weights.names().into_iter().map(|name| (renamed(name), weights.get(name).unwrap())).collect();
+    let out = variant("llava15", "model.safetensors", "config.json");
+    llm_tensor::weights::save(out.path().join("model.safetensors"), &tensors).unwrap();
+    check_vlm("llava15", &Vlm::load(out.path(), &Device::flex(), Precision::F32).unwrap());
+}
+
 /// If this fails, a prompt whose images do not match is answered with shifted features.
 #[test]
 fn placeholders_must_match_the_images() {
