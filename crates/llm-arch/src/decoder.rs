@@ -215,25 +215,47 @@ impl Decoder {
 
     /// Final hidden states `[N, D]` of a packed batch.
     pub fn hidden(&self, batch: &PackedBatch) -> Tensor<2> {
-        self.run(batch.ids.clone(), &batch.positions, Context::Packed(batch), &mut Pass::default())
+        self.run(self.embed(batch.ids.clone()), &batch.positions, Context::Packed(batch), &mut Pass::default())
     }
 
     /// [`Decoder::hidden`] for training a mixture: also what the router of each sparse layer did. `noise` seeds its jitter.
     pub fn hidden_routed(&self, batch: &PackedBatch, noise: Seed) -> (Tensor<2>, Vec<Routing>) {
         let mut pass = Pass { routing_noise: Some(noise), ..Pass::default() };
-        let hidden = self.run(batch.ids.clone(), &batch.positions, Context::Packed(batch), &mut pass);
+        let hidden = self.run(self.embed(batch.ids.clone()), &batch.positions, Context::Packed(batch), &mut pass);
         (hidden, pass.routing)
     }
 
     /// [`Decoder::hidden`] that shows the residual stream on the way.
     pub fn hidden_observed(&self, batch: &PackedBatch, observer: Observer) -> Tensor<2> {
         let mut pass = Pass { observer: Some(observer), ..Pass::default() };
-        self.run(batch.ids.clone(), &batch.positions, Context::Packed(batch), &mut pass)
+        self.run(self.embed(batch.ids.clone()), &batch.positions, Context::Packed(batch), &mut pass)
     }
 
     /// Final hidden states `[N, D]` of a batch that reads and extends the cache.
     pub fn hidden_cached(&self, batch: &CachedBatch, pool: &mut KvPool) -> Tensor<2> {
-        self.run(batch.ids.clone(), &batch.positions, Context::Cached(batch, pool), &mut Pass::default())
+        self.run(self.embed(batch.ids.clone()), &batch.positions, Context::Cached(batch, pool), &mut Pass::default())
+    }
+
+    /// Token vectors `[N, D]` as they enter the first block, learned positions left out: what a caller may replace rows of.
+    pub fn embed(&self, ids: Indices) -> Tensor<2> {
+        let x_ND = self.model.embed_tokens.forward(ids);
+        if !self.config.scale_embeddings {
+            return x_ND;
+        }
+        // Gemma rounds the factor to the model's own format.
+        let factor = (self.config.hidden_size as f32).sqrt();
+        let factor = Tensor::<2>::full([1, 1], factor, &x_ND.device()).cast(x_ND.dtype());
+        x_ND * factor
+    }
+
+    /// [`Decoder::hidden_observed`] from given vectors `[N, D]` in place of those of [`Decoder::embed`]; the batch's ids are not read.
+    pub fn hidden_from(&self, x_ND: Tensor<2>, batch: &PackedBatch, observer: Option<Observer>) -> Tensor<2> {
+        self.run(x_ND, &batch.positions, Context::Packed(batch), &mut Pass { observer, ..Pass::default() })
+    }
+
+    /// [`Decoder::hidden_cached`] from given vectors `[N, D]`; the batch's ids are not read.
+    pub fn hidden_cached_from(&self, x_ND: Tensor<2>, batch: &CachedBatch, pool: &mut KvPool) -> Tensor<2> {
+        self.run(x_ND, &batch.positions, Context::Cached(batch, pool), &mut Pass::default())
     }
 
     /// Scores over the vocabulary: `[N, D]` -> `[N, V]`.
@@ -256,23 +278,12 @@ impl Decoder {
         self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.weight.val(), |head| head.weight.val())
     }
 
-    fn embed(&self, ids: Indices, positions: &Indices) -> Tensor<2> {
-        let mut x_ND = self.model.embed_tokens.forward(ids);
-        if self.config.scale_embeddings {
-            // Gemma rounds the factor to the model's own format.
-            let factor = (self.config.hidden_size as f32).sqrt();
-            let factor = Tensor::<2>::full([1, 1], factor, &x_ND.device()).cast(x_ND.dtype());
-            x_ND = x_ND * factor;
-        }
-        match &self.model.position_embeddings {
-            Some(table) => x_ND + table.forward(positions.clone()),
-            None => x_ND,
-        }
-    }
-
-    fn run(&self, ids: Indices, positions: &Indices, mut context: Context, pass: &mut Pass) -> Tensor<2> {
+    fn run(&self, embedded_ND: Tensor<2>, positions: &Indices, mut context: Context, pass: &mut Pass) -> Tensor<2> {
         let place = self.place(positions, &context);
-        let mut x_ND = self.embed(ids, positions);
+        let mut x_ND = match &self.model.position_embeddings {
+            Some(table) => embedded_ND + table.forward(positions.clone()),
+            None => embedded_ND,
+        };
         for (i, block) in self.model.layers.iter().enumerate() {
             if let Some(observer) = &mut pass.observer {
                 observer(i, &x_ND);

@@ -34,8 +34,7 @@ pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Decoder> {
 
 /// Load a model folder onto a device. Missing, unexpected and ill-shaped tensors are reported all at once.
 pub fn load_as(dir: impl AsRef<Path>, device: &Device, precision: Precision) -> Result<Decoder> {
-    let checkpoint = Checkpoint::open(dir.as_ref())?;
-    Decoder::build(&checkpoint.config, device, precision, &mut |name, shape| checkpoint.parameter(name, shape))
+    Checkpoint::open(dir.as_ref())?.load(device, precision)
 }
 
 /// [`load_as`] under a configuration that says more than `config.json` can: settings that only training has. All shapes must be the same.
@@ -71,23 +70,52 @@ impl Checkpoint {
         if let Some([rows, columns]) = block_size(&value) {
             weights = weights.with_block_size(rows, columns);
         }
+        Self::resolve(dir, config, weights, None)
+    }
+
+    /// The decoder inside a larger model whose tensors lie in `dir`: `PREFIX.model.layers...` and `PREFIX.lm_head...` as files have it, or
+    /// `model.PREFIX.layers...` and `lm_head...` as transformers 5 names them in memory. Tensors outside the prefix are others' business.
+    pub fn open_part(dir: &Path, config: DecoderConfig, prefix: &str) -> Result<Self> {
+        config.validate()?;
+        Self::resolve(dir, config, Weights::open(dir)?, Some(prefix))
+    }
+
+    /// Build the decoder.
+    pub fn load(&self, device: &Device, precision: Precision) -> Result<Decoder> {
+        Decoder::build(&self.config, device, precision, &mut |name, shape| self.parameter(name, shape))
+    }
+
+    fn resolve(dir: &Path, config: DecoderConfig, weights: Weights, prefix: Option<&str>) -> Result<Self> {
         let sources = sources(&config);
         let (mut problems, mut known, mut spelled) = (Vec::new(), HashSet::new(), HashMap::new());
         for source in &sources {
             // Base models are saved without the first part of the name (`wte.weight`, `layers.0...`).
             let short = source.name.split_once('.').map_or(source.name.as_str(), |(_, rest)| rest);
-            let found = if weights.contains(&source.name) { source.name.as_str() } else { short };
-            match weights.shape(found) {
-                None => problems.push(format!("missing `{}` {:?}", source.name, source.shape)),
+            let spellings = match prefix {
+                None => vec![source.name.clone(), short.to_string()],
+                Some(prefix) if source.name.starts_with("model.") => vec![format!("{prefix}.{}", source.name), format!("model.{prefix}.{short}")],
+                Some(prefix) => vec![format!("{prefix}.{}", source.name), source.name.clone()],
+            };
+            let found = spellings.iter().find(|name| weights.contains(name)).unwrap_or(&spellings[0]).clone();
+            match weights.shape(&found) {
+                None => problems.push(format!("missing `{found}` {:?}", source.shape)),
                 Some(shape) if shape != source.shape => {
                     problems.push(format!("`{found}` has shape {shape:?}, expected {:?}", source.shape));
                 }
-                Some(_) if found != source.name => drop(spelled.insert(source.name.clone(), found.to_string())),
+                Some(_) if found != source.name => drop(spelled.insert(source.name.clone(), found.clone())),
                 Some(_) => {}
             }
             known.insert(found);
         }
-        problems.extend(weights.names().into_iter().filter(|n| !known.contains(n) && !ignorable(&config, n)).map(|n| format!("unexpected `{n}`")));
+        let ours = |name: &str| match prefix {
+            None => !ignorable(&config, name),
+            Some(prefix) => {
+                let rest = |name: &str| name.strip_prefix(prefix)?.strip_prefix('.').map(str::to_string);
+                let own = rest(name).or_else(|| rest(name.strip_prefix("model.")?).map(|short| format!("model.{short}")));
+                own.is_some_and(|own| !ignorable(&config, &own))
+            }
+        };
+        problems.extend(weights.names().into_iter().filter(|n| !known.contains(*n) && ours(n)).map(|n| format!("unexpected `{n}`")));
         if !problems.is_empty() {
             return Err(Error::weights(dir, problems));
         }
