@@ -121,11 +121,18 @@ impl DeviceSpec {
     }
 
     /// Burn's GPU runtimes panic when driver or card are missing; a tiny computation on a thread of its own turns that into
-    /// an error. The panic message is kept as the reason.
+    /// an error. The first panic, often on a thread of the runtime, is the reason.
     #[cfg(any(feature = "cuda", feature = "vulkan", feature = "webgpu"))]
     fn probe(&self, open: impl FnOnce() -> Device + Send + 'static) -> Result<Device> {
         let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(|_| {}));
+        let first = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let seen = first.clone();
+        std::panic::set_hook(Box::new(move |info| {
+            let text = info.payload().downcast_ref::<String>().cloned();
+            let text = text.or_else(|| info.payload().downcast_ref::<&str>().map(|s| (*s).to_string())).unwrap_or_default();
+            let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            seen.get_or_insert(text);
+        }));
         let outcome = std::thread::spawn(move || {
             let device = open();
             let one = burn::tensor::Tensor::<1>::ones([1], &device).into_data();
@@ -136,9 +143,9 @@ impl DeviceSpec {
         match outcome {
             Ok((device, 1)) => Ok(device),
             Ok(_) => Err(Error::Device { spec: self.to_string(), message: "a test computation failed".into() }),
-            Err(panic) => {
-                let reason = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_string()));
-                let reason = reason.unwrap_or_default().lines().next().unwrap_or_default().to_string();
+            Err(_) => {
+                let reason = first.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take().unwrap_or_default();
+                let reason = reason.lines().next().unwrap_or_default().to_string();
                 Err(Error::Device { spec: self.to_string(), message: format!("no usable driver or card ({reason}); use --device cpu") })
             }
         }

@@ -7,7 +7,7 @@
 //! | [`schedule`] | `Schedule` | the learning rate as a pure function of the step |
 //! | [`mixture`] | `Mixture` | balancing and watching the experts of a sparse model |
 //! | [`checkpoint`] | `Checkpoint` | atomic, checksummed, refused when the run changed |
-//! | [`bench`] | `Training`, `Report` | the step on random weights and tokens: tokens/s, MFU, memory |
+//! | [`mod@bench`] | `Training`, `Report` | the step on random weights and tokens: tokens/s, MFU, memory |
 //! | [`pretrain`] | `Pretrain` | next-token prediction over packed shards |
 //!
 //! SFT and reinforcement learning are further `Objective`s and live in `llm-align`.
