@@ -6,7 +6,7 @@
 //! | `pipeline run FILE` | the same for any recipe ([`pipeline`], [`recipe`]) |
 //! | `report [RUN]` | one self-contained HTML file from a run folder ([`report`]) |
 //! | `chat` | talk to a model ([`chat`]) |
-//! | `bench gpu`, `bench train` | measurements that take several programs ([`bench`]) |
+//! | `bench gpu`, `bench train` | measurements that take several programs ([`mod@bench`]) |
 //! | `tidy` | rules that only a program can hold ([`tidy`]) |
 //!
 //! It calls the workspace's programs and links none of the crates behind them, so it compiles in seconds.

@@ -145,7 +145,8 @@ impl DeviceSpec {
             Ok(_) => Err(Error::Device { spec: self.to_string(), message: "a test computation failed".into() }),
             Err(_) => {
                 let reason = first.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take().unwrap_or_default();
-                let reason = reason.lines().next().unwrap_or_default().to_string();
+                // Some runtimes list every library name they tried.
+                let reason = reason.lines().next().unwrap_or_default().split(" - ").next().unwrap_or_default().to_string();
                 Err(Error::Device { spec: self.to_string(), message: format!("no usable driver or card ({reason}); use --device cpu") })
             }
         }

@@ -14,7 +14,7 @@ use std::process::Command;
 /// Arguments of `bench gpu`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// cuda[:N], vulkan[:N], webgpu[:N|:cpu] (or cpu, to try the command out)
+    /// `cuda`, `cuda:1`, `vulkan`, `webgpu`, `webgpu:cpu` (or `cpu`, to try the command out)
     #[arg(long, default_value = "cuda")]
     device: String,
     /// Folder of the result, gpu-DEVICE.json
@@ -47,7 +47,7 @@ pub struct Args {
     /// Largest difference from the recorded numbers on the device, relative to the largest of them (TF32)
     #[arg(long, default_value_t = 2e-2)]
     tolerance: f64,
-    /// Decoder fixture to compare (repeatable) [all]
+    /// Decoder fixture to compare (repeatable); all without it
     #[arg(long = "fixture", value_name = "NAME")]
     fixtures: Vec<String>,
 }
