@@ -16,7 +16,7 @@ use super::matmul::{View, parallelism, product};
 use super::{exp, max, sum_exp, vectorized};
 use rayon::prelude::*;
 
-/// Logits held at a time, in floats, when the vocabulary leaves room for [`MIN_ROWS`] rows in it.
+/// Logits held at a time, in floats, when the vocabulary leaves room for `MIN_ROWS` rows in it.
 pub const SCRATCH: usize = 1 << 21;
 
 /// Fewest rows of a block: below, reading W for each block would cost more than multiplying with it.

@@ -198,7 +198,7 @@ pub fn cross_entropy(logits_NV: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     picked.neg() * Tensor::<1>::from_data(TensorData::new(counts, [n]), &device)
 }
 
-/// See [`super::linear_cross_entropy`], over as many rows at a time as [`LOGITS_AT_ONCE`] allows.
+/// See [`super::linear_cross_entropy`], over as many rows at a time as `LOGITS_AT_ONCE` allows.
 pub fn linear_cross_entropy(hidden_ND: Tensor<2>, weight_VD: Tensor<2>, targets: &[u32], softcap: Option<f32>) -> Tensor<1> {
     let rows = (LOGITS_AT_ONCE / weight_VD.dims()[0]).max(1);
     // Matrix kernels like multiples of their tiles.
