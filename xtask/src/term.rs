@@ -131,18 +131,7 @@ pub fn bytes(count: f64) -> String {
     if unit == 0 || value >= 100.0 { format!("{value:.0} {}", units[unit]) } else { format!("{value:.1} {}", units[unit]) }
 }
 
-/// `12345` -> `12,345`.
-pub fn thousands(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
-}
+pub use llm_run::progress::thousands;
 
 /// `s` where the count is not one.
 pub fn plural(count: usize) -> &'static str {

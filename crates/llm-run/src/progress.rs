@@ -86,6 +86,19 @@ impl Progress {
     }
 }
 
+/// `12345` -> `12,345`.
+pub fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
 /// `75.3` -> `1m15s`, `4.2` -> `4.2s`.
 pub fn human_seconds(seconds: f64) -> String {
     match seconds {

@@ -2,15 +2,7 @@
 
 /// `8,030,261,248`.
 pub fn thousands(n: usize) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() * 4 / 3);
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
+    llm_run::progress::thousands(n as u64)
 }
 
 /// Three significant digits.

@@ -107,15 +107,7 @@ fn overridden(model: DecoderConfig, sets: &[String]) -> Result<DecoderConfig> {
 
 /// `115,234`.
 fn grouped(x: f64) -> String {
-    let digits = format!("{x:.0}");
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
+    llm_run::progress::thousands(x.round() as u64)
 }
 
 /// The report at 80 columns.
