@@ -10,7 +10,7 @@ use llm_tensor::host::to_vec;
 use safetensors::SafeTensors;
 
 /// One grey level of the processors that are compared, and a mean that a systematic shift would exceed.
-const PIXELS: (f64, f64) = (0.0153, 0.002);
+pub const PIXELS: (f64, f64) = (0.0153, 0.002);
 
 /// Pixel values of every processor that we have; those of others are named.
 pub fn processors(recorded: &mut Recorded) -> Result<()> {

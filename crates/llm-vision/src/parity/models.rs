@@ -1,9 +1,10 @@
 //! Towers, pairs and vision-language models.
 
-use super::Recorded;
+use super::images::PIXELS;
+use super::{Recorded, larger};
 use crate::checkpoint::{load_pair, load_tower, read_json};
 use crate::sequence::Sequence;
-use crate::{Error, Result, TextBatch, Vlm};
+use crate::{Error, ImageProcessor, Result, RgbImage, TextBatch, Vlm};
 use llm_arch::PackedBatch;
 use llm_tensor::burn::tensor::{Device, Tensor};
 use llm_tensor::host::{from_vec, to_vec};
@@ -91,7 +92,9 @@ pub fn pair(recorded: &mut Recorded, device: &Device, precision: Precision) -> R
 pub fn vlm(recorded: &mut Recorded, device: &Device, precision: Precision) -> Result<()> {
     let vlm = Vlm::load(&recorded.dir, device, precision)?;
     let inputs = recorded.inputs()?;
-    let features = vlm.image_features(recorded.pixels(device)?)?;
+    let pixel_values = recorded.pixels(device)?;
+    pictures(recorded, &pixel_values)?;
+    let features = vlm.image_features(pixel_values)?;
     recorded.tensor("features", "image_features", features.clone())?;
 
     // Left padding is a document that starts later.
@@ -112,6 +115,24 @@ pub fn vlm(recorded: &mut Recorded, device: &Device, precision: Precision) -> Re
     let width = vlm.language_model.config().vocab_size;
     recorded.compare("logits", "logits", &to_vec(vlm.language_model.logits(hidden)), |j| visible[j / width] == 1)?;
     greedy(recorded, &vlm, &inputs, &features)
+}
+
+/// Where the pictures lie beside the pixels that went in, the folder's own processor must give the same.
+fn pictures(recorded: &mut Recorded, pixel_values: &Tensor<4>) -> Result<()> {
+    let paths = (0..pixel_values.dims()[0]).map(|i| recorded.dir.join(format!("image{i}.png")));
+    let paths: Vec<_> = paths.filter(|path| path.exists()).collect();
+    if paths.len() != pixel_values.dims()[0] {
+        return Ok(());
+    }
+    let images = paths.iter().map(RgbImage::open).collect::<Result<Vec<_>>>()?;
+    let got = to_vec(ImageProcessor::load(&recorded.dir)?.pixel_values(&images, &Device::flex())?);
+    let want = to_vec(pixel_values.clone());
+    if got.len() != want.len() {
+        return Err(recorded.file(format!("{} pixel values went in, the processor gives {}", want.len(), got.len())));
+    }
+    let worst = got.iter().zip(&want).map(|(g, w)| (g - w).abs()).fold(0f32, larger);
+    recorded.note("pixels", f64::from(worst), PIXELS.0);
+    Ok(())
 }
 
 /// Greedy tokens: of those below the placeholder, as they were recorded.
