@@ -17,6 +17,7 @@
 //! | [`sequence`] | `Sequence` | one prompt with its images, continued through the cache |
 //! | [`parity`] | `check` | all of these against recorded numbers of another implementation |
 //! | [`decode`] | `RgbImage` | PNG, JPEG and WebP files, turned upright, with a limit on their size |
+//! | `container`, `exif` | | what files promise, read before they are decoded |
 //! | [`processor`] | `ImageProcessor` | from an image to `pixel_values`, as Pillow and transformers do it |
 //! | [`resize`] | `Resample` | Pillow's resampling |
 //!
@@ -28,10 +29,12 @@ mod build;
 pub mod checkpoint;
 pub mod config;
 pub mod connector;
+mod container;
 pub mod contrastive;
 pub mod decode;
 pub mod encoder;
 mod error;
+mod exif;
 mod init;
 pub mod pair;
 pub mod pair_config;

@@ -11,6 +11,7 @@ use crate::{Error, Result, RgbImage};
 use llm_tensor::burn::tensor::{Device, Tensor};
 use llm_tensor::host;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::path::Path;
 
 /// What an image is resized to.
@@ -166,9 +167,9 @@ impl ImageProcessor {
 
     /// The pixels that the model sees, still in 8 bits.
     pub fn resized(&self, image: &RgbImage) -> Result<RgbImage> {
-        let mut image = image.clone();
+        let mut image = Cow::Borrowed(image);
         if self.pad_to_square {
-            image = padded(&image, self.image_mean.map(|m| (m * 255.0) as u8))?;
+            image = Cow::Owned(padded(&image, self.image_mean.map(|m| (m * 255.0) as u8))?);
         }
         if let Some(size) = self.size {
             let (height, width) = match size {
@@ -183,11 +184,11 @@ impl ImageProcessor {
             };
             // A line of pixels becomes very long when its shorter side grows.
             check_size(width, height, MAX_PIXELS, "the resized image")?;
-            image = resize(&image, width, height, self.resample);
+            image = Cow::Owned(resize(&image, width, height, self.resample));
         }
         Ok(match self.crop {
             Some((height, width)) => centre(&image, height, width),
-            None => image,
+            None => image.into_owned(),
         })
     }
 
