@@ -46,7 +46,7 @@ fn run() -> anyhow::Result<()> {
                 "tokens": outcome.tokens,
                 "tokens_per_second": outcome.tokens as f64 / outcome.elapsed_seconds,
                 "training_seconds": outcome.elapsed_seconds,
-                "parameters": outcome.decoder.num_parameters(),
+                "parameters": outcome.model.num_parameters(),
                 "validation_first": outcome.validations.first(),
                 "validation_last": outcome.validations.last(),
             });
