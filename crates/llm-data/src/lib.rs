@@ -14,6 +14,7 @@ pub mod html_text;
 pub mod langid;
 pub mod minhash;
 pub mod pack;
+pub mod pictures;
 pub mod quality;
 pub mod read;
 pub mod redact;
