@@ -12,6 +12,7 @@
 //! | [`mod@bench`] | `Training`, `Report` | the step on random weights and tokens: tokens/s, MFU, memory |
 //! | [`sequences`] | `Sequences` | conversations of any length as one ragged batch without padding |
 //! | [`pretrain`] | `Pretrain` | next-token prediction over packed shards |
+//! | [`vision`] | `Contrastive`, `Instruct` | towers from pictures and captions; a language model that answers about pictures |
 //!
 //! SFT and reinforcement learning are further `Objective`s and live in `llm-align`.
 //!
@@ -33,6 +34,7 @@ pub mod schedule;
 pub mod sequences;
 pub mod trainable;
 pub mod trainer;
+pub mod vision;
 
 pub use error::{Error, Result};
 pub use optimizer::{AdamW, OptimizerConfig};

@@ -7,6 +7,8 @@ use llm_tensor::Precision;
 use llm_tensor::burn::module::Module;
 use llm_tensor::burn::tensor::Device;
 use llm_tensor::weights::SaveOptions;
+use llm_vision::checkpoint::{load_pair, save_pair};
+use llm_vision::{ImageProcessor, Pair, Vlm};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -55,6 +57,53 @@ impl Trainable for Decoder {
 
     fn restore(&self, dir: &Path) -> Result<Self> {
         Ok(hf::load_with(dir, self.config(), &self.device(), self.precision())?)
+    }
+
+    fn num_parameters(&self) -> usize {
+        self.num_parameters()
+    }
+}
+
+impl Trainable for Pair {
+    fn device(&self) -> Device {
+        self.device()
+    }
+
+    fn precision(&self) -> Precision {
+        Precision::of(self.logit_scale.val().dtype()).unwrap_or_default()
+    }
+
+    fn save(&self, dir: &Path, options: SaveOptions) -> Result<()> {
+        Ok(save_pair(dir, self, options)?)
+    }
+
+    fn restore(&self, dir: &Path) -> Result<Self> {
+        Ok(load_pair(dir, &self.device(), Trainable::precision(self))?)
+    }
+}
+
+/// The preprocessing that is saved is that of a fresh tower; an objective that has another writes it over ([`Objective::finish`]).
+///
+/// [`Objective::finish`]: crate::Objective::finish
+impl Trainable for Vlm {
+    fn device(&self) -> Device {
+        self.device()
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision()
+    }
+
+    fn buffers(&self) -> BTreeSet<String> {
+        self.language_model.buffers().into_iter().map(|name| format!("language_model.{name}")).collect()
+    }
+
+    fn save(&self, dir: &Path, options: SaveOptions) -> Result<()> {
+        Ok(Vlm::save(self, dir, &ImageProcessor::for_tower(&self.config().vision), options)?)
+    }
+
+    fn restore(&self, dir: &Path) -> Result<Self> {
+        Ok(Vlm::load(dir, &self.device(), self.precision())?)
     }
 
     fn num_parameters(&self) -> usize {

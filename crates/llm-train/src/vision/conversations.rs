@@ -6,7 +6,7 @@
 use crate::sequences::Sequence;
 use crate::{Error, Result};
 use llm_data::exercises;
-use llm_data::pictures::{Picture, Question};
+use llm_data::pictures::{Caption, Picture, Question};
 use llm_run::Seed;
 use llm_tensor::rayon::prelude::*;
 use llm_tokenizer::{ChatTokens, Message, Tokenizer};
@@ -56,17 +56,17 @@ impl Writer<'_> {
         let place = |picture: &Picture| format!("{}: picture `{}`", path.display(), picture.id);
         let write = |(i, picture): (usize, &Picture)| -> Result<Vec<Conversation>> {
             let turns: Vec<(Vec<Message>, String)> = match form {
-                Form::Captions => picture.captions.iter().map(|c| Ok((self.caption(&place(picture), &c.lang, &c.text)?, String::new()))).collect(),
+                Form::Captions => {
+                    let turn = |c: &Caption| Ok((self.caption(&place(picture), c)?, String::new()));
+                    picture.captions.iter().map(turn).collect::<Result<_>>()?
+                }
                 Form::Questions => {
                     let mut questions: Vec<&Question> = picture.questions.iter().collect();
                     seed.stream(&picture.id).rng().shuffle(&mut questions);
-                    let group = |group: &[&Question]| match group {
-                        [one] => Ok((dialogue(group), one.kind.clone())),
-                        _ => Ok((dialogue(group), String::new())),
-                    };
-                    questions.chunks(together.max(1)).map(group).collect()
+                    let kind = |group: &[&Question]| if let [one] = group { one.kind.clone() } else { String::new() };
+                    questions.chunks(together.max(1)).map(|group| (dialogue(group), kind(group))).collect()
                 }
-            }?;
+            };
             let one = |(messages, kind): (Vec<Message>, String)| {
                 Ok(Conversation { picture: Some(i), sequence: self.sequence(&place(picture), &messages)?, kind })
             };
@@ -94,12 +94,15 @@ impl Writer<'_> {
         rows.par_iter().enumerate().map(write).collect()
     }
 
-    fn caption(&self, place: &str, lang: &str, caption: &str) -> Result<Vec<Message>> {
-        let prompt = self.caption_prompts.get(lang).ok_or_else(|| {
+    fn caption(&self, place: &str, caption: &Caption) -> Result<Vec<Message>> {
+        let prompt = self.caption_prompts.get(&caption.lang).ok_or_else(|| {
             let known: Vec<&str> = self.caption_prompts.keys().map(String::as_str).collect();
-            Error::Config(format!("{place}: a caption in `{lang}`, but caption_prompts has {} only; add a request in that language", known.join(", ")))
+            Error::Config(format!(
+                "{place}: a caption in `{}`, but caption_prompts has {} only; add a request in that language",
+                caption.lang, known.join(", ")
+            ))
         })?;
-        Ok(vec![Message::new("user", prompt.as_str()).with_images(1), Message::new("assistant", caption)])
+        Ok(vec![Message::new("user", prompt.as_str()).with_images(1), Message::new("assistant", caption.text.as_str())])
     }
 
     fn sequence(&self, place: &str, messages: &[Message]) -> Result<Sequence> {

@@ -10,7 +10,7 @@ use super::contrastive::largest;
 use super::conversations::{Conversation, Form, Writer};
 use super::features::Features;
 use super::images::Images;
-use super::{read, require, spread};
+use super::{read, require};
 use crate::freeze::is_frozen;
 use crate::sequences::Sequences;
 use crate::trainer::Outcome;
@@ -62,7 +62,7 @@ pub struct InstructConfig {
     pub micro_batch_size: usize,
     /// Longest conversation in tokens, those of the image included; 0 is what the model was made for.
     pub max_length: usize,
-    /// Held-out conversations per validation, spread evenly; 0 is all.
+    /// Held-out conversations per validation, the same ones each time; 0 is all.
     pub eval_conversations: usize,
     /// Keep resized images, and features of a frozen tower, in memory if each need no more, in MiB.
     pub cache_mib: usize,
@@ -268,10 +268,19 @@ fn all_frozen(model: &Vlm, prefix: &str, patterns: &[String]) -> bool {
     params::shapes(model).keys().filter(|name| name.starts_with(prefix)).all(|name| is_frozen(patterns, name))
 }
 
+/// Is it a LLaVA folder?
+fn sees(model: &Path) -> Result<bool> {
+    let path = model.join("config.json");
+    let bad = |e: String| Error::Config(format!("{}: {e}; expected a model folder", path.display()));
+    let text = std::fs::read_to_string(&path).map_err(|e| bad(format!("cannot read: {e}")))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
+    Ok(value["model_type"] == "llava")
+}
+
 /// The model to start from, and what its images go through.
 fn open(config: &InstructConfig, tokenizer: &Tokenizer) -> Result<(Vlm, ImageProcessor)> {
     let device = config.device.open()?;
-    if hf::model_type(&config.model)?.as_deref() == Some("llava") {
+    if sees(&config.model)? {
         if !config.tower.as_os_str().is_empty() {
             let message = format!("{} has a tower already; leave `tower` empty, or give a text model", config.model.display());
             return Err(Error::Config(message));
@@ -331,7 +340,9 @@ pub fn instruct(config: InstructConfig, out: &Path) -> Result<Outcome<Vlm>> {
         let mut pictures = read(path)?;
         let mut conversations = writer.pictures(path, &pictures, config.form, together, seed)?;
         if let Some(count) = only {
-            conversations = spread(count, conversations.len()).map(|i| conversations[i].clone()).collect();
+            let n = conversations.len();
+            let count = if count == 0 { n } else { count.min(n) };
+            conversations = (0..count).map(|i| conversations[permuted(seed, i as u64, n as u64) as usize].clone()).collect();
             // Only the pictures that are asked about.
             let asked: BTreeSet<usize> = conversations.iter().filter_map(|c| c.picture).collect();
             let places: BTreeMap<usize, usize> = asked.iter().enumerate().map(|(new, &old)| (old, new)).collect();
