@@ -71,7 +71,7 @@ impl Wording for English {
             Ask::CountColour(c) => {
                 fill(&["How many shapes are {c}?", "How many {c} shapes do you see?", "Count the {c} shapes."], &[("{c}", colour(c).into())], rng)
             }
-            Ask::Where(r) => fill(&["Where is {x}?", "In which place is {x}?", "Where do you see {x}?"], &[("{x}", the(r))], rng),
+            Ask::Where(r) => fill(&["Where is {x}?", "In which part of the picture is {x}?", "Where do you see {x}?"], &[("{x}", the(r))], rng),
             Ask::Side(a, b) => {
                 fill(&["Is {x} to the left or to the right of {y}?", "Left or right of {y}: where is {x}?"], &[("{x}", the(a)), ("{y}", the(b))], rng)
             }
@@ -80,10 +80,14 @@ impl Wording for English {
             Ask::ColourOfWord => {
                 fill(&["What colour is the word?", "In which colour is the word written?", "Name the colour of the word."], &[], rng)
             }
-            Ask::Highest => fill(&["What colour is the highest bar?", "Which bar is the highest?", "Name the colour of the highest bar."], &[], rng),
-            Ask::Lowest => fill(&["What colour is the lowest bar?", "Which bar is the lowest?", "Name the colour of the lowest bar."], &[], rng),
+            Ask::Highest => {
+                fill(&["What colour is the highest bar?", "In which colour is the highest bar?", "Name the colour of the highest bar."], &[], rng)
+            }
+            Ask::Lowest => {
+                fill(&["What colour is the lowest bar?", "In which colour is the lowest bar?", "Name the colour of the lowest bar."], &[], rng)
+            }
             Ask::Bars => fill(&["How many bars are there?", "How many bars does the chart have?", "Count the bars."], &[], rng),
-            Ask::FirstBar => fill(&["What colour is the first bar from the left?", "Which bar comes first from the left?"], &[], rng),
+            Ask::FirstBar => fill(&["What colour is the first bar from the left?", "Name the colour of the first bar from the left."], &[], rng),
         }
     }
 

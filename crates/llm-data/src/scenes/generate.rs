@@ -192,3 +192,87 @@ pub fn write(config: &ScenesConfig, out: &Path) -> Result<BTreeMap<&'static str,
     }
     Ok(summaries)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::Cell;
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn some(config: &ScenesConfig, set: &str, count: usize) -> Vec<(Scene, Picture)> {
+        (0..count).map(|i| picture(config, set, i).unwrap()).collect()
+    }
+
+    #[test]
+    fn no_heldout_scene_is_a_training_scene() {
+        let config = ScenesConfig { image_size: 32, seed: 7, ..ScenesConfig::default() };
+        let keys = |set| some(&config, set, 600).into_iter().map(|(scene, _)| scene.key()).collect::<BTreeSet<_>>();
+        let (train, heldout) = (keys("train"), keys("heldout"));
+        assert!(train.is_disjoint(&heldout));
+        assert!(heldout.len() > 300, "only {} different scenes are held out", heldout.len());
+    }
+
+    #[test]
+    fn a_picture_depends_on_seed_and_index_alone() {
+        let config = ScenesConfig { count_train: 300, count_heldout: 5, ..ScenesConfig::default() };
+        let dir = tempfile::tempdir().unwrap();
+        let summary = write(&config, dir.path()).unwrap();
+        let all = crate::pictures::read(&dir.path().join("train.parquet")).unwrap();
+        assert_eq!((all.len(), summary["train"].pictures), (300, 300));
+        for i in [0, 7, 299] {
+            assert_eq!(all[i], picture(&ScenesConfig::default(), "train", i).unwrap().1, "more pictures must not change picture {i}");
+        }
+        assert_ne!(all[7].image, picture(&ScenesConfig { seed: 1, ..config }, "train", 7).unwrap().1.image);
+        let texts = crate::document::read_all(&dir.path().join("text/heldout")).unwrap();
+        assert_eq!(texts.len(), 15, "a document per held-out picture and language");
+    }
+
+    /// The pixels say what the description says: counted from the picture, an object's colour is where it should be.
+    #[test]
+    fn objects_are_drawn_where_they_are_said_to_be() {
+        let config = ScenesConfig { shares: Shares { shapes: 1.0, word: 0.0, chart: 0.0 }, ..ScenesConfig::default() };
+        for i in 0..100 {
+            let (scene, _) = picture(&config, "train", i).unwrap();
+            let canvas = raster::render(&scene, 64, &mut Seed(i as u64).rng());
+            let Content::Shapes(objects) = &scene.content else { panic!("shares ask for shapes only") };
+            let corner: Vec<i64> = canvas.data[..3].iter().map(|v| i64::from(*v)).collect();
+            // Pixels that are clearly not background, per place of the grid.
+            let mut painted = [0; 9];
+            for (p, pixel) in canvas.data.chunks_exact(3).enumerate() {
+                let far: i64 = pixel.iter().zip(&corner).map(|(a, b)| (i64::from(*a) - b).abs()).sum();
+                painted[p / 64 * 3 / 64 * 3 + p % 64 * 3 / 64] += usize::from(far > 90);
+            }
+            if objects.iter().any(|o| o.cell == Cell(0)) {
+                continue; // the corner may lie in the object
+            }
+            for (cell, pixels) in painted.into_iter().enumerate() {
+                let expected = objects.iter().any(|o| o.cell == Cell(cell));
+                assert_eq!(pixels > 12, expected, "picture {i}, place {cell}: {pixels} pixels");
+            }
+        }
+    }
+
+    #[test]
+    fn every_language_gives_the_same_facts() {
+        let config = ScenesConfig { image_size: 32, ..ScenesConfig::default() };
+        for (scene, picture) in some(&config, "train", 200) {
+            for language in Language::ALL {
+                let own: Vec<&Question> = picture.questions.iter().filter(|q| q.lang == language.code()).collect();
+                assert!(own.len() >= 2 && own.iter().all(|q| !q.question.contains('{') && !q.answer.is_empty()), "{own:?}");
+                if let Content::Shapes(objects) = &scene.content {
+                    assert_eq!(own[0].kind, "count");
+                    assert_eq!(own[0].answer, objects.len().to_string());
+                }
+            }
+            assert!(picture.captions.iter().all(|c| c.text.ends_with('.') && !c.text.contains('{')), "{:?}", picture.captions);
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_named() {
+        let message = |config: ScenesConfig| config.validate().unwrap_err().to_string();
+        assert!(message(ScenesConfig { langs: Vec::new(), ..ScenesConfig::default() }).contains("langs"));
+        assert!(message(ScenesConfig { image_size: 8, ..ScenesConfig::default() }).contains("image_size = 8"));
+        assert!(message(ScenesConfig { shares: Shares { shapes: -1.0, word: 0.0, chart: 0.0 }, ..ScenesConfig::default() }).contains("shares"));
+    }
+}

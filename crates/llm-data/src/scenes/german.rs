@@ -139,16 +139,22 @@ impl Wording for German {
             Ask::ColourOfWord => {
                 fill(&["Welche Farbe hat das Wort?", "In welcher Farbe ist das Wort geschrieben?", "Nenne die Farbe des Wortes."], &[], rng)
             }
-            Ask::Highest => {
-                fill(&["Welche Farbe hat der höchste Balken?", "Welcher Balken ist der höchste?", "Nenne die Farbe des höchsten Balkens."], &[], rng)
-            }
+            Ask::Highest => fill(
+                &["Welche Farbe hat der höchste Balken?", "In welcher Farbe ist der höchste Balken?", "Nenne die Farbe des höchsten Balkens."],
+                &[],
+                rng,
+            ),
             Ask::Lowest => fill(
-                &["Welche Farbe hat der niedrigste Balken?", "Welcher Balken ist der niedrigste?", "Nenne die Farbe des niedrigsten Balkens."],
+                &[
+                    "Welche Farbe hat der niedrigste Balken?",
+                    "In welcher Farbe ist der niedrigste Balken?",
+                    "Nenne die Farbe des niedrigsten Balkens.",
+                ],
                 &[],
                 rng,
             ),
             Ask::Bars => fill(&["Wie viele Balken gibt es?", "Wie viele Balken hat das Diagramm?", "Zähle die Balken."], &[], rng),
-            Ask::FirstBar => fill(&["Welche Farbe hat der erste Balken von links?", "Welcher Balken ist von links der erste?"], &[], rng),
+            Ask::FirstBar => fill(&["Welche Farbe hat der erste Balken von links?", "Nenne die Farbe des ersten Balkens von links."], &[], rng),
         }
     }
 

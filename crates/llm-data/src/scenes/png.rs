@@ -26,3 +26,23 @@ pub(super) fn encode(size: usize, data: &[u8]) -> std::io::Result<Vec<u8>> {
     }
     Ok(png)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn the_file_is_what_the_specification_says() {
+        let data: Vec<u8> = (0..3 * 40 * 40).map(|i| (i % 251) as u8).collect();
+        let png = encode(40, &data).unwrap();
+        assert_eq!(&png[..8], b"\x89PNG\r\n\x1a\n");
+        // The check sum of an empty IEND is the same in every PNG file.
+        assert_eq!(&png[png.len() - 12..], b"\0\0\0\0IEND\xae\x42\x60\x82");
+        let length = u32::from_be_bytes(png[33..37].try_into().unwrap()) as usize;
+        let mut rows = Vec::new();
+        flate2::read::ZlibDecoder::new(&png[41..41 + length]).read_to_end(&mut rows).unwrap();
+        let pixels: Vec<u8> = rows.chunks_exact(121).flat_map(|row| row[1..].to_vec()).collect();
+        assert_eq!(pixels, data);
+    }
+}

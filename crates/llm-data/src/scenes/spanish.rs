@@ -132,14 +132,20 @@ impl Wording for Spanish {
             Ask::ColourOfWord => {
                 fill(&["¿De qué color es la palabra?", "¿En qué color está escrita la palabra?", "Di el color de la palabra."], &[], rng)
             }
-            Ask::Highest => {
-                fill(&["¿De qué color es la barra más alta?", "¿Qué barra es la más alta?", "Di el color de la barra más alta."], &[], rng)
-            }
-            Ask::Lowest => {
-                fill(&["¿De qué color es la barra más baja?", "¿Qué barra es la más baja?", "Di el color de la barra más baja."], &[], rng)
-            }
+            Ask::Highest => fill(
+                &["¿De qué color es la barra más alta?", "¿Cuál es el color de la barra más alta?", "Di el color de la barra más alta."],
+                &[],
+                rng,
+            ),
+            Ask::Lowest => fill(
+                &["¿De qué color es la barra más baja?", "¿Cuál es el color de la barra más baja?", "Di el color de la barra más baja."],
+                &[],
+                rng,
+            ),
             Ask::Bars => fill(&["¿Cuántas barras hay?", "¿Cuántas barras tiene el gráfico?", "Cuenta las barras."], &[], rng),
-            Ask::FirstBar => fill(&["¿De qué color es la primera barra por la izquierda?", "¿Qué barra es la primera por la izquierda?"], &[], rng),
+            Ask::FirstBar => {
+                fill(&["¿De qué color es la primera barra por la izquierda?", "Di el color de la primera barra por la izquierda."], &[], rng)
+            }
         }
     }
 

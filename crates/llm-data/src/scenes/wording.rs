@@ -79,3 +79,61 @@ pub(super) fn groups(objects: &[Object]) -> Vec<(Colour, Shape, usize)> {
     groups.sort_by_key(|g| std::cmp::Reverse(g.2));
     groups
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::ask::Reference;
+    use super::*;
+    use llm_run::Seed;
+    use std::collections::BTreeSet;
+
+    /// All phrasings of a question.
+    fn all(language: Language, ask: Ask) -> BTreeSet<String> {
+        (0..60).map(|i| of(language).question(ask, &mut Seed(i).rng())).collect()
+    }
+
+    #[test]
+    fn genders_and_cases_agree() {
+        let star = Reference::Both(Colour::Red, Shape::Star);
+        let diamond = Reference::Both(Colour::Orange, Shape::Diamond);
+        let german = all(Language::De, Ask::Side(star, diamond));
+        assert!(german.contains("Ist der rote Stern links oder rechts von der orangefarbenen Raute?"), "{german:?}");
+        let german = all(Language::De, Ask::Level(diamond, star));
+        assert!(german.contains("Ist die orangefarbene Raute über oder unter dem roten Stern?"), "{german:?}");
+        assert!(all(Language::De, Ask::Where(star)).contains("Wo siehst du den roten Stern?"));
+        let spanish = all(Language::Es, Ask::Side(star, Reference::Shape(Shape::Circle)));
+        assert!(spanish.contains("¿Está la estrella roja a la izquierda o a la derecha del círculo?"), "{spanish:?}");
+        assert!(all(Language::Es, Ask::CountShape(Shape::Cross)).contains("¿Cuántas cruces hay?"));
+        assert!(all(Language::Es, Ask::CountColour(Colour::Blue)).contains("¿Cuántas figuras azules ves?"));
+        assert!(all(Language::En, Ask::ShapeOf(Reference::At(Cell(4)))).contains("Which shape is in the centre?"));
+    }
+
+    #[test]
+    fn every_question_is_asked_in_several_ways() {
+        for language in Language::ALL {
+            for ask in [Ask::CountAll, Ask::Word, Ask::Highest, Ask::Lowest, Ask::Bars, Ask::FirstBar, Ask::ColourOfWord] {
+                assert!(all(language, ask).len() >= 2, "{language:?} {ask:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_ways_to_say_it_count_and_other_answers_do_not() {
+        let has = |lang: &str, answer: &str, other: &str| accepted(lang, answer).iter().any(|a| a == other);
+        assert!(has("es", "rojo", "roja") && has("de", "rot", "rotes") && has("en", "3", "three") && has("de", "1", "eine"));
+        assert!(has("de", "Kreis", "der Kreis") && has("es", "a la izquierda", "izquierda") && has("en", "centre", "center"));
+        assert!(!has("es", "rojo", "azul") && !has("en", "2", "three") && !has("en", "top left", "left"));
+        assert_eq!(accepted("fr", "rouge"), ["rouge"]);
+        // No two different answers share a way of saying them: a wrong answer could be taken for a right one.
+        for language in Language::ALL {
+            let forms: Vec<BTreeSet<String>> = every_answer()
+                .map(|a| of(language).alternatives(a).into_iter().chain([of(language).answer(a)]).map(|s| s.to_lowercase()).collect())
+                .collect();
+            for (i, one) in forms.iter().enumerate() {
+                for other in &forms[..i] {
+                    assert!(one.is_disjoint(other), "{language:?}: {one:?} and {other:?}");
+                }
+            }
+        }
+    }
+}
