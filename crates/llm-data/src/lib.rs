@@ -19,6 +19,7 @@ pub mod quality;
 pub mod read;
 pub mod redact;
 pub mod sample;
+pub mod scenes;
 pub mod shards;
 pub mod split;
 pub mod stats;

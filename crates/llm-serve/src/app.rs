@@ -105,8 +105,6 @@ impl Served {
             return Err(exceeded(limit_name, message));
         }
         let seed = RandomState::new().hash_one(now());
-        Ok((0..params.n)
-            .map(|index| Request { prompt: prompt.to_vec(), sampling: params.resolve(&self.defaults, &self.turn_ends, room, seed, index) })
-            .collect())
+        Ok((0..params.n).map(|index| Request::new(prompt.to_vec(), params.resolve(&self.defaults, &self.turn_ends, room, seed, index))).collect())
     }
 }

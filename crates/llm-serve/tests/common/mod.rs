@@ -155,7 +155,7 @@ pub fn user(text: &str) -> Value {
 pub fn chat_request(model: &Model, text: &str, sampling: &Sampling) -> Request {
     let message = Message { role: "user".into(), content: text.into(), ..Message::default() };
     let prompt = model.tokenizer.apply_chat_template(&[message], true).unwrap().ids;
-    Request { prompt, sampling: Sampling { stop_ids: stop_ids(model), ..sampling.clone() } }
+    Request::new(prompt, Sampling { stop_ids: stop_ids(model), ..sampling.clone() })
 }
 
 pub fn stop_ids(model: &Model) -> Vec<u32> {

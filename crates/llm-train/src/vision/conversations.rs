@@ -99,7 +99,8 @@ impl Writer<'_> {
             let known: Vec<&str> = self.caption_prompts.keys().map(String::as_str).collect();
             Error::Config(format!(
                 "{place}: a caption in `{}`, but caption_prompts has {} only; add a request in that language",
-                caption.lang, known.join(", ")
+                caption.lang,
+                known.join(", ")
             ))
         })?;
         Ok(vec![Message::new("user", prompt.as_str()).with_images(1), Message::new("assistant", caption.text.as_str())])
