@@ -136,9 +136,11 @@ fn stages_change_what_is_not_frozen_and_nothing_else() {
     let tower = towers.path().join("model");
     let device = Device::flex();
 
-    let outcome = instruct(captions(dir.path(), &tower), first.path()).unwrap();
-    let losses = log(first.path(), "loss");
-    assert!(mean(&losses[9..]) < losses[0], "{losses:?}");
+    // A frozen language model of random weights can be moved a little only: measured on what was trained, without the noise of batches.
+    let seen = InstructConfig { heldout: dir.path().join("pictures/train.parquet"), eval_conversations: 48, ..captions(dir.path(), &tower) };
+    let outcome = instruct(seen, first.path()).unwrap();
+    let (losses, before_after) = (log(first.path(), "loss"), log(first.path(), "val_loss"));
+    assert!(before_after.len() == 2 && before_after[1] < before_after[0], "{before_after:?}");
     let aligned = Vlm::load(first.path().join("model"), &device, Precision::F32).unwrap();
     let text = hf::load(dir.path().join("model"), &device).unwrap();
     assert!(same_bits(&params::to_host(&aligned.language_model), &params::to_host(&text)));
