@@ -5,7 +5,8 @@
 
 use crate::{Error, Result};
 use image_webp::WebPDecoder;
-use std::io::Cursor;
+use std::io::{Cursor, Read};
+use std::path::Path;
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
@@ -26,7 +27,26 @@ pub struct RgbImage {
     pub data: Vec<u8>,
 }
 
+/// Largest file that is read.
+pub const MAX_FILE_BYTES: u64 = 256 << 20;
+
 impl RgbImage {
+    /// Read and decode a file, whatever its name ends with. Errors name it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bad = |e: std::io::Error| Error::file(path, format!("cannot read: {e}"));
+        // Pipes and devices have no length: what is read is limited, not what is announced.
+        let mut bytes = Vec::new();
+        std::fs::File::open(path).map_err(bad)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(bad)?;
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(Error::file(path, format!("larger than the limit of {MAX_FILE_BYTES} bytes; make the image smaller first")));
+        }
+        Self::decode(&bytes).map_err(|e| match e {
+            Error::Image(message) => Error::file(path, message),
+            other => other,
+        })
+    }
+
     /// Decode a file's bytes, at most [`MAX_PIXELS`] large.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         Self::decode_limited(bytes, MAX_PIXELS)

@@ -14,6 +14,8 @@
 //! | [`connector`] | `Connector` | from the tower's width to the language model's |
 //! | [`vlm_config`] | `VlmConfig`, `VlmOptions` | sizes and choices of a model that sees |
 //! | [`vlm`] | `Vlm` | tower, connector and decoder; image features in the place of placeholder tokens |
+//! | [`sequence`] | `Sequence` | one prompt with its images, continued through the cache |
+//! | [`parity`] | `check` | all of these against recorded numbers of another implementation |
 //! | [`decode`] | `RgbImage` | PNG, JPEG and WebP files, turned upright, with a limit on their size |
 //! | [`processor`] | `ImageProcessor` | from an image to `pixel_values`, as Pillow and transformers do it |
 //! | [`resize`] | `Resample` | Pillow's resampling |
@@ -33,8 +35,10 @@ mod error;
 mod init;
 pub mod pair;
 pub mod pair_config;
+pub mod parity;
 pub mod processor;
 pub mod resize;
+pub mod sequence;
 pub mod text;
 pub mod tower;
 pub mod vlm;
@@ -47,6 +51,7 @@ pub use error::{Error, Result};
 pub use pair::Pair;
 pub use pair_config::{PairConfig, TextConfig};
 pub use processor::ImageProcessor;
+pub use sequence::Sequence;
 pub use text::{TextBatch, TextOutput, TextTower};
 pub use tower::{VisionOutput, VisionTower};
 pub use vlm::Vlm;

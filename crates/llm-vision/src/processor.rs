@@ -27,6 +27,15 @@ pub enum Size {
     },
 }
 
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ShortestEdge(side) => write!(f, "{side} on the shorter side"),
+            Self::Exact { height, width } => write!(f, "{height} x {width}"),
+        }
+    }
+}
+
 /// Preprocessing of one model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageProcessor {
