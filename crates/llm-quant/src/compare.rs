@@ -14,6 +14,7 @@ use llm_eval::{exercises, windows::windows};
 use llm_infer::{Engine, EngineConfig, Model, Request, Sampling};
 use llm_run::progress::thousands;
 use llm_run::{Progress, Run, Seed};
+use llm_tensor::kernels::divergence::{divergence, log_sum};
 use llm_tensor::{DeviceSpec, host};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -286,27 +287,17 @@ struct Difference {
 
 impl Difference {
     fn alone(p: &[f32], target: u32) -> Self {
-        let bits = -(f64::from(p[target as usize]) - log_sum(p)) / std::f64::consts::LN_2;
-        Self { bits, kl: 0.0, flipped: false }
+        Self { bits: bits(p, target, log_sum(p)), kl: 0.0, flipped: false }
     }
 
     fn of(p: &[f32], q: &[f32], target: u32) -> Self {
-        let (p_sum, q_sum) = (log_sum(p), log_sum(q));
-        let kl: f64 = p
-            .iter()
-            .zip(q)
-            .map(|(&p, &q)| {
-                let (log_p, log_q) = (f64::from(p) - p_sum, f64::from(q) - q_sum);
-                log_p.exp() * (log_p - log_q)
-            })
-            .sum();
-        Self { bits: -(f64::from(q[target as usize]) - q_sum) / std::f64::consts::LN_2, kl: kl.max(0.0) as f32, flipped: best(p) != best(q) }
+        let difference = divergence(p, q);
+        Self { bits: bits(q, target, difference.log_sum_q), kl: difference.kl as f32, flipped: best(p) != best(q) }
     }
 }
 
-fn log_sum(x: &[f32]) -> f64 {
-    let largest = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    largest + x.iter().map(|&v| (f64::from(v) - largest).exp()).sum::<f64>().ln()
+fn bits(logits: &[f32], target: u32, log_sum: f64) -> f64 {
+    (log_sum - f64::from(logits[target as usize])) / std::f64::consts::LN_2
 }
 
 /// The first of the largest.

@@ -51,7 +51,7 @@ pub struct QuantizeConfig {
     pub act_order: bool,
     /// Added to the diagonal of the Hessian, as a share of its mean (`gptq`).
     pub damping: f64,
-    /// Calibration: a folder of shards (`llm-data pack`) or documents (Parquet).
+    /// Calibration: a folder of shards (`llm-data pack`), documents (Parquet) or conversations (JSON lines with `messages`).
     pub calibration: Option<PathBuf>,
     /// Token rows used for calibration.
     pub samples: usize,

@@ -69,6 +69,7 @@ pub fn quantize(config: &QuantizeConfig, out: &Path) -> Result<Vec<LayerReport>>
     let mut decoder = checkpoint.load(&device, Precision::F32)?;
     let precision = config.precision.unwrap_or_else(|| stated_precision(&config.model));
     let plan = plan(config, &mut decoder)?;
+    let calibration = if config.method == Method::Gptq { Some(calibration(config, &decoder)?) } else { None };
     let mut run = Run::start(out, "llm-quant", "quantize", config)?;
     run.manifest.seed = Some(config.seed);
     for input in [Some(&config.model), config.calibration.as_ref()] {
@@ -76,11 +77,9 @@ pub fn quantize(config: &QuantizeConfig, out: &Path) -> Result<Vec<LayerReport>>
     }
     let mut stored = BTreeMap::new();
     let mut report = Vec::new();
-    if config.method == Method::Gptq {
-        let calibration = calibration(config, &decoder)?;
-        gptq(config, &mut decoder, &plan, &calibration, &mut stored, &mut report)?;
-    } else {
-        plain(config, &mut decoder, &plan, precision, &mut stored, &mut report)?;
+    match &calibration {
+        Some(calibration) => gptq(config, &mut decoder, &plan, calibration, &mut stored, &mut report)?,
+        None => plain(config, &mut decoder, &plan, precision, &mut stored, &mut report)?,
     }
     let options = SaveOptions { precision, ..SaveOptions::default() };
     hf::save_quantised(run.dir(), &decoder, options, &stored, config.quantization_config(precision))?;

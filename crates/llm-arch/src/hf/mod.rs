@@ -90,8 +90,11 @@ impl Checkpoint {
         Self::resolve(dir, config, Weights::open(dir)?, Some(prefix), None)
     }
 
-    /// Build the decoder.
+    /// Build the decoder. Quantised projections stay so, except on a device that tracks gradients: there everything is dense.
     pub fn load(&self, device: &Device, precision: Precision) -> Result<Decoder> {
+        if device.is_autodiff() {
+            return Decoder::build(&self.config, device, precision, &mut |name, shape| self.parameter(name, shape));
+        }
         let (mut dense, mut packed) = (|name: &str, shape: &[usize]| self.parameter(name, shape), |name: &str, shape| self.packed(name, shape));
         let mut decoder = Decoder::build_packed(&self.config, device, precision, &mut dense, &mut packed)?;
         if self.quantisation.is_some() {

@@ -11,6 +11,7 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
+pub mod divergence;
 pub mod embedding;
 pub mod grouped;
 pub mod layer_norm;
