@@ -4,7 +4,7 @@ use llm_tensor::burn::tensor::{DType, Device, Tensor};
 use llm_tensor::kernels::{matmul, packed};
 use llm_tensor::nn::{Linear, Weight, parameter_from};
 use llm_tensor::quant::bitsandbytes::{Absmax, Int8, Table4};
-use llm_tensor::quant::gptq::{Gptq, Grouped};
+use llm_tensor::quant::gptq::Gptq;
 use llm_tensor::quant::{Meaning, Packed};
 use llm_tensor::weights::{Dtype, RawTensor, SaveOptions, Weights, save_mixed_folder};
 use llm_tensor::{Precision, host, ops, params, rayon};

@@ -14,6 +14,7 @@ pub mod cross_entropy;
 pub mod divergence;
 pub mod embedding;
 pub mod grouped;
+mod lanes;
 pub mod layer_norm;
 pub mod linear_cross_entropy;
 pub mod matmul;

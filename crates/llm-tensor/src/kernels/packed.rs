@@ -10,253 +10,116 @@
 //!
 //! Legend: N rows (tokens), I input features, O output features, G groups, P padded row length.
 
+use super::lanes::{Lanes, Portable, dispatched};
 use super::matmul::{View, product_raw};
-use super::{LANES, Shared, fold, vectorized};
+use super::{LANES, Shared};
 use crate::quant::{Codes, Packed, Zeros};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 /// Codes a group is padded to.
-pub const ALIGN: usize = 32;
+pub const ALIGN: usize = 2 * LANES;
 /// Output rows of a task.
 const TILE: usize = 64;
 /// Up to so many rows the codes are decoded anew for each of them; beyond, once into a buffer.
-const DIRECT: usize = 3;
+const DIRECT: usize = 2;
 /// Products with fewer multiply-adds than this stay on one thread.
 const PARALLEL_FROM: usize = 1 << 19;
 
-/// 16 values from 16 bytes: a low and a high half.
-trait Decode: Copy {
-    fn low(self, bytes: &[u8; LANES]) -> [f32; LANES];
-    fn high(self, bytes: &[u8; LANES]) -> [f32; LANES];
+/// Codes of a row that become values when they are looked at.
+trait Row<S: Lanes>: Copy {
+    /// Values `at..at + 16` and `at + 16..at + 32`; `at` is a multiple of [`ALIGN`].
+    fn decode(self, at: usize) -> (S::V, S::V);
 }
 
-/// The code is the value.
 #[derive(Clone, Copy)]
-struct Whole;
-impl Decode for Whole {
+struct Bytes<'a>(&'a [i8]);
+impl<S: Lanes> Row<S> for Bytes<'_> {
     #[inline(always)]
-    fn low(self, bytes: &[u8; LANES]) -> [f32; LANES] {
-        std::array::from_fn(|i| f32::from(bytes[i] & 15))
-    }
-    #[inline(always)]
-    fn high(self, bytes: &[u8; LANES]) -> [f32; LANES] {
-        std::array::from_fn(|i| f32::from(bytes[i] >> 4))
+    fn decode(self, at: usize) -> (S::V, S::V) {
+        S::bytes(&self.0.as_chunks::<ALIGN>().0[at / ALIGN])
     }
 }
 
-/// The code is an index.
 #[derive(Clone, Copy)]
-struct Lookup([f32; 16]);
-impl Decode for Lookup {
+struct Halves<'a, T>(&'a [u8], T);
+impl<S: Lanes> Row<S> for Halves<'_, S::Table> {
     #[inline(always)]
-    fn low(self, bytes: &[u8; LANES]) -> [f32; LANES] {
-        std::array::from_fn(|i| self.0[usize::from(bytes[i] & 15)])
-    }
-    #[inline(always)]
-    fn high(self, bytes: &[u8; LANES]) -> [f32; LANES] {
-        std::array::from_fn(|i| self.0[usize::from(bytes[i] >> 4)])
+    fn decode(self, at: usize) -> (S::V, S::V) {
+        S::halves(&self.0.as_chunks::<LANES>().0[at / ALIGN], self.1)
     }
 }
 
-/// [`Lookup`] as one permutation of a register; only made in functions that have AVX-512.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-struct Permute512([f32; 16]);
-#[cfg(target_arch = "x86_64")]
-impl Permute512 {
-    #[inline(always)]
-    fn permute(self, bytes: &[u8; LANES], shift: bool) -> [f32; LANES] {
-        use std::arch::x86_64::*;
-        let mut out = [0f32; LANES];
-        // SAFETY: `lookup_v4` is the only place this type is made in, and it is compiled with and only called on AVX-512; all loads and
-        // stores are unaligned accesses of whole 16-element arrays.
-        unsafe {
-            let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()));
-            let codes = if shift { _mm512_srli_epi32::<4>(codes) } else { codes };
-            // The instruction looks at the low four bits of an index only.
-            _mm512_storeu_ps(out.as_mut_ptr(), _mm512_permutexvar_ps(codes, _mm512_loadu_ps(self.0.as_ptr())));
-        }
-        out
-    }
-}
-#[cfg(target_arch = "x86_64")]
-impl Decode for Permute512 {
-    #[inline(always)]
-    fn low(self, bytes: &[u8; LANES]) -> [f32; LANES] {
-        self.permute(bytes, false)
-    }
-    #[inline(always)]
-    fn high(self, bytes: &[u8; LANES]) -> [f32; LANES] {
-        self.permute(bytes, true)
-    }
-}
-
-/// [`Lookup`] as two permutations and a blend; only made in functions that have AVX2.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-struct Permute256([f32; 16]);
-#[cfg(target_arch = "x86_64")]
-impl Permute256 {
-    #[inline(always)]
-    fn permute(self, bytes: &[u8; LANES], shift: bool) -> [f32; LANES] {
-        use std::arch::x86_64::*;
-        let mut out = [0f32; LANES];
-        // SAFETY: as for `Permute512`, with `lookup_v3` and AVX2; the 8-byte loads are halves of the 16-byte array.
-        unsafe {
-            let (first, second) = (_mm256_loadu_ps(self.0.as_ptr()), _mm256_loadu_ps(self.0.as_ptr().add(8)));
-            for half in [0, 8] {
-                let codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes.as_ptr().add(half).cast()));
-                let codes = if shift { _mm256_srli_epi32::<4>(codes) } else { codes };
-                // Bit 3 chooses the half of the table; moved to the sign bit, which the blend looks at.
-                let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes));
-                let value = _mm256_blendv_ps(_mm256_permutevar8x32_ps(first, codes), _mm256_permutevar8x32_ps(second, codes), upper);
-                _mm256_storeu_ps(out.as_mut_ptr().add(half), value);
-            }
-        }
-        out
-    }
-}
-#[cfg(target_arch = "x86_64")]
-impl Decode for Permute256 {
-    #[inline(always)]
-    fn low(self, bytes: &[u8; LANES]) -> [f32; LANES] {
-        self.permute(bytes, false)
-    }
-    #[inline(always)]
-    fn high(self, bytes: &[u8; LANES]) -> [f32; LANES] {
-        self.permute(bytes, true)
-    }
-}
-
-/// Lane sums of one group of 4-bit codes times the input.
+/// Outputs `first..` for one spread row of the input; `sums` holds its sum in each group, where zero points need it.
 #[inline(always)]
-fn group4(decode: impl Decode, codes: &[u8], x: &[f32]) -> [f32; LANES] {
-    let (mut a, mut b) = ([0f32; LANES], [0f32; LANES]);
-    for (codes, x) in codes.as_chunks::<LANES>().0.iter().zip(x.as_chunks::<{ 2 * LANES }>().0) {
-        let (low, high) = (decode.low(codes), decode.high(codes));
-        for i in 0..LANES {
-            a[i] += low[i] * x[i];
-            b[i] += high[i] * x[i + LANES];
+fn outputs<S: Lanes>(y: &mut [f32], first: usize, w: &Packed, x: &[f32], sums: &[f32]) {
+    let padded = w.padded();
+    let range = |row: usize, per_byte: usize| row * padded / per_byte..(row + 1) * padded / per_byte;
+    match w.codes() {
+        Codes::Int8(codes) => y.iter_mut().zip(first..).for_each(|(y, row)| *y = output::<S, _>(w, row, x, sums, Bytes(&codes[range(row, 1)]))),
+        Codes::Int4(codes) => {
+            let table = S::whole();
+            y.iter_mut().zip(first..).for_each(|(y, row)| *y = output::<S, _>(w, row, x, sums, Halves(&codes[range(row, 2)], table)));
+        }
+        Codes::Table4(codes, table) => {
+            let table = S::table(table);
+            y.iter_mut().zip(first..).for_each(|(y, row)| *y = output::<S, _>(w, row, x, sums, Halves(&codes[range(row, 2)], table)));
         }
     }
-    std::array::from_fn(|i| a[i] + b[i])
 }
 
-/// The same for 8-bit codes.
+/// Scaled groups, minus what the zero points add.
 #[inline(always)]
-fn group8(codes: &[i8], x: &[f32]) -> [f32; LANES] {
-    let (mut a, mut b) = ([0f32; LANES], [0f32; LANES]);
-    for (codes, x) in codes.as_chunks::<{ 2 * LANES }>().0.iter().zip(x.as_chunks::<{ 2 * LANES }>().0) {
-        for i in 0..LANES {
-            a[i] += f32::from(codes[i]) * x[i];
-            b[i] += f32::from(codes[i + LANES]) * x[i + LANES];
+fn output<S: Lanes, R: Row<S>>(w: &Packed, row: usize, x: &[f32], sums: &[f32], codes: R) -> f32 {
+    let (stride, scales) = (w.stride(), w.row_scales(row));
+    let mut total = S::splat(0.0);
+    for ((g, &scale), x) in scales.iter().enumerate().zip(x.chunks_exact(stride)) {
+        let (mut a, mut b) = (S::splat(0.0), S::splat(0.0));
+        for (i, x) in x.as_chunks::<ALIGN>().0.iter().enumerate() {
+            let (low, high) = codes.decode(g * stride + i * ALIGN);
+            let (x_low, x_high) = S::load(x);
+            a = S::add_product(a, low, x_low);
+            b = S::add_product(b, high, x_high);
         }
+        total = S::add_product(total, S::splat(scale), S::add(a, b));
     }
-    std::array::from_fn(|i| a[i] + b[i])
-}
-
-/// One output: scaled groups, minus what the zero points add. `sums` holds the sum of the input in each group.
-#[inline(always)]
-fn output(w: &Packed, row: usize, sums: &[f32], group: impl Fn(usize) -> [f32; LANES]) -> f32 {
-    let scales = w.row_scales(row);
-    let mut total = [0f32; LANES];
-    for (g, &scale) in scales.iter().enumerate() {
-        let part = group(g);
-        for i in 0..LANES {
-            total[i] += scale * part[i];
-        }
-    }
-    let shift = match w.zeros() {
+    let shift: f32 = match w.zeros() {
         Zeros::None => 0.0,
         Zeros::Same(zero) => scales.iter().zip(sums).map(|(scale, sum)| scale * sum).sum::<f32>() * zero,
         Zeros::Each(_) => scales.iter().zip(w.row_zeros(row)).zip(sums).map(|((scale, &zero), sum)| scale * f32::from(zero) * sum).sum(),
     };
-    fold(total, |a, b| a + b) - shift
+    S::sum(total) - shift
 }
 
+/// Rows `first..` as floats, in padded order; `out` holds whole rows.
 #[inline(always)]
-fn outputs4(decode: impl Decode, y: &mut [f32], first: usize, w: &Packed, codes: &[u8], x: &[f32], sums: &[f32]) {
-    let (stride, row_bytes) = (w.stride(), w.padded() / 2);
-    for (r, y) in y.iter_mut().enumerate() {
-        let row = &codes[(first + r) * row_bytes..][..row_bytes];
-        *y = output(w, first + r, sums, |g| group4(decode, &row[g * stride / 2..][..stride / 2], &x[g * stride..][..stride]));
-    }
-}
-
-vectorized! {
-    fn outputs_whole(y: &mut [f32], first: usize, w: &Packed, codes: &[u8], x: &[f32], sums: &[f32]) {
-        outputs4(Whole, y, first, w, codes, x, sums);
-    }
-
-    fn outputs8(y: &mut [f32], first: usize, w: &Packed, codes: &[i8], x: &[f32], sums: &[f32]) {
-        let (stride, row_length) = (w.stride(), w.padded());
-        for (r, y) in y.iter_mut().enumerate() {
-            let row = &codes[(first + r) * row_length..][..row_length];
-            *y = output(w, first + r, sums, |g| group8(&row[g * stride..][..stride], &x[g * stride..][..stride]));
-        }
-    }
-
-    /// Rows `first..` as floats, in padded order; `out` holds whole rows.
-    fn decode_rows(out: &mut [f32], first: usize, w: &Packed) {
-        let (stride, padded) = (w.stride(), w.padded());
-        for (r, out) in out.chunks_exact_mut(padded).enumerate() {
-            let row = first + r;
-            for (g, out) in out.chunks_exact_mut(stride).enumerate() {
-                let (scale, zero, start) = (w.row_scales(row)[g], w.zero(row, g), row * padded + g * stride);
-                match w.codes() {
-                    Codes::Int8(codes) => {
-                        for (out, &code) in out.iter_mut().zip(&codes[start..][..stride]) {
-                            *out = (f32::from(code) - zero) * scale;
-                        }
-                    }
-                    Codes::Int4(codes) => decode_group(out, &codes[start / 2..][..stride / 2], Whole, zero, scale),
-                    Codes::Table4(codes, table) => decode_group(out, &codes[start / 2..][..stride / 2], Lookup(*table), zero, scale),
-                }
-            }
-        }
-    }
-
-    /// Sums of the groups of one spread row.
-    fn group_sums(sums: &mut [f32], x: &[f32], stride: usize) {
-        for (sum, x) in sums.iter_mut().zip(x.chunks_exact(stride)) {
-            *sum = super::sum(x);
+fn decode<S: Lanes>(out: &mut [f32], first: usize, w: &Packed) {
+    let padded = w.padded();
+    for (out, row) in out.chunks_exact_mut(padded).zip(first..) {
+        match w.codes() {
+            Codes::Int8(codes) => decode_row::<S, _>(out, w, row, Bytes(&codes[row * padded..][..padded])),
+            Codes::Int4(codes) => decode_row::<S, _>(out, w, row, Halves(&codes[row * padded / 2..][..padded / 2], S::whole())),
+            Codes::Table4(codes, table) => decode_row::<S, _>(out, w, row, Halves(&codes[row * padded / 2..][..padded / 2], S::table(table))),
         }
     }
 }
 
 #[inline(always)]
-fn decode_group(out: &mut [f32], codes: &[u8], decode: impl Decode, zero: f32, scale: f32) {
-    for (out, codes) in out.as_chunks_mut::<{ 2 * LANES }>().0.iter_mut().zip(codes.as_chunks::<LANES>().0) {
-        let (low, high) = (decode.low(codes), decode.high(codes));
-        for i in 0..LANES {
-            out[i] = (low[i] - zero) * scale;
-            out[i + LANES] = (high[i] - zero) * scale;
+fn decode_row<S: Lanes, R: Row<S>>(out: &mut [f32], w: &Packed, row: usize, codes: R) {
+    let stride = w.stride();
+    for ((g, &scale), out) in w.row_scales(row).iter().enumerate().zip(out.chunks_exact_mut(stride)) {
+        let (scale, zero) = (S::splat(scale), S::splat(w.zero(row, g)));
+        for (i, out) in out.as_chunks_mut::<ALIGN>().0.iter_mut().enumerate() {
+            let (low, high) = codes.decode(g * stride + i * ALIGN);
+            // As the layouts define it: first the difference, then the product, each rounded.
+            S::store(out, S::product(S::difference(low, zero), scale), S::product(S::difference(high, zero), scale));
         }
     }
 }
 
-/// [`outputs_whole`] through a table; by hand, since the level decides which permutation there is.
-fn outputs_lookup(y: &mut [f32], first: usize, w: &Packed, codes: &[u8], table: &[f32; 16], x: &[f32], sums: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-        fn lookup_v4(y: &mut [f32], first: usize, w: &Packed, codes: &[u8], table: &[f32; 16], x: &[f32], sums: &[f32]) {
-            outputs4(Permute512(*table), y, first, w, codes, x, sums);
-        }
-        #[target_feature(enable = "avx2,fma")]
-        fn lookup_v3(y: &mut [f32], first: usize, w: &Packed, codes: &[u8], table: &[f32; 16], x: &[f32], sums: &[f32]) {
-            outputs4(Permute256(*table), y, first, w, codes, x, sums);
-        }
-        match super::level() {
-            // SAFETY: `level` found the features of this function on the running processor.
-            super::Level::V4 => return unsafe { lookup_v4(y, first, w, codes, table, x, sums) },
-            // SAFETY: as above.
-            super::Level::V3 => return unsafe { lookup_v3(y, first, w, codes, table, x, sums) },
-            super::Level::Base => {}
-        }
-    }
-    outputs4(Lookup(*table), y, first, w, codes, x, sums);
+dispatched! {
+    fn outputs_best(y: &mut [f32], first: usize, w: &Packed, x: &[f32], sums: &[f32]) = outputs;
+    fn decode_best(out: &mut [f32], first: usize, w: &Packed) = decode;
 }
 
 /// Rows of the input in the order and with the padding of the codes: `[N, I]` -> `[N, P]`.
@@ -294,48 +157,31 @@ pub fn linear(x: &[f32], w: &Packed) -> Vec<f32> {
     assert!(x.len().is_multiple_of(inputs), "packed linear: input is no whole number of rows");
     let n = x.len() / inputs;
     let x_np = spread(x, w);
+    let needs_sums = n <= DIRECT && !matches!(w.zeros(), Zeros::None);
+    let sums: Vec<f32> = if needs_sums { x_np.chunks_exact(w.stride()).map(super::sum).collect() } else { vec![0.0; n * w.groups()] };
     let mut y = vec![0f32; n * outputs];
-    let groups = w.groups();
-    let tiles = outputs.div_ceil(TILE);
     let shared = Shared(y.as_mut_ptr());
     let task = |tile: usize| {
         let first = tile * TILE;
         let rows = TILE.min(outputs - first);
         if n > DIRECT {
             let mut decoded = vec![0f32; rows * padded];
-            decode_rows(&mut decoded, first, w);
+            decode_best(&mut decoded, first, w);
             // SAFETY: this task alone writes columns `first..first + rows` of the n rows of `y`; both inputs hold their shapes by
             // construction (`spread` and the buffer above have rows of `padded` elements).
             unsafe {
-                product_raw(
-                    shared.at(first),
-                    outputs,
-                    n,
-                    rows,
-                    padded,
-                    false,
-                    1.0,
-                    View::rows(&x_np, padded),
-                    View::rows(&decoded, padded).t(),
-                    Parallelism::None,
-                );
+                let (a, b) = (View::rows(&x_np, padded), View::rows(&decoded, padded).t());
+                product_raw(shared.at(first), outputs, n, rows, padded, false, 1.0, a, b, Parallelism::None);
             }
             return;
         }
-        for (i, x) in x_np.chunks_exact(padded).enumerate() {
-            let mut sums = vec![0f32; groups];
-            if !matches!(w.zeros(), Zeros::None) {
-                group_sums(&mut sums, x, w.stride());
-            }
+        for (i, (x, sums)) in x_np.chunks_exact(padded).zip(sums.chunks_exact(w.groups())).enumerate() {
             // SAFETY: these `rows` elements of row i lie inside `y`, and no other task writes them.
             let y = unsafe { std::slice::from_raw_parts_mut(shared.at(i * outputs + first), rows) };
-            match w.codes() {
-                Codes::Int8(codes) => outputs8(y, first, w, codes, x, &sums),
-                Codes::Int4(codes) => outputs_whole(y, first, w, codes, x, &sums),
-                Codes::Table4(codes, table) => outputs_lookup(y, first, w, codes, table, x, &sums),
-            }
+            outputs_best(y, first, w, x, sums);
         }
     };
+    let tiles = outputs.div_ceil(TILE);
     if n * outputs * padded >= PARALLEL_FROM {
         (0..tiles).into_par_iter().for_each(task);
     } else {
@@ -350,7 +196,7 @@ pub fn dequantize(w: &Packed) -> Vec<f32> {
     let mut out = vec![0f32; w.outputs() * inputs];
     out.par_chunks_mut(TILE * inputs).enumerate().for_each(|(tile, out)| {
         let mut decoded = vec![0f32; out.len() / inputs * padded];
-        decode_rows(&mut decoded, tile * TILE, w);
+        decode_best(&mut decoded, tile * TILE, w);
         for (out, decoded) in out.chunks_exact_mut(inputs).zip(decoded.chunks_exact(padded)) {
             let values = decoded.chunks_exact(stride).flat_map(|values| &values[..group]);
             match w.order() {
