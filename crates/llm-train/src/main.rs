@@ -47,6 +47,7 @@ fn run() -> anyhow::Result<()> {
                 "tokens_per_second": outcome.tokens as f64 / outcome.elapsed_seconds,
                 "training_seconds": outcome.elapsed_seconds,
                 "parameters": outcome.decoder.num_parameters(),
+                "active_parameters": outcome.decoder.config().num_active_parameters(),
                 "validation_first": outcome.validations.first(),
                 "validation_last": outcome.validations.last(),
             });
