@@ -35,7 +35,7 @@ fn shade(load: f64) -> usize {
 /// What the shades mean.
 pub fn legend() -> Html {
     let keys = SHADES.iter().map(|(_, class, words)| tag("span", [Html::trusted(format!("<i class=\"shade {class}\"></i>")), text(*words)]));
-    tag("div class=legend", join(keys))
+    tag("div class=\"legend shades\"", join(keys))
 }
 
 /// The map of one layer; nothing without steps.
