@@ -22,7 +22,9 @@ pub struct RunConfig {
     pub train_limit_bytes: Option<u64>,
     /// Held-out exercises (JSON lines with `id, lang, category, messages, answer`): exact match.
     pub exercises: Option<PathBuf>,
-    /// Ask at most this many exercises, chosen by hash. All of them when absent.
+    /// Held-out pictures with questions (a Parquet file or a folder of them): exact match by kind and language.
+    pub pictures: Option<PathBuf>,
+    /// Ask at most this many exercises, and as many questions about pictures, chosen by hash. All of them when absent.
     pub limit: Option<usize>,
     /// Longest answer in tokens; less where the context leaves less.
     pub max_tokens: usize,
@@ -32,7 +34,7 @@ pub struct RunConfig {
     pub device: DeviceSpec,
     /// Chooses the items under a limit, the samples shown, and the bootstrap's draws.
     pub seed: u64,
-    /// Exercises shown in `results.json`; all of them are in `samples.parquet`.
+    /// Exercises, and questions about pictures, shown in `results.json`; all of them are in `samples.parquet`.
     pub samples: usize,
     /// Bootstrap resamples behind the interval of bits per byte.
     pub resamples: usize,
@@ -47,6 +49,7 @@ impl Default for RunConfig {
             train_documents: None,
             train_limit_bytes: None,
             exercises: None,
+            pictures: None,
             limit: None,
             max_tokens: 256,
             max_batch: 64,
@@ -65,8 +68,8 @@ impl RunConfig {
         if self.model.as_os_str().is_empty() {
             return wrong("`model` is not set; give the folder of the model to evaluate");
         }
-        if self.documents.is_none() && self.exercises.is_none() {
-            return wrong("nothing to evaluate; set `documents` (bits per byte), `exercises` (exact match), or both");
+        if self.documents.is_none() && self.exercises.is_none() && self.pictures.is_none() {
+            return wrong("nothing to evaluate; set `documents` (bits per byte), `exercises` or `pictures` (exact match), or several");
         }
         if self.train_documents.is_some() && self.documents.is_none() {
             return wrong("`train_documents` trains a baseline for `documents`, which is not set");

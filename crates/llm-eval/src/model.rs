@@ -42,6 +42,11 @@ impl Local {
     pub fn identity(&self) -> (&str, &str) {
         (&self.model.id, &self.model.hash)
     }
+
+    /// The model itself.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
 }
 
 impl LanguageModel for Local {

@@ -5,6 +5,7 @@ use crate::config::RunConfig;
 use crate::error::Result;
 use crate::exercises;
 use crate::model::{LanguageModel, Local};
+use crate::pictures;
 use crate::results::{ModelInfo, Results};
 use crate::samples::{self, Sample};
 use llm_run::{Run, Seed};
@@ -20,6 +21,7 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
     // Inputs that cannot be read should fail before a model is loaded.
     let seed = Seed(config.seed);
     let asked = config.exercises.as_deref().map(|path| exercises::read(path, config.limit, seed.stream("exercises"))).transpose()?;
+    let pictures = config.pictures.as_deref().map(pictures::read).transpose()?;
     for documents in config.documents.iter().chain(&config.train_documents) {
         llm_data::document::DocumentReader::open(documents)?;
     }
@@ -29,10 +31,20 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
 
     let mut run = Run::start(out, "llm-eval", "run", config)?;
     run.manifest.seed = Some(config.seed);
-    for input in [Some(&config.model), config.documents.as_ref(), config.train_documents.as_ref(), config.exercises.as_ref()] {
+    let inputs = [&config.documents, &config.train_documents, &config.exercises, &config.pictures];
+    for input in inputs.into_iter().map(Option::as_ref).chain([Some(&config.model)]) {
         input.map_or(Ok(()), |path| run.input(path))?;
     }
-    let (results, samples) = evaluate(&model, model_info, config, asked.as_deref())?;
+    let (mut results, mut samples) = evaluate(&model, model_info, config, asked.as_deref())?;
+    if let Some(pictures) = &pictures {
+        let asked = pictures::questions(pictures, config.limit, seed.stream(pictures::TASK));
+        let rows = pictures::ask(&model, &asked, config.max_tokens)?;
+        results.tasks.extend(pictures::summarise(&rows));
+        let shown = pictures::show(&asked, &rows, config.samples, seed.stream("samples"));
+        pictures::write_shown(run.dir(), pictures, &shown)?;
+        results.samples.extend(shown);
+        samples.extend(rows);
+    }
     samples::write(&run.path(samples::FILE), &samples)?;
     results.write(run.dir())?;
     let summary: Map<String, Value> = results.tasks.iter().map(|(name, task)| (name.clone(), json!(task.value))).collect();

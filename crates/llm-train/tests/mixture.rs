@@ -61,6 +61,7 @@ fn workshop(dir: &Path) -> PretrainConfig {
             eval_every: 3,
             checkpoint_every: 0,
             keep_checkpoints: 1,
+            ..TrainerConfig::default()
         },
         ..PretrainConfig::default()
     }
