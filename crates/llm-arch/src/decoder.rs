@@ -113,7 +113,8 @@ struct Pass<'a> {
     observer: Option<Observer<'a>>,
     /// Training: noise of the routers. None at inference.
     routing_noise: Option<Seed>,
-    routing: Vec<Routing>,
+    /// What the routers did, if someone asks.
+    routing: Option<Vec<Routing>>,
 }
 
 fn apply(norm: &Option<Norm>, x_ND: Tensor<2>) -> Tensor<2> {
@@ -223,11 +224,12 @@ impl Decoder {
         self.run(self.embed(batch.ids.clone()), &batch.positions, Context::Packed(batch), &mut Pass::default())
     }
 
-    /// [`Decoder::hidden`] for training a mixture: also what the router of each sparse layer did. `noise` seeds its jitter.
-    pub fn hidden_routed(&self, batch: &PackedBatch, noise: Seed) -> (Tensor<2>, Vec<Routing>) {
-        let mut pass = Pass { routing_noise: Some(noise), ..Pass::default() };
+    /// [`Decoder::hidden`] of a mixture with what the router of each sparse layer did. In training `noise` seeds their jitter and
+    /// switches the capacity on; without it this is inference, watched.
+    pub fn hidden_routed(&self, batch: &PackedBatch, noise: Option<Seed>) -> (Tensor<2>, Vec<Routing>) {
+        let mut pass = Pass { routing_noise: noise, routing: Some(Vec::new()), ..Pass::default() };
         let hidden = self.run(self.embed(batch.ids.clone()), &batch.positions, Context::Packed(batch), &mut pass);
-        (hidden, pass.routing)
+        (hidden, pass.routing.unwrap_or_default())
     }
 
     /// [`Decoder::hidden`] that shows the residual stream on the way.
@@ -356,8 +358,8 @@ impl Decoder {
             (None, Some(moe)) => {
                 let noise = pass.routing_noise.map(|seed| seed.stream("router").at(i as u64));
                 let (y_ND, routing) = moe.forward(x_ND, noise);
-                if noise.is_some() {
-                    pass.routing.push(routing);
+                if let Some(all) = &mut pass.routing {
+                    all.push(routing);
                 }
                 y_ND
             }
