@@ -28,4 +28,4 @@ pub use llm_tensor::sample as sampling;
 pub use model::Model;
 pub use sampling::Sampling;
 pub use score::score;
-pub use vision::{Image, Vision};
+pub use vision::{Image, ImageReader, Vision};

@@ -36,7 +36,7 @@ impl Model {
             });
         }
         let device = device.open()?;
-        let (decoder, vision) = if sees(dir) {
+        let (decoder, vision) = if Self::sees(dir) {
             let vlm = Vlm::load(dir, &device, Precision::F32)?;
             let vision = Vision::new(&vlm, ImageProcessor::load(dir)?)?;
             (vlm.language_model, Some(vision))
@@ -67,6 +67,12 @@ impl Model {
         Ok(Self { decoder, vision, tokenizer, id, hash, eos_token_ids })
     }
 
+    /// Whether the folder holds a model that takes images. Whatever is wrong with its `config.json` is for [`Model::load`] to say.
+    pub fn sees(dir: impl AsRef<Path>) -> bool {
+        let text = std::fs::read_to_string(dir.as_ref().join("config.json")).unwrap_or_default();
+        serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|config| config["model_type"] == "llava")
+    }
+
     /// A model from parts that are already in memory, e.g. the policy of a running trainer.
     pub fn from_parts(decoder: Decoder, tokenizer: Tokenizer, id: impl Into<String>) -> Self {
         let eos_token_ids = decoder.config().eos_token_id.clone();
@@ -87,12 +93,6 @@ impl Model {
     pub fn prompt_len(&self, prompt: &[u32]) -> usize {
         prompt.len() + self.vision.as_ref().map_or(0, |v| v.placeholders(prompt) * (v.tokens_per_image() - 1))
     }
-}
-
-/// Whether the folder holds a vision-language model. Whatever is wrong with `config.json` is for the loaders to say.
-fn sees(dir: &Path) -> bool {
-    let text = std::fs::read_to_string(dir.join("config.json")).unwrap_or_default();
-    serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|config| config["model_type"] == "llava")
 }
 
 fn generation_ends(dir: &Path) -> Result<Option<Vec<u32>>> {

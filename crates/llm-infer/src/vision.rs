@@ -34,15 +34,37 @@ pub struct Vision {
 /// An image that a [`crate::Request`] can hold: pixel values and the hash of the file they come from. Cloning shares it.
 #[derive(Debug, Clone)]
 pub struct Image {
-    pixel_values: Tensor<4>,
+    /// `[C, height, width]`, in host memory, so that any thread can make one.
+    pixel_values: Arc<[f32]>,
+    shape: [usize; 3],
     hash: Arc<str>,
 }
 
+/// Makes [`Image`]s of files. It holds no weights, so a server's network threads can have one.
+#[derive(Debug, Clone)]
+pub struct ImageReader {
+    processor: ImageProcessor,
+}
+
+impl ImageReader {
+    /// Decode and preprocess a PNG, JPEG or WebP file of at most so many pixels.
+    pub fn read(&self, bytes: &[u8], max_pixels: usize) -> Result<Image> {
+        let pixels = RgbImage::decode_limited(bytes, max_pixels)?;
+        let pixel_values = self.processor.pixel_values(&[pixels], &Device::flex())?;
+        Ok(Image::new(pixel_values, llm_run::hash::bytes(bytes)))
+    }
+}
+
 impl Image {
+    fn new(pixel_values: Tensor<4>, hash: String) -> Self {
+        let [_, colours, height, width] = pixel_values.dims();
+        Self { pixel_values: host::to_vec(pixel_values).into(), shape: [colours, height, width], hash: hash.into() }
+    }
+
     /// From pixel values `[1, C, image_size, image_size]` that are already there.
     pub fn from_pixel_values(pixel_values: Tensor<4>) -> Self {
         let bytes: Vec<u8> = host::to_vec(pixel_values.clone()).into_iter().flat_map(f32::to_le_bytes).collect();
-        Self { pixel_values, hash: llm_run::hash::bytes(&bytes).into() }
+        Self::new(pixel_values, llm_run::hash::bytes(&bytes))
     }
 
     /// BLAKE3 of the file, or of the pixel values of an image without one.
@@ -91,26 +113,26 @@ impl Vision {
 
     /// Decode and preprocess a PNG, JPEG or WebP file.
     pub fn image(&self, bytes: &[u8]) -> Result<Image> {
-        self.image_limited(bytes, llm_vision::decode::MAX_PIXELS)
+        self.reader().read(bytes, llm_vision::decode::MAX_PIXELS)
     }
 
-    /// [`Vision::image`] of at most so many pixels.
-    pub fn image_limited(&self, bytes: &[u8], max_pixels: usize) -> Result<Image> {
-        let pixels = RgbImage::decode_limited(bytes, max_pixels)?;
-        Ok(Image { pixel_values: self.processor.pixel_values(&[pixels], &self.device)?, hash: llm_run::hash::bytes(bytes).into() })
+    /// What makes images for this model.
+    pub fn reader(&self) -> ImageReader {
+        ImageReader { processor: self.processor.clone() }
     }
 
     /// What the decoder sees of an image, `[P, D]`.
     pub fn features(&self, image: &Image) -> Result<Tensor<2>> {
-        Ok(vlm::image_features(&self.tower, &self.connector, &self.config, image.pixel_values.clone())?)
+        let [c, h, w] = image.shape;
+        let pixel_values = host::from_vec(image.pixel_values.to_vec(), [1, c, h, w], &self.device);
+        Ok(vlm::image_features(&self.tower, &self.connector, &self.config, pixel_values)?)
     }
 
     /// An image of another model, or of a wrong shape, must not reach the engine's thread.
     pub(crate) fn check(&self, image: &Image) -> Result<()> {
         let (side, colours) = (self.config.vision.image_size, self.config.vision.num_channels);
-        let found = image.pixel_values.dims();
-        if found != [1, colours, side, side] {
-            return Err(Error::Request(format!("pixel values have shape {found:?}; this model takes [1, {colours}, {side}, {side}]")));
+        if image.shape != [colours, side, side] {
+            return Err(Error::Request(format!("pixel values have shape {:?}; this model takes [{colours}, {side}, {side}]", image.shape)));
         }
         Ok(())
     }

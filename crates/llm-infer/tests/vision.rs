@@ -151,7 +151,7 @@ fn images_and_placeholders_must_match() {
     assert!(two.contains("1 image tokens") && two.contains("2 images"), "{two}");
     let shape =
         refused(Request { images: vec![Image::from_pixel_values(from_vec(vec![0.0; 12], [1, 3, 2, 2], &Device::flex()))], ..requests[0].clone() });
-    assert!(shape.to_string().contains("[1, 3, 28, 28]"), "{shape}");
+    assert!(shape.to_string().contains("[3, 28, 28]"), "{shape}");
     // 9 tokens and 8 images of 16 do not fit 128 positions, though 17 tokens would.
     let image = requests[0].images[0].clone();
     let prompt = [vec![5; 9], vec![120; 8]].concat();

@@ -14,7 +14,10 @@
 //! | [`connector`] | `Connector` | from the tower's width to the language model's |
 //! | [`vlm_config`] | `VlmConfig`, `VlmOptions` | sizes and choices of a model that sees |
 //! | [`vlm`] | `Vlm` | tower, connector and decoder; image features in the place of placeholder tokens |
+//! | [`sequence`] | `Sequence` | one prompt with its images, continued through the cache |
+//! | [`parity`] | `check` | all of these against recorded numbers of another implementation |
 //! | [`decode`] | `RgbImage` | PNG, JPEG and WebP files, turned upright, with a limit on their size |
+//! | `container`, `exif` | | what files promise, read before they are decoded |
 //! | [`processor`] | `ImageProcessor` | from an image to `pixel_values`, as Pillow and transformers do it |
 //! | [`resize`] | `Resample` | Pillow's resampling |
 //!
@@ -26,15 +29,19 @@ mod build;
 pub mod checkpoint;
 pub mod config;
 pub mod connector;
+mod container;
 pub mod contrastive;
 pub mod decode;
 pub mod encoder;
 mod error;
+mod exif;
 mod init;
 pub mod pair;
 pub mod pair_config;
+pub mod parity;
 pub mod processor;
 pub mod resize;
+pub mod sequence;
 pub mod text;
 pub mod tower;
 pub mod vlm;
@@ -47,6 +54,7 @@ pub use error::{Error, Result};
 pub use pair::Pair;
 pub use pair_config::{PairConfig, TextConfig};
 pub use processor::ImageProcessor;
+pub use sequence::Sequence;
 pub use text::{TextBatch, TextOutput, TextTower};
 pub use tower::{VisionOutput, VisionTower};
 pub use vlm::Vlm;

@@ -11,6 +11,7 @@ use crate::{Error, Result, RgbImage};
 use llm_tensor::burn::tensor::{Device, Tensor};
 use llm_tensor::host;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::path::Path;
 
 /// What an image is resized to.
@@ -25,6 +26,15 @@ pub enum Size {
         /// Columns.
         width: usize,
     },
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ShortestEdge(side) => write!(f, "{side} on the shorter side"),
+            Self::Exact { height, width } => write!(f, "{height} x {width}"),
+        }
+    }
 }
 
 /// Preprocessing of one model.
@@ -157,9 +167,9 @@ impl ImageProcessor {
 
     /// The pixels that the model sees, still in 8 bits.
     pub fn resized(&self, image: &RgbImage) -> Result<RgbImage> {
-        let mut image = image.clone();
+        let mut image = Cow::Borrowed(image);
         if self.pad_to_square {
-            image = padded(&image, self.image_mean.map(|m| (m * 255.0) as u8))?;
+            image = Cow::Owned(padded(&image, self.image_mean.map(|m| (m * 255.0) as u8))?);
         }
         if let Some(size) = self.size {
             let (height, width) = match size {
@@ -174,11 +184,11 @@ impl ImageProcessor {
             };
             // A line of pixels becomes very long when its shorter side grows.
             check_size(width, height, MAX_PIXELS, "the resized image")?;
-            image = resize(&image, width, height, self.resample);
+            image = Cow::Owned(resize(&image, width, height, self.resample));
         }
         Ok(match self.crop {
             Some((height, width)) => centre(&image, height, width),
-            None => image,
+            None => image.into_owned(),
         })
     }
 
