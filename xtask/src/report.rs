@@ -40,10 +40,10 @@ fn render(run: &RunFolder) -> String {
     let sections = [
         Section { id: "data", title: "Data", body: data::section(run) },
         Section { id: "tokenizer", title: "Tokenizer", body: tokenizer::section(run) },
+        Section { id: "pictures", title: "Pictures", body: pictures::section(run) },
         Section { id: "training", title: "Training", body: training::section(run) },
         Section { id: "experts", title: "Experts", body: experts::section(run) },
         Section { id: "evaluation", title: "Evaluation", body: evaluation::section(run) },
-        Section { id: "pictures", title: "Pictures", body: pictures::section(run) },
         Section { id: "samples", title: "Samples", body: evaluation::samples(run) },
         Section { id: "stages", title: "Stages", body: lineage::stages(run) },
         Section { id: "lineage", title: "Lineage", body: lineage::section(run) },

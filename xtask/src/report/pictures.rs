@@ -2,7 +2,7 @@
 //! answers, and how seeing was learned.
 
 use super::chart::{Chart, Series};
-use super::html::{Html, bar, join, tag, text};
+use super::html::{Html, join, tag, text};
 use crate::folder::{RunFolder, Sample, StageView, Task};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -24,8 +24,8 @@ pub fn section(run: &RunFolder) -> Html {
         let Some(results) = stage.results.as_ref().filter(|r| r.tasks.contains_key(TASK)) else { continue };
         page.push(tag(
             "p class=soft",
-            "Questions about held-out pictures, answered greedily and compared with the one right answer. Guessing is what a model would reach that \
-             never looks and always gives the most frequent answer to that kind of question.",
+            "Questions about held-out pictures, answered greedily and compared with the one right answer, with 95 % intervals. The mark is \
+             what a model would reach that never looks and always gives the most frequent answer to that kind of question.",
         ));
         page.push(tag("div class=grid2", [accuracies(stage, "category", "By kind of question"), accuracies(stage, "language", "By language")]));
         let cards: Vec<Html> = results.samples.iter().filter(|s| s.task == TASK).map(|s| card(&run.dir.join(&stage.id), s)).collect();
@@ -54,14 +54,17 @@ fn accuracies(stage: &StageView, group: &str, title: &str) -> Html {
     let tasks = stage.results.iter().flat_map(|r| &r.tasks);
     let slices = tasks.filter(|(name, task)| *name == TASK || (is_about_pictures(name) && task.group.as_deref() == Some(group)));
     let rows = slices.filter_map(|(name, task)| Some(row(name.strip_prefix("pictures/").unwrap_or("all"), task, task.value?)));
-    tag("div class=\"card\"", join([tag("b", title)].into_iter().chain(rows)))
+    tag("div class=\"card seen\"", join([tag("b", title)].into_iter().chain(rows)))
 }
 
 fn row(name: &str, task: &Task, value: f64) -> Html {
-    let interval = task.ci95.map_or(String::new(), |[low, high]| format!("{:.0} to {:.0} %", low.max(0.0) * 100.0, high * 100.0));
-    let guess = task.majority.map_or(String::new(), |m| format!(", guessing {:.0} %", m * 100.0));
-    let number = [tag("b", format!("{:.1} %", value * 100.0)), tag("div class=\"soft small\"", format!("{interval}{guess}"))];
-    bar(name, value, number, if name == "all" { "s2" } else { "" })
+    let interval = task.ci95.map_or(String::new(), |[low, high]| format!(" {:.0} to {:.0}", low.max(0.0) * 100.0, high * 100.0));
+    let percent = |share: f64| format!("{:.1}%", share.clamp(0.0, 1.0) * 100.0);
+    let guess = task.majority.map_or(String::new(), |m| format!("<span class=guess style=\"left:{0}\" title=\"guessing {0}\"></span>", percent(m)));
+    let class = if name == "all" { "fill s2" } else { "fill" };
+    let track = format!("<span class=track><span class=\"{class}\" style=\"width:{}\"></span>{guess}</span>", percent(value));
+    let number = [tag("b", format!("{:.1} %", value * 100.0)), tag("span class=\"soft small\"", interval)];
+    tag("div class=bar", [tag("span class=bar-name", name), Html::trusted(track), tag("span class=bar-number", number)])
 }
 
 fn card(stage: &Path, sample: &Sample) -> Html {
@@ -159,7 +162,7 @@ mod tests {
         let run = RunFolder::open(dir.path()).unwrap();
         let page = section(&run).into_string();
         for part in
-            ["75.0 %", "91.0 %", "guessing 25 %", "colour", "rot", "expected: drei", "instruct: answers", "data:image/png;base64,iVBORyBwaXhlbHM="]
+            ["75.0 %", "91.0 %", "guessing 25.0%", "colour", "rot", "expected: drei", "instruct: answers", "data:image/png;base64,iVBORyBwaXhlbHM="]
         {
             assert!(page.contains(part), "{part} is missing in {page}");
         }
