@@ -105,7 +105,7 @@ fn one(backend: &dyn Backend, task: &dyn Task, options: &Options, mut journal: O
             settings.max_gen_toks = most;
         }
     }
-    let shots = options.num_fewshot.unwrap_or(spec.shots);
+    let shots = options.num_fewshot.filter(|_| !spec.fixed_shots).unwrap_or(spec.shots);
     let mut asked = Vec::new();
     let mut items = Vec::new();
     for (document, prompt) in loaded.documents.iter().zip(prompts(spec, &loaded, shots, limit, &options.chat)?) {

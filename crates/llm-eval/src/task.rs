@@ -115,10 +115,14 @@ pub struct Spec {
     pub files: Vec<Vec<String>>,
     /// Few-shot examples when the run does not say.
     pub shots: usize,
+    /// The run cannot change that number: the harness's file says `num_fewshot: 0`.
+    pub fixed_shots: bool,
     /// The first one is the task's value in `results.json`.
     pub metrics: Vec<MetricSpec>,
     /// The group whose mean, weighted by documents, this task is part of.
     pub group: Option<TaskName>,
+    /// Another name that stands for this task and its like, without a common number.
+    pub tag: Option<&'static str>,
     /// Between a question and its answer.
     pub target_delimiter: &'static str,
     /// Between few-shot examples.
@@ -131,7 +135,19 @@ impl Spec {
     /// A spec with the harness's defaults: no examples, `" "` before the answer, a blank line between examples.
     pub fn new(name: TaskName, kind: Kind, file: &[&str], metrics: Vec<MetricSpec>) -> Self {
         let files = vec![file.iter().map(ToString::to_string).collect()];
-        Self { name, kind, files, shots: 0, metrics, group: None, target_delimiter: " ", fewshot_delimiter: "\n\n", lang: None }
+        Self {
+            name,
+            kind,
+            files,
+            shots: 0,
+            fixed_shots: false,
+            metrics,
+            group: None,
+            tag: None,
+            target_delimiter: " ",
+            fewshot_delimiter: "\n\n",
+            lang: None,
+        }
     }
 
     /// The only file of a task that has one.
@@ -259,6 +275,14 @@ impl Loaded {
     /// A task without a file of examples: they come from the evaluated documents, never the document itself.
     pub fn evaluated_only(documents: Vec<Document>) -> Self {
         Self { shots: Shots { pool: documents.clone(), sampler: Sampler::Random, exclude_self: true }, documents }
+    }
+
+    /// A task whose examples come from a training file, where there is one.
+    pub fn with_train(documents: Vec<Document>, train: &Path, read: impl Fn(&Path) -> Result<Vec<Document>>) -> Result<Self> {
+        match train.exists() {
+            true => Ok(Self { documents, shots: Shots { pool: read(train)?, sampler: Sampler::Random, exclude_self: false } }),
+            false => Ok(Self::evaluated_only(documents)),
+        }
     }
 }
 

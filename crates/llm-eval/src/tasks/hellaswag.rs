@@ -29,13 +29,9 @@ impl Task for HellaSwag {
 
     fn load(&self, data: &Path) -> Result<Loaded> {
         let read = |path: &Path| jsonl(path)?.iter().enumerate().map(|(i, r)| document(i, r)).collect::<Result<Vec<_>>>();
-        let documents = read(&self.0.file(data)?)?;
-        let train = data.join(TRAIN);
-        // The harness asks for the validation split and no test split, so it takes its examples for the document's own split.
-        let mut loaded = Loaded::evaluated_only(documents);
-        if train.exists() {
-            loaded.shots.pool = read(&train)?;
-        }
+        let mut loaded = Loaded::with_train(read(&self.0.file(data)?)?, &data.join(TRAIN), read)?;
+        // The harness's task names no test split and takes the training split for the document's own: it draws one more.
+        loaded.shots.exclude_self = true;
         Ok(loaded)
     }
 }
