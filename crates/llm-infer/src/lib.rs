@@ -26,4 +26,4 @@ pub use likelihood::{Likelihood, Scored, likelihoods};
 pub use llm_tensor::sample as sampling;
 pub use model::Model;
 pub use sampling::Sampling;
-pub use score::score;
+pub use score::{TokenScore, score, score_top};
