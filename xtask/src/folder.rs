@@ -94,6 +94,8 @@ pub struct Task {
     pub ci95: Option<[f64; 2]>,
     /// `language` or `category` on slices of another task.
     pub group: Option<String>,
+    /// What guessing the most frequent answer would reach.
+    pub majority: Option<f64>,
     /// Values per domain.
     pub by_domain: BTreeMap<String, Value>,
 }
@@ -104,6 +106,12 @@ pub struct Task {
 pub struct Sample {
     /// Task name.
     pub task: String,
+    /// Item id.
+    pub id: String,
+    /// Language.
+    pub lang: String,
+    /// Kind of item.
+    pub category: String,
     /// What was asked: text, or messages.
     pub prompt: Value,
     /// The visible answer.

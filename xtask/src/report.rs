@@ -6,6 +6,7 @@ mod data;
 mod evaluation;
 mod html;
 mod lineage;
+mod pictures;
 mod tokenizer;
 mod training;
 
@@ -39,6 +40,7 @@ fn render(run: &RunFolder) -> String {
         Section { id: "tokenizer", title: "Tokenizer", body: tokenizer::section(run) },
         Section { id: "training", title: "Training", body: training::section(run) },
         Section { id: "evaluation", title: "Evaluation", body: evaluation::section(run) },
+        Section { id: "pictures", title: "Pictures", body: pictures::section(run) },
         Section { id: "samples", title: "Samples", body: evaluation::samples(run) },
         Section { id: "stages", title: "Stages", body: lineage::stages(run) },
         Section { id: "lineage", title: "Lineage", body: lineage::section(run) },
@@ -97,6 +99,9 @@ fn tiles(run: &RunFolder) -> Html {
             format!("{:.1} %", last * 100.0),
             if others.is_empty() { String::new() } else { format!("before: {others}") },
         ));
+    }
+    if let Some((value, kinds)) = pictures::headline(run) {
+        tiles.push(tile("Questions about pictures right", format!("{:.1} %", value * 100.0), kinds));
     }
     if let Some((first, last)) = data::ends(run).filter(|_| tiles.len() < 2) {
         tiles.push(tile("Documents kept", thousands(last), format!("of {}", thousands(first))));

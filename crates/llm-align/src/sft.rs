@@ -4,13 +4,13 @@
 //! included, and only those are trained (label -100 elsewhere, in Hugging Face's terms). The loss is the mean over the trained
 //! tokens of the whole step, whatever the micro-batches.
 
-use crate::sequences::{Sequence, Sequences, groups};
 use llm_arch::{Decoder, hf};
 use llm_data::exercises;
 use llm_run::Seed;
 use llm_run::seed::permuted;
 use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
+use llm_train::sequences::{Sequence, Sequences, groups};
 use llm_train::trainer::Outcome;
 use llm_train::{Error, Loss, Objective, Result, Trainer, TrainerConfig};
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,7 @@ pub struct SftBatch {
 }
 
 impl Objective for Sft {
+    type Model = Decoder;
     type Batch = SftBatch;
 
     fn batches(&mut self, step: u64, _: &Decoder) -> Result<Vec<SftBatch>> {
@@ -138,7 +139,7 @@ pub(crate) fn require(key: &str, path: &Path) -> Result<()> {
 }
 
 /// Fine-tune into `out`.
-pub fn sft(mut config: SftConfig, out: &Path) -> Result<Outcome> {
+pub fn sft(mut config: SftConfig, out: &Path) -> Result<Outcome<Decoder>> {
     require("model", &config.model)?;
     require("train", &config.train)?;
     if config.batch_size == 0 || config.micro_batch_tokens == 0 {

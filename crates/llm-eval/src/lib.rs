@@ -25,6 +25,7 @@
 //! | [`ngram`] | `ByteTrigram` | the order-3 byte model to beat |
 //! | [`documents`] | `select` | which documents under a byte limit |
 //! | [`exercises`] | `Exercise`, `ask` | generated answers, extracted and graded |
+//! | [`pictures`] | `Asked`, `ask` | questions about images, by kind and language |
 //! | [`stats`] | `wilson95`, `bootstrap`, `mcnemar_exact` | how sure is a number |
 //! | [`compare`] | `compare` | is B better than A |
 //! | [`samples`] | `Sample` | `samples.parquet`, one row per scored item |
@@ -46,6 +47,7 @@ pub mod logits;
 pub mod metrics;
 pub mod model;
 pub mod ngram;
+pub mod pictures;
 pub mod prompt;
 pub mod python;
 pub mod reader;

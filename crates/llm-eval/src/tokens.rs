@@ -212,7 +212,7 @@ impl<'a> Tokens<'a> {
             seed: Seed(0).stream(&prepared.text).at(repeat as u64).0,
             ..Sampling::default()
         };
-        Ok(Request { prompt, sampling })
+        Ok(Request::new(prompt, sampling))
     }
 
     fn continue_all(

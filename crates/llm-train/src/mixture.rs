@@ -35,11 +35,12 @@ impl Mixture {
         (hidden, balance::auxiliary_loss(config, &routing, &lengths, None))
     }
 
-    /// Move the correction biases of the routers against the load of the step (DeepSeek-V3, section 2.1.2).
-    pub fn after_step(&self, model: &mut Decoder) {
-        let layers = model.model.layers.iter_mut().filter_map(|block| block.moe.as_mut());
-        for (moe, load) in layers.zip(&self.layers) {
-            if moe.config().bias_update_rate > 0.0 {
+    /// Move the correction biases of the routers against the load of the step (DeepSeek-V3, section 2.1.2), those that `trained`
+    /// accepts by their names.
+    pub fn after_step(&self, model: &mut Decoder, trained: impl Fn(&str) -> bool) {
+        let layers = model.model.layers.iter_mut().enumerate().filter_map(|(i, block)| Some((i, block.moe.as_mut()?)));
+        for ((i, moe), load) in layers.zip(&self.layers) {
+            if moe.config().bias_update_rate > 0.0 && trained(&format!("model.layers.{i}.moe.gate.e_score_correction_bias")) {
                 moe.update_bias(&load.counts);
             }
         }

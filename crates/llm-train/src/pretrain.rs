@@ -3,6 +3,7 @@
 //! A row of T+1 tokens gives T predictions. Documents packed into one row do not see each other, positions restart with each,
 //! and the first token of a document is never a target. Which rows make up step s is a function of (seed, s).
 
+use crate::freeze::is_frozen;
 use crate::mixture::Mixture;
 use crate::trainer::{Loss, Objective, Outcome, Trainer, TrainerConfig};
 use crate::{Error, Result};
@@ -109,6 +110,7 @@ pub struct PretrainBatch {
 }
 
 impl Objective for Pretrain {
+    type Model = Decoder;
     type Batch = PretrainBatch;
 
     fn batches(&mut self, step: u64, _: &Decoder) -> Result<Vec<PretrainBatch>> {
@@ -137,7 +139,8 @@ impl Objective for Pretrain {
     }
 
     fn after_step(&mut self, model: &mut Decoder) {
-        self.mixture.after_step(model);
+        let freeze = &self.config.trainer.freeze;
+        self.mixture.after_step(model, |bias| !is_frozen(freeze, bias));
     }
 
     fn metrics(&mut self) -> Map<String, Value> {
@@ -209,7 +212,7 @@ fn open_shards(dir: &Path, context: usize) -> Result<Shards> {
 }
 
 /// Pre-train a model into `out`.
-pub fn pretrain(mut config: PretrainConfig, out: &Path, name: &str) -> Result<Outcome> {
+pub fn pretrain(mut config: PretrainConfig, out: &Path, name: &str) -> Result<Outcome<Decoder>> {
     let (mut objective, tokenizer) = Pretrain::open(&mut config)?;
     let identity = json!({"config": config, "train": objective.train.hash()?, "tokenizer": llm_run::hash::path(&config.tokenizer)?});
     let trainer = Trainer {

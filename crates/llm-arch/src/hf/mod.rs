@@ -20,7 +20,7 @@ pub use write::config_to_json;
 use crate::parameters::parameters;
 use crate::{Decoder, DecoderConfig, Error, Result};
 use llm_tensor::burn::tensor::Device;
-use llm_tensor::weights::{self, Pending, SaveOptions, Weights};
+use llm_tensor::weights::{self, HostTensor, Pending, SaveOptions, Weights};
 use llm_tensor::{Precision, params};
 use names::{Source, ignorable, sources};
 use serde_json::{Map, Value};
@@ -184,26 +184,52 @@ pub fn save(dir: impl AsRef<Path>, decoder: &Decoder) -> Result<()> {
 pub fn save_as(dir: impl AsRef<Path>, decoder: &Decoder, options: SaveOptions) -> Result<()> {
     let dir = dir.as_ref();
     let config = decoder.config();
-    let ours = params::to_host(decoder);
-    let sources: BTreeMap<String, Source> = sources(config).into_iter().map(|s| (s.name.clone(), s)).collect();
-    let pending = sources.values().map(|s| Pending { name: s.name.clone(), shape: s.shape.clone() }).collect();
-    weights::save_folder(dir, pending, options, |tensor| {
-        let source = &sources[&tensor.name];
+    let tensors = FileTensors::of(decoder);
+    weights::save_folder(dir, tensors.pending(), options, |tensor| tensors.values(&tensor.name))?;
+    let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
+    llm_run::atomic::write(dir.join("config.json"), pretty(&config_to_json(config, options.precision)))?;
+    Ok(llm_run::atomic::write(dir.join("generation_config.json"), pretty(&generation_config(config)))?)
+}
+
+/// The `generation_config.json` of a model.
+pub fn generation_config(config: &DecoderConfig) -> Value {
+    let mut generation = Map::new();
+    write::insert_token_ids(&mut generation, config);
+    generation.retain(|_, v| !v.is_null());
+    Value::Object(generation)
+}
+
+/// The tensors of a decoder as [`save`] writes them, for whoever writes them into a larger file.
+#[derive(Debug)]
+pub struct FileTensors {
+    ours: BTreeMap<String, HostTensor>,
+    sources: BTreeMap<String, Source>,
+}
+
+impl FileTensors {
+    /// Those of that decoder, copied to the host.
+    pub fn of(decoder: &Decoder) -> Self {
+        let sources = sources(decoder.config()).into_iter().map(|s| (s.name.clone(), s)).collect();
+        Self { ours: params::to_host(decoder), sources }
+    }
+
+    /// Names and shapes.
+    pub fn pending(&self) -> Vec<Pending> {
+        self.sources.values().map(|s| Pending { name: s.name.clone(), shape: s.shape.clone() }).collect()
+    }
+
+    /// Row-major elements of one of them; none under another name.
+    pub fn values(&self, name: &str) -> Vec<f32> {
+        let Some(source) = self.sources.get(name) else { return Vec::new() };
         let width = source.width();
         let mut out = Vec::with_capacity(source.shape.iter().product());
         for run in &source.runs {
-            if let Some(parameter) = ours.get(&run.parameter) {
+            if let Some(parameter) = self.ours.get(&run.parameter) {
                 out.extend_from_slice(&parameter.values[run.row * width..][..run.rows * width]);
             }
         }
         if source.transposed { transpose(&out, source.shape[1], source.shape[0]) } else { out }
-    })?;
-    let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
-    llm_run::atomic::write(dir.join("config.json"), pretty(&config_to_json(config, options.precision)))?;
-    let mut generation = Map::new();
-    write::insert_token_ids(&mut generation, config);
-    generation.retain(|_, v| !v.is_null());
-    Ok(llm_run::atomic::write(dir.join("generation_config.json"), pretty(&Value::Object(generation)))?)
+    }
 }
 
 fn config_value(dir: &Path) -> Result<Value> {
