@@ -14,6 +14,7 @@
 //! | [`ngram`] | `ByteTrigram` | the order-3 byte model to beat |
 //! | [`documents`] | `select` | which documents under a byte limit |
 //! | [`exercises`] | `Exercise`, `ask` | generated answers, extracted and graded |
+//! | [`sandbox`] | `Sandbox`, `Outcome` | generated programs, where they can do no harm |
 //! | [`stats`] | `wilson95`, `bootstrap`, `mcnemar_exact` | how sure is a number |
 //! | [`compare`] | `compare` | is B better than A |
 //! | [`samples`] | `Sample` | `samples.parquet`, one row per scored item |
@@ -34,6 +35,7 @@ pub mod ngram;
 pub mod results;
 pub mod run;
 pub mod samples;
+pub mod sandbox;
 pub mod stats;
 pub mod windows;
 

@@ -55,6 +55,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = llm_eval::sandbox::cell_main() {
+        return code;
+    }
     let cli = Cli::parse();
     llm_run::program::main(|| body(cli.command))
 }
