@@ -14,6 +14,7 @@
 //! | [`ngram`] | `ByteTrigram` | the order-3 byte model to beat |
 //! | [`documents`] | `select` | which documents under a byte limit |
 //! | [`exercises`] | `Exercise`, `ask` | generated answers, extracted and graded |
+//! | [`grade`] | `filter`, `minerva`, `chart`, ... | from generated text to right or wrong |
 //! | [`sandbox`] | `Sandbox`, `Outcome` | generated programs, where they can do no harm |
 //! | [`stats`] | `wilson95`, `bootstrap`, `mcnemar_exact` | how sure is a number |
 //! | [`compare`] | `compare` | is B better than A |
@@ -29,9 +30,11 @@ pub mod config;
 pub mod documents;
 mod error;
 pub mod exercises;
+pub mod grade;
 pub mod logits;
 pub mod model;
 pub mod ngram;
+pub mod python;
 pub mod results;
 pub mod run;
 pub mod samples;

@@ -171,8 +171,7 @@ impl Sandbox {
             }
         }
         let root = tempfile::Builder::new().prefix("llm-sandbox-").tempdir().map_err(|e| format!("temporary folder: {e}"))?;
-        let sandbox =
-            Sandbox { runner: runner.to_path_buf(), python: interpreter.executable, readable, root, limits, runs: AtomicU64::new(0) };
+        let sandbox = Sandbox { runner: runner.to_path_buf(), python: interpreter.executable, readable, root, limits, runs: AtomicU64::new(0) };
         match sandbox.run("assert 1 + 1 == 2\n") {
             Outcome::Passed => Ok(sandbox),
             Outcome::Refused { reason } => Err(reason),
@@ -301,8 +300,7 @@ fn interpreter() -> Result<Interpreter, String> {
         print(json.dumps({'executable': executable, 'prefixes': prefixes}))";
     let asked = Command::new("python3").args(["-I", "-c", ASK]).stdin(Stdio::null()).output();
     let output = asked.map_err(|e| format!("python3 is not on PATH ({e}); generated programs need it"))?;
-    serde_json::from_slice(&output.stdout)
-        .map_err(|_| format!("python3 on PATH does not work: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    serde_json::from_slice(&output.stdout).map_err(|_| format!("python3 on PATH does not work: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
 /// If this process was started as a cell: be one, and give its exit code. To be called first in `main`, before any thread.

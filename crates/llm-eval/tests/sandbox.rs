@@ -52,7 +52,9 @@ fn ordinary_programs() {
 
 #[test]
 fn ending_before_the_end_is_not_passing() {
-    for program in ["exit(0)\nassert False\n", "import os\nos._exit(0)\n", "import sys\nsys.exit()\n", "raise SystemExit\n", "import os\nos._exit(80)\n"] {
+    for program in
+        ["exit(0)\nassert False\n", "import os\nos._exit(0)\n", "import sys\nsys.exit()\n", "raise SystemExit\n", "import os\nos._exit(80)\n"]
+    {
         fails(program, "");
     }
     fails("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\nos.abort()\n", "");
@@ -60,7 +62,11 @@ fn ending_before_the_end_is_not_passing() {
 
 #[test]
 fn endless_loops_end() {
-    for program in ["while True: pass\n", "import time\ntime.sleep(1000)\n", "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except Exception: pass\nwhile True: pass\n"] {
+    for program in [
+        "while True: pass\n",
+        "import time\ntime.sleep(1000)\n",
+        "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except Exception: pass\nwhile True: pass\n",
+    ] {
         if let Some(outcome) = run(program) {
             assert_eq!(outcome, Outcome::TimedOut, "{program}");
         }
@@ -151,7 +157,9 @@ fn the_host_is_out_of_sight_and_reach() {
     }
     passes("import sys, os\ntry:\n    open(os.path.join(sys.base_prefix, 'written'), 'w')\n    raise SystemExit('written')\nexcept OSError: pass\n");
     passes("import os\nassert os.listdir('/tmp') == ['program.py'] and os.getcwd() == '/tmp' and os.path.expanduser('~') == '/tmp'\n");
-    passes("import os\nassert sorted(os.environ) == sorted(['HOME', 'TMPDIR', 'PATH', 'LANG', 'OMP_NUM_THREADS', 'PYTHONHASHSEED'] + [k for k in os.environ if k == 'LC_CTYPE']), os.environ\n");
+    passes(
+        "import os\nassert sorted(os.environ) == sorted(['HOME', 'TMPDIR', 'PATH', 'LANG', 'OMP_NUM_THREADS', 'PYTHONHASHSEED'] + [k for k in os.environ if k == 'LC_CTYPE']), os.environ\n",
+    );
     // Everything that can be deleted is its own temporary folder.
     passes("import shutil\nfor place in ['/tmp', '/dev', '/usr/bin', '/usr/include']: shutil.rmtree(place, ignore_errors=True)\n");
     assert!(outside.path().exists() && Path::new("/usr/lib").exists());
@@ -164,12 +172,16 @@ fn nobody_can_be_killed_or_traced() {
     passes(&format!("import os\ntry:\n    os.kill({me}, 9)\n    raise SystemExit('killed')\nexcept ProcessLookupError: pass\n"));
     passes("import os, signal\nsignal.signal(15, signal.SIG_IGN)\ntry: os.kill(-1, 9)\nexcept OSError: pass\n");
     passes("import os\ntry: os.killpg(0, 0)\nexcept OSError: pass\n");
-    passes("import os\nassert os.getuid() == 1000 and os.geteuid() == 1000 and os.getgroups() in ([], [1000], [65534])\nfor change in (os.setuid, os.setgid):\n    try:\n        change(0)\n        raise SystemExit('root')\n    except OSError: pass\n");
+    passes(
+        "import os\nassert os.getuid() == 1000 and os.geteuid() == 1000 and os.getgroups() in ([], [1000], [65534])\nfor change in (os.setuid, os.setgid):\n    try:\n        change(0)\n        raise SystemExit('root')\n    except OSError: pass\n",
+    );
     // ptrace, mount, unshare, namespaces of its own, another root: through the C library, without Python's help.
     passes(
         "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nCLONE_NEWUSER = 0x10000000\nassert libc.unshare(CLONE_NEWUSER) == -1\nassert libc.mount(b'none', b'/tmp', b'tmpfs', 0, None) == -1\nassert libc.ptrace(0, 0, 0, 0) == -1\nassert libc.chroot(b'/tmp') == -1\nassert libc.umount2(b'/usr', 2) == -1\nassert libc.syscall(56, CLONE_NEWUSER | 17, 0, 0, 0, 0) == -1 or __import__('platform').machine() != 'x86_64'\nassert libc.shmget(0, 1 << 20, 0o1666) == -1\nassert libc.setpriority(0, 0, -10) == -1\nassert libc.sethostname(b'x', 1) == -1\n",
     );
-    passes("import os\ntry:\n    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))\n    raise SystemExit('real time')\nexcept OSError: pass\n");
+    passes(
+        "import os\ntry:\n    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))\n    raise SystemExit('real time')\nexcept OSError: pass\n",
+    );
 }
 
 #[test]
@@ -177,7 +189,13 @@ fn many_at_once_do_not_disturb_each_other() {
     let Some(sandbox) = sandbox() else { return };
     std::thread::scope(|scope| {
         let runs: Vec<_> = (0..8)
-            .map(|i| scope.spawn(move || sandbox.run(&format!("import threading, time\nt = threading.Thread(target=time.sleep, args=(0.2,)); t.start(); t.join()\nassert {i} == {i}\n"))))
+            .map(|i| {
+                scope.spawn(move || {
+                    sandbox.run(&format!(
+                        "import threading, time\nt = threading.Thread(target=time.sleep, args=(0.2,)); t.start(); t.join()\nassert {i} == {i}\n"
+                    ))
+                })
+            })
             .collect();
         for run in runs {
             assert_eq!(run.join().unwrap(), Outcome::Passed);
