@@ -17,14 +17,44 @@ pub enum Metric {
     BitsPerByte,
     /// Share of items whose extracted answer is right; higher is better.
     ExactMatch,
+    /// Share of items where the likeliest choice is right; of log-likelihood tasks, where the answer is the greedy one.
+    Acc,
+    /// [`Metric::Acc`] with log-likelihoods divided by the characters of the choice.
+    AccNorm,
+    /// [`Metric::Acc`] with log-likelihoods divided by the bytes of the choice.
+    AccBytes,
+    /// exp of the mean negative log-likelihood of the answers; lower is better.
+    Perplexity,
+    /// exp of the negative log-likelihood per word of text; lower is better.
+    WordPerplexity,
+    /// exp of the negative log-likelihood per byte of text; lower is better.
+    BytePerplexity,
+    /// Share of problems whose first program passes its tests.
+    #[serde(rename = "pass@1")]
+    PassAt1,
+    /// [`Metric::ExactMatch`] with numbers within 5 %.
+    RelaxedAccuracy,
 }
 
 impl Metric {
     /// Which way is better.
     pub fn higher_is_better(self) -> bool {
+        !matches!(self, Self::BitsPerByte | Self::Perplexity | Self::WordPerplexity | Self::BytePerplexity)
+    }
+
+    /// Its name in `results.json`.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::BitsPerByte => false,
-            Self::ExactMatch => true,
+            Self::BitsPerByte => "bits_per_byte",
+            Self::ExactMatch => "exact_match",
+            Self::Acc => "acc",
+            Self::AccNorm => "acc_norm",
+            Self::AccBytes => "acc_bytes",
+            Self::Perplexity => "perplexity",
+            Self::WordPerplexity => "word_perplexity",
+            Self::BytePerplexity => "byte_perplexity",
+            Self::PassAt1 => "pass@1",
+            Self::RelaxedAccuracy => "relaxed_accuracy",
         }
     }
 }

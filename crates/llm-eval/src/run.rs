@@ -1,20 +1,26 @@
 //! `llm-eval run`: the tasks whose inputs are given, on one model, into one folder.
 
+use crate::backend::Identity;
 use crate::bits_per_byte::BitsPerByte;
 use crate::config::RunConfig;
 use crate::error::Result;
+use crate::evaluate::evaluate_on;
 use crate::exercises;
+use crate::journal::Journal;
 use crate::model::{LanguageModel, Local};
 use crate::results::{ModelInfo, Results};
 use crate::samples::{self, Sample};
+use crate::tasks;
+use crate::tokens::Tokens;
 use llm_run::{Run, Seed};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Evaluate and write `results.json`, `samples.parquet` and `manifest.json` into `out`.
 ///
-/// Nothing is written before everything has been measured; an interrupted or failed run leaves an older result as it was.
+/// Results are written when everything has been measured; an interrupted or failed run leaves an older result as it was. The
+/// answers that benchmarks got so far are kept in a journal beside them: the same command goes on from there.
 pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
     config.check()?;
     // Inputs that cannot be read should fail before a model is loaded.
@@ -23,18 +29,37 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
     for documents in config.documents.iter().chain(&config.train_documents) {
         llm_data::document::DocumentReader::open(documents)?;
     }
+    let benchmarks = tasks::find(&config.tasks, &config.data)?;
     let model = Local::load(&config.model, config.device, config.max_batch)?;
-    let (id, hash) = model.identity();
-    let model_info = ModelInfo { path: config.model.clone(), hash: hash.to_string(), id: id.to_string() };
+    let Identity { id, hash, .. } = model.identity();
+    let model_info = ModelInfo { path: config.model.clone(), hash, id };
 
     let mut run = Run::start(out, "llm-eval", "run", config)?;
     run.manifest.seed = Some(config.seed);
     for input in [Some(&config.model), config.documents.as_ref(), config.train_documents.as_ref(), config.exercises.as_ref()] {
         input.map_or(Ok(()), |path| run.input(path))?;
     }
-    let (results, samples) = evaluate(&model, model_info, config, asked.as_deref())?;
+    let mut files: Vec<PathBuf> = benchmarks.iter().filter_map(|t| t.spec().found(&config.data)).flatten().collect();
+    files.sort();
+    files.dedup();
+    for file in &files {
+        run.input(file)?;
+    }
+    let (mut results, mut samples) = evaluate(&model, model_info, config, asked.as_deref())?;
+    let mut journal = None;
+    if !benchmarks.is_empty() {
+        let open = journal.insert(Journal::open(run.dir())?);
+        let options = config.options();
+        let evaluation = evaluate_on(&Tokens::new(&model, config.add_bos)?, &benchmarks, &options, Some(open))?;
+        results.tasks.extend(evaluation.tasks);
+        results.samples.extend(evaluation.shown);
+        samples.extend(evaluation.samples);
+    }
     samples::write(&run.path(samples::FILE), &samples)?;
     results.write(run.dir())?;
+    if let Some(journal) = journal {
+        journal.remove()?;
+    }
     let summary: Map<String, Value> = results.tasks.iter().map(|(name, task)| (name.clone(), json!(task.value))).collect();
     run.finish(Value::Object(summary))?;
     Ok(results)

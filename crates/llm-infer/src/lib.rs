@@ -7,6 +7,7 @@
 //! | [`pages`] | `PagedKv` | which page of the cache belongs to whom; prefixes are shared |
 //! | [`engine`] | `Engine`, `Request` | requests join and leave the batch at every step |
 //! | [`score`](mod@score) | `score` | log-probabilities of given tokens |
+//! | [`likelihood`] | `likelihoods` | how likely are many endings of shared beginnings |
 //!
 //! Evaluation, rollouts and the server all generate through here: what is scored is what is served.
 //!
@@ -14,12 +15,14 @@
 
 pub mod engine;
 mod error;
+pub mod likelihood;
 pub mod model;
 pub mod pages;
 pub mod score;
 
 pub use engine::{Completion, Engine, EngineConfig, Event, FinishReason, Request, RequestId};
 pub use error::{Error, Result};
+pub use likelihood::{Likelihood, Scored, likelihoods};
 pub use llm_tensor::sample as sampling;
 pub use model::Model;
 pub use sampling::Sampling;

@@ -13,7 +13,7 @@ mod extension;
 mod span;
 
 use crate::kernels::{adamw, attention as attention_kernel};
-use burn::backend::{Dispatch, DispatchDevice};
+use burn::backend::Dispatch;
 use burn::tensor::{DType, Tensor};
 use extension::DecoderOps;
 use std::sync::Arc;
@@ -31,15 +31,7 @@ pub type Indices = Arc<[u32]>;
 
 /// True when the fused CPU kernels apply.
 fn fused<const D: usize>(x: &Tensor<D>) -> bool {
-    fn flex(device: &DispatchDevice) -> bool {
-        match device {
-            DispatchDevice::Flex(_) => true,
-            DispatchDevice::Autodiff(inner) => flex(&inner.clone().inner()),
-            #[allow(unreachable_patterns)]
-            _ => false,
-        }
-    }
-    x.dtype() == DType::F32 && flex(x.device().as_dispatch())
+    x.dtype() == DType::F32 && crate::device::is_cpu(&x.device())
 }
 
 /// `y = x w^T`: `x [N, I]`, `w [O, I]` -> `[N, O]`.
