@@ -155,7 +155,7 @@ impl Objective for Grpo {
             let prompt = &self.prompts[p];
             (0..group_size).map(move |k| {
                 let seed = seed.stream("rollout").at(step).at((j * group_size + k) as u64).0;
-                Request { prompt: prompt.clone(), sampling: Sampling { temperature, seed, max_tokens, ..Sampling::default() } }
+                Request::new(prompt.clone(), Sampling { temperature, seed, max_tokens, ..Sampling::default() })
             })
         });
         let failed = |e: llm_infer::Error| Error::Objective(format!("rollouts of step {step}: {e}"));

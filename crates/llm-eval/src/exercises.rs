@@ -141,7 +141,7 @@ pub fn ask(model: &dyn LanguageModel, exercises: &[Exercise], max_tokens: usize)
             return Err(Error::Model { model: "context".to_string(), message });
         }
         let sampling = Sampling { temperature: 0.0, max_tokens: max_tokens.min(room), stop_ids: stop_ids.clone(), ..Sampling::default() };
-        requests.push(Request { prompt, sampling });
+        requests.push(Request::new(prompt, sampling));
     }
     let prompts: Vec<Vec<u32>> = requests.iter().map(|r| r.prompt.clone()).collect();
     let mut progress = Progress::new("exercises", exercises.len() as u64, "exercises");

@@ -56,7 +56,7 @@ pub fn logits(model: &Model, prompts: Prompts) -> Result<Answers> {
             return Err(Error::Config("a prompt has no tokens; expected text, or a tokenizer with a beginning-of-text token".into()));
         }
         let sampling = Sampling { max_tokens: prompts.max_tokens, ..Sampling::default() };
-        let greedy = engine.generate(vec![Request { prompt: ids.clone(), sampling }])?.pop().map(|c| c.tokens).unwrap_or_default();
+        let greedy = engine.generate(vec![Request::new(ids.clone(), sampling)])?.pop().map(|c| c.tokens).unwrap_or_default();
         let flat = host::to_vec(model.decoder.logits(model.decoder.hidden(&PackedBatch::sequence(&ids))));
         answers.push(Answer { text, ids, logits: flat.chunks(vocab).map(<[f32]>::to_vec).collect(), greedy });
     }

@@ -3,11 +3,15 @@
 //! One step is one forward pass over a mix of single tokens and prompt pieces (chunked prefill, Agrawal et al., Sarathi,
 //! 2023). When the cache runs out of pages the youngest sequence gives its pages back and is computed again later; its
 //! tokens do not change, because they depend on (seed, position) only.
+//!
+//! An image is as many placeholders in the prompt as it has tokens, and rows of its features take their places, chunk by chunk.
 
-use crate::pages::PagedKv;
+use crate::pages::{PagedKv, Picture};
 use crate::sampling::{self, Choice, History, Sampling};
-use crate::{Error, Model, Result};
+use crate::vision::{self, FeatureCache};
+use crate::{Error, Image, Model, Result, Vision};
 use llm_arch::{CachedBatch, Decoder, KvPool};
+use llm_tensor::burn::tensor::Tensor;
 use llm_tensor::host;
 use llm_tensor::rayon::prelude::*;
 use llm_tokenizer::{DecodeStream, Tokenizer};
@@ -33,12 +37,27 @@ impl Default for EngineConfig {
 }
 
 /// What to generate.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// Token ids, at least one.
+    /// Token ids, at least one, with one placeholder for each image.
     pub prompt: Vec<u32>,
     /// How to continue.
     pub sampling: Sampling,
+    /// The images of the placeholders, in order.
+    pub images: Vec<Image>,
+}
+
+impl Request {
+    /// A request of text only.
+    pub fn new(prompt: Vec<u32>, sampling: Sampling) -> Self {
+        Self { prompt, sampling, images: Vec::new() }
+    }
+
+    /// The same with images.
+    pub fn with_images(mut self, images: Vec<Image>) -> Self {
+        self.images = images;
+        self
+    }
 }
 
 /// Names a request within its engine.
@@ -95,9 +114,12 @@ pub enum Event {
 #[derive(Debug)]
 struct Sequence {
     id: RequestId,
-    /// Prompt, then what was generated.
+    /// Prompt with its placeholders multiplied, then what was generated.
     tokens: Vec<u32>,
     prompt: usize,
+    /// Where each image stands, and which it is.
+    pictures: Vec<Picture>,
+    images: Vec<Shown>,
     sampling: Sampling,
     logprobs: Vec<f32>,
     pages: Vec<u32>,
@@ -105,6 +127,14 @@ struct Sequence {
     computed: usize,
     text: Option<StopText>,
     end_token: Option<u32>,
+}
+
+/// An image of a sequence.
+#[derive(Debug)]
+struct Shown {
+    image: Image,
+    /// `[P, D]` from the step in which its first row is due to that in which its last one is.
+    features: Option<Tensor<2>>,
 }
 
 /// Looks for stop texts in the generated text.
@@ -132,6 +162,8 @@ impl StopText {
 #[derive(Debug)]
 pub struct Engine {
     decoder: Decoder,
+    vision: Option<Vision>,
+    features: FeatureCache,
     tokenizer: Tokenizer,
     eos: Vec<u32>,
     config: EngineConfig,
@@ -163,6 +195,8 @@ impl Engine {
             kv: PagedKv::new(pages, config.page_size),
             capacity: context.min(pages * config.page_size),
             decoder,
+            vision: model.vision.clone(),
+            features: FeatureCache::default(),
             tokenizer: model.tokenizer.clone(),
             eos: model.eos_token_ids.clone(),
             config,
@@ -190,7 +224,7 @@ impl Engine {
 
     /// Queue a request.
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
-        let Request { prompt, sampling } = request;
+        let Request { prompt, mut sampling, images } = request;
         let vocab = self.decoder.config().vocab_size as u32;
         if prompt.is_empty() {
             return Err(Error::Request("the prompt has no tokens".into()));
@@ -198,10 +232,13 @@ impl Engine {
         if let Some(id) = prompt.iter().find(|&&id| id >= vocab) {
             return Err(Error::Request(format!("token {id} is not in the vocabulary of {vocab}")));
         }
+        let (prompt, pictures) = self.expand(prompt, &images)?;
         if prompt.len() + sampling.max_tokens > self.capacity {
             return Err(Error::ContextLength { prompt: prompt.len(), max_tokens: sampling.max_tokens, context: self.capacity });
         }
         sampling.check(vocab as usize)?;
+        // A model that sees cannot show: a generated placeholder would stand for nothing.
+        sampling.logit_bias.extend(self.vision.as_ref().map(|v| (v.image_token_id(), f32::NEG_INFINITY)));
         let id = RequestId(self.next_id);
         self.next_id += 1;
         if sampling.max_tokens == 0 {
@@ -216,6 +253,8 @@ impl Engine {
             id,
             prompt: prompt.len(),
             tokens: prompt,
+            pictures,
+            images: images.into_iter().map(|image| Shown { image, features: None }).collect(),
             sampling,
             logprobs: Vec::new(),
             pages: Vec::new(),
@@ -224,6 +263,34 @@ impl Engine {
             end_token: None,
         });
         Ok(id)
+    }
+
+    /// Every placeholder becomes as many as its image has tokens.
+    fn expand(&self, prompt: Vec<u32>, images: &[Image]) -> Result<(Vec<u32>, Vec<Picture>)> {
+        let Some(vision) = &self.vision else {
+            if images.is_empty() {
+                return Ok((prompt, Vec::new()));
+            }
+            return Err(Error::Request(format!("{} images for a model that reads text only", images.len())));
+        };
+        let placeholders = vision.placeholders(&prompt);
+        if placeholders != images.len() {
+            let id = vision.image_token_id();
+            return Err(Error::Request(format!("the prompt has {placeholders} image tokens (id {id}) but {} images came with it", images.len())));
+        }
+        let mut tokens = Vec::with_capacity(prompt.len() + images.len() * vision.tokens_per_image());
+        let mut pictures = Vec::with_capacity(images.len());
+        for id in prompt {
+            if id != vision.image_token_id() {
+                tokens.push(id);
+                continue;
+            }
+            let (start, image) = (tokens.len(), &images[pictures.len()]);
+            vision.check(image)?;
+            tokens.resize(start + vision.tokens_per_image(), id);
+            pictures.push(Picture { tokens: start..tokens.len(), hash: image.shared_hash() });
+        }
+        Ok((tokens, pictures))
     }
 
     /// Stop a request; its pages are free at once. Unknown and finished ids are ignored.
@@ -246,6 +313,11 @@ impl Engine {
     /// Requests generating now, and requests waiting.
     pub fn load(&self) -> (usize, usize) {
         (self.running.len(), self.waiting.len())
+    }
+
+    /// Images that went through the vision tower so far. One that was seen lately, or whose keys are in the cache, does not again.
+    pub fn images_computed(&self) -> usize {
+        self.features.computed
     }
 
     /// Pages of the cache nobody uses.
@@ -275,6 +347,7 @@ impl Engine {
             self.kv.release(&victim.pages);
             victim.pages.clear();
             victim.computed = 0;
+            victim.images.iter_mut().for_each(|shown| shown.features = None);
             self.waiting.push_front(victim);
         }
     }
@@ -282,7 +355,7 @@ impl Engine {
     fn admit(&mut self) {
         while self.running.len() < self.config.max_batch {
             let Some(mut sequence) = self.waiting.pop_front() else { break };
-            sequence.pages = self.kv.share_prefix(&sequence.tokens);
+            sequence.pages = self.kv.share_prefix(&sequence.tokens, &sequence.pictures);
             sequence.computed = sequence.pages.len() * self.config.page_size;
             if !self.kv.reserve(&mut sequence.pages, sequence.tokens.len()) {
                 self.kv.release(&sequence.pages);
@@ -293,10 +366,39 @@ impl Engine {
             // Everything scheduled below is written before it is read, so a twin admitted next may already point to it.
             let room = self.config.max_step_tokens.saturating_sub(self.running.iter().map(|s| s.tokens.len() - s.computed).sum());
             if room >= sequence.tokens.len() - sequence.computed {
-                self.kv.publish(&sequence.pages, &sequence.tokens, sequence.tokens.len());
+                self.kv.publish(&sequence.pages, &sequence.tokens, &sequence.pictures, sequence.tokens.len());
             }
             self.running.push(sequence);
         }
+    }
+
+    /// Which sequences go on, in this order, and by how many tokens. Continuations first: they are one token each and somebody is waiting
+    /// for them.
+    fn schedule(&self) -> Vec<(usize, usize)> {
+        let mut budget = self.config.max_step_tokens;
+        let mut order: Vec<usize> = (0..self.running.len()).collect();
+        order.sort_by_key(|&i| (self.running[i].tokens.len() - self.running[i].computed > 1, i));
+        let mut share = |i: usize| {
+            let n = (self.running[i].tokens.len() - self.running[i].computed).min(budget);
+            budget -= n;
+            (i, n)
+        };
+        order.into_iter().map(&mut share).collect()
+    }
+
+    /// Features of the images that are due now; those further back wait, so that a step takes no longer than it must.
+    fn look(&mut self, schedule: &[(usize, usize)]) -> Result<()> {
+        let Some(eyes) = &self.vision else { return Ok(()) };
+        for &(i, n) in schedule {
+            let Sequence { pictures, images, computed, .. } = &mut self.running[i];
+            for (picture, shown) in pictures.iter().zip(images) {
+                let due = picture.tokens.start < *computed + n && *computed < picture.tokens.end;
+                if due && shown.features.is_none() {
+                    shown.features = Some(self.features.features(eyes, &shown.image)?);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// One forward pass; returns what it produced. Does nothing when idle.
@@ -307,18 +409,21 @@ impl Engine {
         if self.running.is_empty() {
             return Ok(events);
         }
-        // Continuations first: they are one token each and somebody is waiting for them.
-        let mut budget = self.config.max_step_tokens;
-        let mut order: Vec<usize> = (0..self.running.len()).collect();
-        order.sort_by_key(|&i| (self.running[i].tokens.len() - self.running[i].computed > 1, i));
+        let schedule = self.schedule();
+        self.look(&schedule)?;
         let (mut ids, mut positions, mut pages) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut advanced, mut rows) = (vec![0; self.running.len()], Vec::new());
-        for i in order {
+        let (mut seen, mut rows) = (Vec::new(), Vec::new());
+        for &(i, n) in &schedule {
             let sequence = &self.running[i];
-            let n = (sequence.tokens.len() - sequence.computed).min(budget);
-            budget -= n;
-            advanced[i] = n;
-            for position in sequence.computed..sequence.computed + n {
+            let now = sequence.computed..sequence.computed + n;
+            for (picture, shown) in sequence.pictures.iter().zip(&sequence.images) {
+                let due = picture.tokens.start.max(now.start)..picture.tokens.end.min(now.end);
+                if let Some(features) = shown.features.as_ref().filter(|_| !due.is_empty()) {
+                    let part = features.clone().narrow(0, due.start - picture.tokens.start, due.len());
+                    seen.push((ids.len() + due.start - now.start, part));
+                }
+            }
+            for position in now {
                 ids.push(sequence.tokens[position]);
                 positions.push(position as u32);
                 pages.push(sequence.pages.as_slice());
@@ -328,15 +433,23 @@ impl Engine {
             }
         }
         let batch = CachedBatch { ids: ids.into(), positions: positions.into(), pages };
-        let hidden = self.decoder.hidden_cached(&batch, &mut self.pool);
+        let hidden = if seen.is_empty() {
+            self.decoder.hidden_cached(&batch, &mut self.pool)
+        } else {
+            self.decoder.hidden_cached_from(vision::place(self.decoder.embed(batch.ids.clone()), seen), &batch, &mut self.pool)
+        };
         let d = self.decoder.config().hidden_size;
         let device = hidden.device();
         let hidden = host::to_vec(hidden);
-        for (sequence, n) in self.running.iter_mut().zip(&advanced) {
+        for &(i, n) in &schedule {
+            let sequence = &mut self.running[i];
             sequence.computed += n;
+            for (picture, shown) in sequence.pictures.iter().zip(&mut sequence.images) {
+                shown.features.take_if(|_| picture.tokens.end <= sequence.computed);
+            }
         }
         for sequence in &self.running {
-            self.kv.publish(&sequence.pages, &sequence.tokens, sequence.computed);
+            self.kv.publish(&sequence.pages, &sequence.tokens, &sequence.pictures, sequence.computed);
         }
         if rows.is_empty() {
             return Ok(events);

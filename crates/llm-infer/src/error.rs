@@ -37,6 +37,9 @@ pub enum Error {
     /// Loading the tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] llm_tokenizer::Error),
+    /// Loading the eyes, or an image that cannot be read.
+    #[error(transparent)]
+    Vision(#[from] llm_vision::Error),
     /// Reading.
     #[error(transparent)]
     Run(#[from] llm_run::Error),

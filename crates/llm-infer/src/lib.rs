@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`model`] | `Model` | a model folder in memory: decoder, tokenizer, ends, content hash |
 //! | [`sampling`] | `Sampling` | from logits to a token, as Hugging Face `generate` does it |
+//! | [`vision`] | `Vision`, `Image` | what a model that sees has besides, and images ready for it |
 //! | [`pages`] | `PagedKv` | which page of the cache belongs to whom; prefixes are shared |
 //! | [`engine`] | `Engine`, `Request` | requests join and leave the batch at every step |
 //! | [`score`](mod@score) | `score` | log-probabilities of given tokens |
@@ -13,12 +14,15 @@
 //!
 //! Deliberately absent: HTTP, chat templates, training.
 
+#![allow(non_snake_case)] // tensor variables carry shape suffixes
+
 pub mod engine;
 mod error;
 pub mod likelihood;
 pub mod model;
 pub mod pages;
 pub mod score;
+pub mod vision;
 
 pub use engine::{Completion, Engine, EngineConfig, Event, FinishReason, Request, RequestId};
 pub use error::{Error, Result};
@@ -27,3 +31,4 @@ pub use llm_tensor::sample as sampling;
 pub use model::Model;
 pub use sampling::Sampling;
 pub use score::score;
+pub use vision::{Image, ImageReader, Vision};

@@ -1,9 +1,10 @@
 //! A model folder in memory.
 
-use crate::{Error, Result};
+use crate::{Error, Image, Result, Vision};
 use llm_arch::{Decoder, hf};
-use llm_tensor::DeviceSpec;
+use llm_tensor::{DeviceSpec, Precision};
 use llm_tokenizer::Tokenizer;
+use llm_vision::{ImageProcessor, Vlm};
 use std::path::Path;
 
 /// Weights and words of one model.
@@ -11,6 +12,8 @@ use std::path::Path;
 pub struct Model {
     /// The network, without gradient tracking.
     pub decoder: Decoder,
+    /// What it sees with; `None` for a model of text only.
+    pub vision: Option<Vision>,
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
     /// Folder name.
@@ -22,7 +25,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Load `config.json`, `model.safetensors`, the tokenizer and, if present, `generation_config.json`.
+    /// Load `config.json`, `model.safetensors`, the tokenizer and, if present, `generation_config.json`. A LLaVA folder (`model_type` is
+    /// `llava`) also needs its `preprocessor_config.json` or `processor_config.json`.
     pub fn load(dir: impl AsRef<Path>, device: &DeviceSpec) -> Result<Self> {
         let dir = dir.as_ref();
         if !dir.is_dir() {
@@ -31,8 +35,24 @@ impl Model {
                 message: "no such model folder; expected one with config.json, model.safetensors and tokenizer.json".into(),
             });
         }
-        let decoder = hf::load(dir, &device.open()?)?;
+        let device = device.open()?;
+        let (decoder, vision) = if Self::sees(dir) {
+            let vlm = Vlm::load(dir, &device, Precision::F32)?;
+            let vision = Vision::new(&vlm, ImageProcessor::load(dir)?)?;
+            (vlm.language_model, Some(vision))
+        } else {
+            (hf::load(dir, &device)?, None)
+        };
         let tokenizer = Tokenizer::load(dir)?;
+        if let (Some(vision), Some(id)) = (&vision, tokenizer.image_token_id().filter(|&id| Some(id) != vision.as_ref().map(Vision::image_token_id)))
+        {
+            let message = format!(
+                "the image token is {} with id {id}, but config.json says {}; set `image_token` in tokenizer_config.json to the right one",
+                tokenizer.image_token().unwrap_or_default(),
+                vision.image_token_id()
+            );
+            return Err(Error::File { path: dir.join("tokenizer.json"), message });
+        }
         let (vocab, table) = (tokenizer.vocab_size(), decoder.config().vocab_size);
         if vocab > table {
             return Err(Error::File {
@@ -44,13 +64,34 @@ impl Model {
         let hash = llm_run::hash::path(if single.exists() { &single } else { dir })?;
         let id = dir.canonicalize().ok().and_then(|d| d.file_name().map(|n| n.to_string_lossy().into_owned())).unwrap_or_else(|| "model".into());
         let eos_token_ids = generation_ends(dir)?.unwrap_or_else(|| decoder.config().eos_token_id.clone());
-        Ok(Self { decoder, tokenizer, id, hash, eos_token_ids })
+        Ok(Self { decoder, vision, tokenizer, id, hash, eos_token_ids })
+    }
+
+    /// Whether the folder holds a model that takes images. Whatever is wrong with its `config.json` is for [`Model::load`] to say.
+    pub fn sees(dir: impl AsRef<Path>) -> bool {
+        let text = std::fs::read_to_string(dir.as_ref().join("config.json")).unwrap_or_default();
+        serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|config| config["model_type"] == "llava")
     }
 
     /// A model from parts that are already in memory, e.g. the policy of a running trainer.
     pub fn from_parts(decoder: Decoder, tokenizer: Tokenizer, id: impl Into<String>) -> Self {
         let eos_token_ids = decoder.config().eos_token_id.clone();
-        Self { decoder: decoder.untracked(), tokenizer, id: id.into(), hash: String::new(), eos_token_ids }
+        Self { decoder: decoder.untracked(), vision: None, tokenizer, id: id.into(), hash: String::new(), eos_token_ids }
+    }
+
+    /// Decode and preprocess a PNG, JPEG or WebP file for a [`crate::Request`].
+    pub fn image(&self, bytes: &[u8]) -> Result<Image> {
+        self.eyes()?.image(bytes)
+    }
+
+    /// The eyes, or an error that says that there are none.
+    pub fn eyes(&self) -> Result<&Vision> {
+        self.vision.as_ref().ok_or_else(|| Error::Request(format!("the model `{}` reads text only; it has no vision tower for images", self.id)))
+    }
+
+    /// Tokens a prompt takes in the context: a placeholder counts as all tokens of its image.
+    pub fn prompt_len(&self, prompt: &[u32]) -> usize {
+        prompt.len() + self.vision.as_ref().map_or(0, |v| v.placeholders(prompt) * (v.tokens_per_image() - 1))
     }
 }
 

@@ -2,11 +2,23 @@
 //!
 //! A full page is immutable and is known by the tokens it holds and the page before it, so sequences with a common prefix
 //! (one prompt sampled eight times, one system prompt for everybody) share it. Sharing is exact: tokens are compared, not
-//! only hashed. The last, partial page of a sequence is always its own, so nothing is ever copied on write.
+//! only hashed. An image is known by the BLAKE3 hash of its file: all its placeholders are the same token, so a page is also known by the
+//! images it shows a part of. The last, partial page of a sequence is always its own, so nothing is ever copied on write.
 
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 const NONE: u32 = u32::MAX;
+
+/// An image among the tokens of a sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// The placeholders that stand for it.
+    pub tokens: Range<usize>,
+    /// Hash of what they stand for.
+    pub hash: Arc<str>,
+}
 
 /// Page tables of all sequences.
 #[derive(Debug)]
@@ -19,8 +31,14 @@ pub struct PagedKv {
     shared: HashMap<Key, u32>,
 }
 
-/// The page before (or none) and the tokens of this one.
-type Key = (u32, Vec<u32>);
+/// The page before (or none), the tokens of this one, and the images a part of which is in it. Which part follows from the pages before.
+type Key = (u32, Vec<u32>, Vec<Arc<str>>);
+
+fn key(before: u32, index: usize, chunk: &[u32], pictures: &[Picture]) -> Key {
+    let page = index * chunk.len()..(index + 1) * chunk.len();
+    let shown = pictures.iter().filter(|p| p.tokens.start < page.end && page.start < p.tokens.end);
+    (before, chunk.to_vec(), shown.map(|p| Arc::clone(&p.hash)).collect())
+}
 
 impl PagedKv {
     /// All pages free.
@@ -35,11 +53,11 @@ impl PagedKv {
 
     /// Pages that live sequences already hold for the beginning of `tokens`; at least one token is left to compute. The
     /// caller owns a reference to each.
-    pub fn share_prefix(&mut self, tokens: &[u32]) -> Vec<u32> {
+    pub fn share_prefix(&mut self, tokens: &[u32], pictures: &[Picture]) -> Vec<u32> {
         let mut pages = Vec::new();
         let mut before = NONE;
-        for chunk in tokens[..tokens.len().saturating_sub(1)].chunks_exact(self.page_size) {
-            let Some(&page) = self.shared.get(&(before, chunk.to_vec())) else { break };
+        for (i, chunk) in tokens[..tokens.len().saturating_sub(1)].chunks_exact(self.page_size).enumerate() {
+            let Some(&page) = self.shared.get(&key(before, i, chunk, pictures)) else { break };
             self.references[page as usize] += 1;
             pages.push(page);
             before = page;
@@ -63,11 +81,11 @@ impl PagedKv {
     }
 
     /// Offer the full pages among the first `computed` tokens for sharing.
-    pub fn publish(&mut self, pages: &[u32], tokens: &[u32], computed: usize) {
+    pub fn publish(&mut self, pages: &[u32], tokens: &[u32], pictures: &[Picture], computed: usize) {
         let mut before = NONE;
-        for (&page, chunk) in pages.iter().zip(tokens[..computed].chunks_exact(self.page_size)) {
+        for (i, (&page, chunk)) in pages.iter().zip(tokens[..computed].chunks_exact(self.page_size)).enumerate() {
             if self.keys[page as usize].is_none() {
-                let key = (before, chunk.to_vec());
+                let key = key(before, i, chunk, pictures);
                 if !self.shared.contains_key(&key) {
                     self.shared.insert(key.clone(), page);
                     self.keys[page as usize] = Some(key);
@@ -102,45 +120,67 @@ mod tests {
     fn a_common_prefix_is_shared_and_the_rest_is_not() {
         let mut kv = PagedKv::new(10, 4);
         let tokens: Vec<u32> = (0..10).collect();
-        let mut a = kv.share_prefix(&tokens);
+        let mut a = kv.share_prefix(&tokens, &[]);
         assert!(a.is_empty());
         assert!(kv.reserve(&mut a, 10));
-        kv.publish(&a, &tokens, 10);
-        let mut b = kv.share_prefix(&tokens);
+        kv.publish(&a, &tokens, &[], 10);
+        let mut b = kv.share_prefix(&tokens, &[]);
         assert_eq!(b, a[..2]);
         assert!(kv.reserve(&mut b, 10));
         assert_ne!(b[2], a[2]);
         // A whole multiple: the last page stays unshared so that one token is left to compute.
-        let c = kv.share_prefix(&tokens[..8]);
+        let c = kv.share_prefix(&tokens[..8], &[]);
         assert_eq!(c, a[..1]);
         for pages in [&a, &b, &c] {
             kv.release(pages);
         }
         assert_eq!(kv.free_pages(), 10);
-        assert!(kv.share_prefix(&tokens).is_empty(), "freed pages must not be found");
+        assert!(kv.share_prefix(&tokens, &[]).is_empty(), "freed pages must not be found");
+    }
+
+    /// If this fails, one user's question is answered about another user's image.
+    #[test]
+    fn the_same_placeholders_are_shared_for_the_same_image_only() {
+        let mut kv = PagedKv::new(30, 4);
+        // One token, two images of five placeholders, two tokens: neither begins nor ends with a page.
+        let tokens = [[1; 1].as_slice(), &[9; 10], &[2; 2]].concat();
+        let shown = |first: &str, second: &str| [Picture { tokens: 1..6, hash: first.into() }, Picture { tokens: 6..11, hash: second.into() }];
+        let mut a = kv.share_prefix(&tokens, &shown("x", "y"));
+        assert!(kv.reserve(&mut a, tokens.len()));
+        kv.publish(&a, &tokens, &shown("x", "y"), tokens.len());
+        for (first, second, shared) in [("x", "y", 3), ("x", "x", 1), ("y", "y", 0), ("y", "x", 0)] {
+            let b = kv.share_prefix(&tokens, &shown(first, second));
+            assert_eq!(b, a[..shared], "{first} {second}");
+            kv.release(&b);
+        }
+        assert!(kv.share_prefix(&tokens, &[]).is_empty());
     }
 
     proptest! {
         /// No page is lost or handed out twice, whatever sequences come and go.
         #[test]
-        fn pages_are_conserved(ops in prop::collection::vec((0u32..3, 1usize..20, any::<bool>()), 1..60)) {
+        fn pages_are_conserved(ops in prop::collection::vec((0u32..3, 1usize..20, any::<bool>(), 0u32..3), 1..60)) {
             let mut kv = PagedKv::new(16, 4);
             let mut live: Vec<(Vec<u32>, Vec<u32>)> = Vec::new();
-            for (family, length, remove) in ops {
+            for (family, length, remove, image) in ops {
                 if remove && !live.is_empty() {
                     let (pages, _) = live.swap_remove(length % live.len());
                     kv.release(&pages);
                     continue;
                 }
-                let tokens: Vec<u32> = (0..length as u32).map(|i| family * 100 + i / 2).collect();
-                let mut pages = kv.share_prefix(&tokens);
+                let mut tokens: Vec<u32> = (0..length as u32).map(|i| family * 100 + i / 2).collect();
+                let seen = 2.min(length)..7.min(length);
+                tokens[seen.clone()].fill(999);
+                let pictures = [Picture { tokens: seen.clone(), hash: image.to_string().into() }];
+                let mut pages = kv.share_prefix(&tokens, &pictures);
                 if kv.reserve(&mut pages, length) {
-                    kv.publish(&pages, &tokens, length);
+                    kv.publish(&pages, &tokens, &pictures, length);
+                    tokens[seen].fill(1000 + image);
                     live.push((pages, tokens));
                 } else {
                     kv.release(&pages);
                 }
-                // Two sequences may hold the same page only where their tokens up to its end agree.
+                // Two sequences may hold the same page only where their tokens and images up to its end agree.
                 for (i, (p, t)) in live.iter().enumerate() {
                     for (q, u) in &live[i + 1..] {
                         for (x, page) in p.iter().enumerate() {

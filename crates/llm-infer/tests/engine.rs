@@ -22,7 +22,7 @@ fn requests(temperature: f32) -> Vec<Request> {
         .map(|i| {
             // Three prompts of different length, each several times: prefixes are shared.
             let prompt = (0..10 + 17 * (i % 3)).map(|j| (j * 7 + i % 3) % 120).collect();
-            Request { prompt, sampling: Sampling { temperature, seed: u64::from(i), max_tokens: 20, top_p: 0.9, ..Sampling::default() } }
+            Request::new(prompt, Sampling { temperature, seed: u64::from(i), max_tokens: 20, top_p: 0.9, ..Sampling::default() })
         })
         .collect()
 }
@@ -54,7 +54,7 @@ fn batching_sharing_chunking_and_preemption_do_not_change_tokens() {
 fn greedy_tokens_and_logprobs_equal_the_packed_forward_pass() {
     let model = model();
     let prompt: Vec<u32> = (3..30).collect();
-    let request = Request { prompt: prompt.clone(), sampling: Sampling { max_tokens: 12, ..Sampling::default() } };
+    let request = Request::new(prompt.clone(), Sampling { max_tokens: 12, ..Sampling::default() });
     let completion = Engine::new(&model, EngineConfig::default()).unwrap().generate(vec![request]).unwrap().remove(0);
     assert_eq!(completion.finish_reason, FinishReason::Length);
     let mut tokens = prompt.clone();
@@ -80,7 +80,7 @@ fn ends_and_limits() {
     let mut model = model();
     let prompt: Vec<u32> = (3..30).collect();
     let run = |model: &Model, sampling: Sampling| {
-        Engine::new(model, EngineConfig::default()).unwrap().generate(vec![Request { prompt: prompt.clone(), sampling }])
+        Engine::new(model, EngineConfig::default()).unwrap().generate(vec![Request::new(prompt.clone(), sampling)])
     };
     let free = run(&model, Sampling { max_tokens: 10, ..Sampling::default() }).unwrap().remove(0);
     // The fourth token as end token: three remain.
@@ -93,8 +93,8 @@ fn ends_and_limits() {
     let error = run(&model, Sampling { max_tokens: 100_000, ..Sampling::default() }).unwrap_err();
     assert!(matches!(error, Error::ContextLength { prompt: 27, max_tokens: 100_000, .. }), "{error}");
     let mut engine = Engine::new(&model, EngineConfig::default()).unwrap();
-    assert!(engine.submit(Request { prompt: vec![], sampling: Sampling::default() }).is_err());
-    assert!(engine.submit(Request { prompt: vec![1 << 20], sampling: Sampling::default() }).is_err());
+    assert!(engine.submit(Request::default()).is_err());
+    assert!(engine.submit(Request::new(vec![1 << 20], Sampling::default())).is_err());
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn min_tokens_biases_and_penalties_reach_the_sampler() {
     let mut model = model();
     let prompt: Vec<u32> = (3..30).collect();
     let run = |model: &Model, sampling: Sampling| {
-        Engine::new(model, EngineConfig::default()).unwrap().generate(vec![Request { prompt: prompt.clone(), sampling }])
+        Engine::new(model, EngineConfig::default()).unwrap().generate(vec![Request::new(prompt.clone(), sampling)])
     };
     let greedy = Sampling { max_tokens: 10, ..Sampling::default() };
     let first = run(&model, greedy.clone()).unwrap()[0].tokens[0];

@@ -4,6 +4,7 @@ use crate::api::response::Head;
 use crate::api::sampling::SamplingParams;
 use crate::defaults::Defaults;
 use crate::error::ApiError;
+use crate::images::{Eyes, ImageLoader};
 use crate::worker::Worker;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -22,6 +23,8 @@ pub struct App {
     pub served: OnceLock<Served>,
     /// Largest request body in bytes.
     pub body_limit: usize,
+    /// Images of requests.
+    pub images: ImageLoader,
 }
 
 /// A loaded model.
@@ -30,6 +33,8 @@ pub struct Served {
     pub name: String,
     /// Text <-> ids.
     pub tokenizer: Tokenizer,
+    /// What it sees with, if it sees.
+    pub eyes: Option<Eyes>,
     /// Sampling defaults.
     pub defaults: Defaults,
     /// Tokens that end a reply besides the model's own end tokens.
@@ -88,25 +93,29 @@ impl Served {
         }
     }
 
+    /// Tokens a prompt takes: a placeholder counts as its image.
+    pub fn prompt_len(&self, prompt: &[u32]) -> usize {
+        let extra = |eyes: &Eyes| prompt.iter().filter(|&&id| id == eyes.image_token_id).count() * (eyes.tokens_per_image - 1);
+        prompt.len() + self.eyes.as_ref().map_or(0, extra)
+    }
+
     /// The engine's requests for `n` choices of one prompt.
     pub fn requests(&self, prompt: &[u32], params: &SamplingParams, limit_name: &str) -> Result<Vec<Request>, ApiError> {
         let exceeded = |param: &str, message: String| ApiError::invalid(param, message).with_code("context_length_exceeded");
-        let room = self.context.saturating_sub(prompt.len());
+        let length = self.prompt_len(prompt);
+        let room = self.context.saturating_sub(length);
         if room == 0 {
-            let message = format!("the prompt has {} tokens; the context of this model holds {}, reply included", prompt.len(), self.context);
+            let message = format!("the prompt has {length} tokens; the context of this model holds {}, reply included", self.context);
             return Err(exceeded(if limit_name == "max_tokens" { "prompt" } else { "messages" }, message));
         }
         if let Some(asked) = params.max_tokens.filter(|&asked| asked > room) {
             let message = format!(
-                "'{limit_name}' is {asked}, but the prompt has {} tokens and the context of this model holds {}: at most {room} are left",
-                prompt.len(),
+                "'{limit_name}' is {asked}, but the prompt has {length} tokens and the context of this model holds {}: at most {room} are left",
                 self.context
             );
             return Err(exceeded(limit_name, message));
         }
         let seed = RandomState::new().hash_one(now());
-        Ok((0..params.n)
-            .map(|index| Request { prompt: prompt.to_vec(), sampling: params.resolve(&self.defaults, &self.turn_ends, room, seed, index) })
-            .collect())
+        Ok((0..params.n).map(|index| Request::new(prompt.to_vec(), params.resolve(&self.defaults, &self.turn_ends, room, seed, index))).collect())
     }
 }

@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use crate::access::Tally;
-use crate::api::chat::{ChatMessage, ChatRequest};
+use crate::api::chat::{ChatMessage, ChatRequest, ImageSource};
 use crate::api::response::{ChatChoice, ChatDelta, ChatLogprobs, ChatReply, Delta, Head, Reply};
 use crate::app::{App, Served};
 use crate::assemble::Assembler;
@@ -15,7 +15,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
-use llm_tokenizer::{ChatTemplate, Message, RenderOptions, Tokenizer};
+use llm_tokenizer::{ChatTemplate, ImagePart, Message, RenderOptions, Tokenizer};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -30,10 +30,17 @@ pub async fn handle(
     let request = ChatRequest::parse(&body)?;
     served.check_name(request.model.as_deref())?;
 
-    let prompt = render(served, request.messages, request.template_kwargs).await?;
-    let requests = served.requests(&prompt, &request.sampling, "max_completion_tokens")?;
+    app.images.check(served.eyes.as_ref(), &request.messages.iter().flat_map(|m| &m.images).collect::<Vec<_>>())?;
+    let (messages, sources) = split_images(request.messages);
+    let prompt = render(served, messages, request.template_kwargs).await?;
+    let mut requests = served.requests(&prompt, &request.sampling, "max_completion_tokens")?;
+    // Last, because it is the dearest: the prompt fits by now.
+    let images = app.images.load(served.eyes.as_ref(), sources).await?;
+    for request in &mut requests {
+        request.images.clone_from(&images);
+    }
     let assemblers = requests.iter().map(|_| Assembler::chat(&served.tokenizer, &prompt, &request.sampling.stop)).collect();
-    let choices = Choices::start(&served.worker, requests, assemblers, prompt.len()).await?;
+    let choices = Choices::start(&served.worker, requests, assemblers, served.prompt_len(&prompt)).await?;
 
     let tokenizer = request.sampling.logprobs.map(|_| served.tokenizer.clone());
     if request.delivery.stream {
@@ -47,13 +54,12 @@ pub async fn handle(
 }
 
 /// Messages -> prompt ids, off the network threads: long conversations take a while.
-async fn render(served: &Served, messages: Vec<ChatMessage>, kwargs: Map<String, Value>) -> Result<Vec<u32>, ApiError> {
+async fn render(served: &Served, messages: Vec<Message>, kwargs: Map<String, Value>) -> Result<Vec<u32>, ApiError> {
     let tokenizer = served.tokenizer.clone();
     let template = tokenizer.chat_template().map_or("", ChatTemplate::source);
     let empty_thought = check_variables(&kwargs, template)?;
     let options = RenderOptions { add_generation_prompt: true, variables: kwargs, ..RenderOptions::default() };
     let rendered = tokio::task::spawn_blocking(move || {
-        let messages: Vec<Message> = messages.into_iter().map(message).collect();
         let mut ids = tokenizer.apply_chat_template_with(&messages, &options).map_err(|e| ApiError::invalid("messages", e.to_string()))?.ids;
         if empty_thought && let (Some(open), Some(close)) = (tokenizer.special_id("<think>"), tokenizer.special_id("</think>")) {
             ids.extend([open, close]);
@@ -63,8 +69,16 @@ async fn render(served: &Served, messages: Vec<ChatMessage>, kwargs: Map<String,
     rendered.await.map_err(|_| ApiError::internal("the chat template panicked"))?
 }
 
-fn message(message: ChatMessage) -> Message {
-    Message { role: message.role, content: message.content, reasoning_content: message.reasoning_content, ..Message::default() }
+/// What the template sees, and where its images come from.
+fn split_images(messages: Vec<ChatMessage>) -> (Vec<Message>, Vec<ImageSource>) {
+    let mut sources = Vec::new();
+    let message = |ChatMessage { role, content, images, reasoning_content }: ChatMessage| {
+        let places = images.iter().map(|image| ImagePart { url: None, at: image.at }).collect();
+        sources.extend(images);
+        Message { role, content, images: places, reasoning_content, ..Message::default() }
+    };
+    let messages = messages.into_iter().map(message).collect();
+    (messages, sources)
 }
 
 /// Template variables must be ones that the template reads, and harmless: their text is not guarded against control tokens

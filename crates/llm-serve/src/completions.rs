@@ -35,7 +35,7 @@ pub async fn handle(
     }
     let count = requests.len();
     let assemblers = requests.iter().map(|_| Assembler::text(&served.tokenizer, &request.sampling.stop)).collect();
-    let choices = Choices::start(&served.worker, requests, assemblers, prompts.iter().map(Vec::len).sum()).await?;
+    let choices = Choices::start(&served.worker, requests, assemblers, prompts.iter().map(|p| served.prompt_len(p)).sum()).await?;
 
     let head = served.head("cmpl", "text_completion");
     let tokenizer = request.sampling.logprobs.map(|_| served.tokenizer.clone());

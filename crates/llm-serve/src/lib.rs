@@ -10,6 +10,7 @@
 //! | [`routes`] | `router` | paths, `/v1/models`, `/health`, 404, 405 |
 //! | [`chat`], [`completions`] | `handle` | the two generating endpoints |
 //! | [`api`] | `ChatRequest`, `CompletionRequest`, replies | the wire format and its validation |
+//! | [`images`], [`fetch`](mod@fetch) | `ImageLoader`, `AllowedHost` | `image_url` parts to images, within bounds |
 //! | [`worker`] | `Worker`, `Generation` | the thread that owns the engine |
 //! | [`generate`] | `Choices`, `Step` | n choices of one call, tokens counted |
 //! | [`assemble`] | `Assembler` | tokens -> pieces of text |
@@ -32,7 +33,9 @@ pub mod chat;
 pub mod completions;
 pub mod defaults;
 pub mod error;
+pub mod fetch;
 pub mod generate;
+pub mod images;
 pub mod logprobs;
 pub mod reasoning;
 pub mod routes;
@@ -42,4 +45,6 @@ pub mod stop;
 pub mod worker;
 
 pub use error::{ApiError, Error, Result};
+pub use fetch::AllowedHost;
+pub use images::ImageLimits;
 pub use server::{DEFAULT_BODY_LIMIT, Ready, Server, ServerConfig};

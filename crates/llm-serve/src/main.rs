@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_infer::EngineConfig;
-use llm_serve::{DEFAULT_BODY_LIMIT, Ready, Server, ServerConfig};
+use llm_serve::{AllowedHost, DEFAULT_BODY_LIMIT, ImageLimits, Ready, Server, ServerConfig};
 use llm_tensor::DeviceSpec;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -47,6 +47,15 @@ struct ServeArgs {
     /// After Ctrl-C or SIGTERM, running replies have this long to finish.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_seconds: u64,
+    /// Largest image file, in bytes.
+    #[arg(long, value_name = "N", default_value_t = ImageLimits::default().max_bytes)]
+    max_image_bytes: usize,
+    /// Images in one request.
+    #[arg(long, value_name = "N", default_value_t = ImageLimits::default().max_images)]
+    max_images: usize,
+    /// Fetch http images from this host (name or address, with :PORT if it is not 80); may be repeated. Without it, only data: URLs are taken.
+    #[arg(long, value_name = "HOST")]
+    allow_image_host: Vec<AllowedHost>,
 }
 
 fn main() -> ExitCode {
@@ -62,6 +71,8 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         engine.max_batch = max_batch;
         engine.max_step_tokens = engine.max_step_tokens.max(max_batch);
     }
+    let images =
+        ImageLimits { max_bytes: args.max_image_bytes, max_images: args.max_images, allowed_hosts: args.allow_image_host, ..ImageLimits::default() };
     let config = ServerConfig {
         model: args.model,
         served_model_name: args.served_model_name,
@@ -71,6 +82,7 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         engine,
         drain: Duration::from_secs(args.drain_seconds),
         body_limit: DEFAULT_BODY_LIMIT,
+        images,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
     runtime.block_on(async {

@@ -29,7 +29,15 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 fn card(served: &Served) -> ModelCard {
-    ModelCard { id: served.name.clone(), object: "model", created: served.created, owned_by: "local", max_model_len: served.context }
+    let input_modalities: &[&str] = if served.eyes.is_some() { &["text", "image"] } else { &["text"] };
+    ModelCard {
+        id: served.name.clone(),
+        object: "model",
+        created: served.created,
+        owned_by: "local",
+        max_model_len: served.context,
+        input_modalities,
+    }
 }
 
 async fn models(State(app): State<Arc<App>>) -> Result<Response, ApiError> {

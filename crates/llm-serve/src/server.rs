@@ -6,6 +6,7 @@
 use crate::app::{App, Served, now};
 use crate::defaults::Defaults;
 use crate::error::{Error, Result};
+use crate::images::{Eyes, ImageLimits, ImageLoader};
 use crate::routes::router;
 use crate::worker::Worker;
 use llm_infer::{Engine, EngineConfig, Model};
@@ -41,11 +42,13 @@ pub struct ServerConfig {
     pub engine: EngineConfig,
     /// How long running replies may take after a shutdown was asked for.
     pub drain: Duration,
-    /// Largest request body in bytes.
+    /// Largest request body in bytes, images not counted.
     pub body_limit: usize,
+    /// Bounds of images, for a model that sees.
+    pub images: ImageLimits,
 }
 
-/// 8 MiB: a prompt of two million tokens.
+/// 8 MiB: a prompt of two million tokens. Images come on top.
 pub const DEFAULT_BODY_LIMIT: usize = 8 << 20;
 
 /// A server that holds its port.
@@ -86,7 +89,12 @@ impl Server {
 
     /// Load the model and serve until `shutdown`, then drain. `ready` is called once the model is loaded.
     pub async fn run(self, ready: impl FnOnce(&Ready), shutdown: impl Future<Output = ()>) -> Result<()> {
-        let app = Arc::new(App { body_limit: self.config.body_limit, ..App::default() });
+        let images = if Model::sees(&self.config.model) { self.config.images.body_bytes() } else { 0 };
+        let app = Arc::new(App {
+            body_limit: self.config.body_limit.saturating_add(images),
+            images: ImageLoader::new(self.config.images.clone()),
+            ..App::default()
+        });
         let (drain, draining) = oneshot::channel::<()>();
         let service = router(Arc::clone(&app)).into_make_service_with_connect_info::<SocketAddr>();
         let server = axum::serve(self.listener, service).with_graceful_shutdown(async {
@@ -131,13 +139,17 @@ impl Server {
 async fn load(config: &ServerConfig) -> Result<Served> {
     let defaults = Defaults::load(&config.model)?;
     let (dir, device) = (config.model.clone(), config.device);
-    let describe = |model: &Model, engine: &Engine| (model.id.clone(), model.hash.clone(), model.tokenizer.clone(), engine.context_length());
-    let (worker, (id, hash, tokenizer, context)) = Worker::start(move || Ok(Model::load(&dir, &device)?), config.engine, describe).await?;
+    let describe = |model: &Model, engine: &Engine| {
+        let eyes = model.vision.as_ref().map(Eyes::of);
+        (model.id.clone(), model.hash.clone(), model.tokenizer.clone(), eyes, engine.context_length())
+    };
+    let (worker, (id, hash, tokenizer, eyes, context)) = Worker::start(move || Ok(Model::load(&dir, &device)?), config.engine, describe).await?;
     Ok(Served {
         name: config.served_model_name.clone().unwrap_or(id),
         defaults,
         turn_ends: turn_ends(&tokenizer),
         tokenizer,
+        eyes,
         context,
         fingerprint: format!("fp_{}", hash.chars().take(12).collect::<String>()),
         created: now(),

@@ -108,7 +108,7 @@ fn completions_and_their_logprobs_equal_the_library() {
     let prompts = ["the cat", "one two"];
     let requests = prompts.iter().map(|text| {
         let prompt = model.tokenizer.bos_id().into_iter().chain(model.tokenizer.encode(text)).collect();
-        Request { prompt, sampling: sampling.clone() }
+        Request::new(prompt, sampling.clone())
     });
     let expected = library(&model, requests.collect());
     let (status, body) = server.post("/v1/completions", &json!({"prompt": prompts, "max_tokens": 12, "logprobs": 2}));

@@ -65,7 +65,7 @@ fn a_stop_string_ends_the_text_before_it_in_both_forms() {
     let prompt: Vec<u32> = model.tokenizer.bos_id().into_iter().chain(model.tokenizer.encode("the cat")).collect();
     let sampling =
         Sampling { temperature: 1.0, seed: 11, max_tokens: 40, stop: vec![stop], stop_ids: common::stop_ids(&model), ..Sampling::default() };
-    let completion = library(&model, vec![Request { prompt, sampling }]).remove(0);
+    let completion = library(&model, vec![Request::new(prompt, sampling)]).remove(0);
     assert!(completion.tokens.len() < 40);
     assert_eq!(whole["usage"]["completion_tokens"], completion.tokens.len());
 }

@@ -33,7 +33,7 @@ pub mod tokenizer;
 pub mod trainer;
 
 pub use added::AddedToken;
-pub use chat::{ChatTemplate, ChatTokens, Message, RenderOptions};
+pub use chat::{ChatTemplate, ChatTokens, ImagePart, Message, Part, RenderOptions};
 pub use decode::DecodeStream;
 pub use error::{Error, Result};
 pub use tokenizer::Tokenizer;

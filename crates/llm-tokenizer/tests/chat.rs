@@ -82,6 +82,93 @@ fn our_template_in_full() {
     assert_eq!(tokenizer.decode(&spoken, false), "<think>2 + 2 = 4</think>4<|eot_id|>Yes.<|eot_id|>");
 }
 
+/// `tokenizer_config.json` names `<image>`, and the template is that of LLaVA-1.5 folders: it takes lists only.
+const LLAVA_TEMPLATE: &str = "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}\
+    {% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}\
+    {% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}{% endfor %}{% endfor %}\
+    {% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}";
+
+/// The trained tokenizer with another template and, if asked for, `<image>` in the place of `<|image|>`.
+fn retemplated(template: &str, llava: bool) -> Tokenizer {
+    let dir = tempfile::tempdir().unwrap();
+    trained_once().save(dir.path()).unwrap();
+    std::fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
+    if llava {
+        let file = dir.path().join("tokenizer.json");
+        std::fs::write(&file, std::fs::read_to_string(&file).unwrap().replace("<|image|>", "<image>")).unwrap();
+    }
+    Tokenizer::load(dir.path()).unwrap()
+}
+
+fn asked_with_images() -> Vec<Message> {
+    let two = r#"[{"type": "text", "text": "Compare "}, {"type": "image"}, {"type": "text", "text": " with"}, {"type": "image"}]"#;
+    vec![
+        Message::new("user", "What is it?").with_images(1),
+        Message::new("assistant", "A cat."),
+        serde_json::from_str(&format!(r#"{{"role": "user", "content": {two}}}"#)).unwrap(),
+    ]
+}
+
+/// The text is what transformers 5 renders for the same lists.
+#[test]
+fn images_are_placeholders_at_their_places() {
+    let tokenizer = trained_once();
+    let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+    let text = tokenizer.render_chat(&asked_with_images(), &options).unwrap();
+    assert_eq!(
+        text,
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n<|image|>What is it?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA \
+         cat.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nCompare<|image|>with<|image|><|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    );
+    let tokens = tokenizer.apply_chat_template(&asked_with_images(), true).unwrap();
+    assert_eq!(tokens.ids, tokenizer.encode_with_special(&text));
+    assert_eq!(tokens.ids.iter().filter(|&&id| Some(id) == tokenizer.image_token_id()).count(), 3);
+
+    let llava = retemplated(LLAVA_TEMPLATE, true);
+    assert_eq!(llava.image_token(), Some("<image>"));
+    assert_eq!(
+        llava.render_chat(&asked_with_images(), &options).unwrap(),
+        "USER: <image>\nWhat is it? ASSISTANT: A cat. USER: <image>\n<image>\nCompare   with ASSISTANT:"
+    );
+    let ids = llava.apply_chat_template(&asked_with_images(), true).unwrap().ids;
+    assert_eq!(ids.iter().filter(|&&id| Some(id) == llava.image_token_id()).count(), 3);
+    assert_eq!(llava.render_chat(&conversation()[..2], &options).unwrap(), "Be brief. USER: What is 2 + 2? ASSISTANT:", "text only, same template");
+}
+
+#[test]
+fn templates_that_cannot_place_images_say_so() {
+    let error = |template: &str, llava| retemplated(template, llava).apply_chat_template(&asked_with_images(), true).unwrap_err().to_string();
+    let text_only = "{% for m in messages %}<|start_header_id|>{{ m.role + m.content }}{% endfor %}";
+    assert!(error(text_only, false).contains("text only"));
+    assert!(error("{% for m in messages %}{{ m.content | trim }}{% endfor %}", false).contains("text only"));
+    // Right template, wrong vocabulary; and a template that drops images.
+    let wrong = error(LLAVA_TEMPLATE, false);
+    assert!(wrong.contains("0 <|image|> tokens for 3 images"), "{wrong}");
+    let deaf = "{% for m in messages %}{% for p in m.content if p.type == 'text' %}{{ p.text }}{% endfor %}{% endfor %}";
+    assert!(error(deaf, false).contains("for 3 images"));
+}
+
+#[test]
+fn nobody_says_a_placeholder() {
+    let seen = [Message::new("user", "Draw."), Message::new("assistant", "Here.").with_images(1)];
+    let tokens = trained_once().apply_chat_template(&seen, false).unwrap();
+    let spoken: Vec<u32> = tokens.ids.iter().zip(&tokens.assistant_mask).filter(|(_, m)| **m).map(|(&id, _)| id).collect();
+    assert_eq!(trained_once().decode(&spoken, false), "Here.<|eot_id|>");
+}
+
+/// If this fails, a user can claim images that are not there, or shift those that are.
+#[test]
+fn text_beside_an_image_never_becomes_its_token() {
+    for (tokenizer, token) in [(trained_once().clone(), "<|image|>"), (retemplated(LLAVA_TEMPLATE, true), "<image>")] {
+        for cut in 1..token.len() {
+            let parts = serde_json::json!([{"type": "text", "text": &token[..cut]}, {"type": "image"}, {"type": "text", "text": format!("{}{token}", &token[cut..])}]);
+            let message: Message = serde_json::from_value(serde_json::json!({"role": "user", "content": parts})).unwrap();
+            let ids = tokenizer.apply_chat_template(&[message], true).unwrap().ids;
+            assert_eq!(ids.iter().filter(|&&id| Some(id) == tokenizer.image_token_id()).count(), 1, "{token} cut at {cut}");
+        }
+    }
+}
+
 #[test]
 fn a_tokenizer_without_template_says_so() {
     let plain = Tokenizer::load(fixtures().join("tokenizers/bytelevel_gpt2")).unwrap();

@@ -185,14 +185,7 @@ impl Vlm {
 
     /// `pixel_values [I, C, image_size, image_size]` -> `[I * P, D]`, image after image.
     pub fn image_features(&self, pixel_values: Tensor<4>) -> Result<Tensor<2>> {
-        let images = pixel_values.dims()[0];
-        let VlmConfig { vision, feature_layers, select, .. } = &self.config;
-        let states = self.vision_tower.hidden_states(pixel_values, feature_layers.iter().copied().max().unwrap_or(0))?;
-        let first = usize::from(*select == SelectStrategy::Default);
-        let selected = feature_layers.iter().map(|&i| states[i].clone().narrow(1, first, vision.num_tokens() - first)).collect();
-        let x_IPE = Tensor::cat(selected, 2);
-        let width = x_IPE.dims()[2];
-        Ok(self.multi_modal_projector.forward(x_IPE.reshape([images * self.config.tokens_per_image(), width])))
+        image_features(&self.vision_tower, &self.multi_modal_projector, &self.config, pixel_values)
     }
 
     /// Every placeholder becomes as many as an image has tokens: from one token per image to what [`Vlm::embed`] takes.
@@ -234,4 +227,16 @@ impl Vlm {
     pub fn hidden_cached(&self, batch: &CachedBatch, features: Option<Tensor<2>>, pool: &mut KvPool) -> Result<Tensor<2>> {
         Ok(self.language_model.hidden_cached_from(self.embed(&batch.ids, features)?, batch, pool))
     }
+}
+
+/// [`Vlm::image_features`] for who holds the parts without the decoder.
+pub fn image_features(tower: &VisionTower, connector: &Connector, config: &VlmConfig, pixel_values: Tensor<4>) -> Result<Tensor<2>> {
+    let images = pixel_values.dims()[0];
+    let VlmConfig { vision, feature_layers, select, .. } = config;
+    let states = tower.hidden_states(pixel_values, feature_layers.iter().copied().max().unwrap_or(0))?;
+    let first = usize::from(*select == SelectStrategy::Default);
+    let selected = feature_layers.iter().map(|&i| states[i].clone().narrow(1, first, vision.num_tokens() - first)).collect();
+    let x_IPE = Tensor::cat(selected, 2);
+    let width = x_IPE.dims()[2];
+    Ok(connector.forward(x_IPE.reshape([images * config.tokens_per_image(), width])))
 }

@@ -15,8 +15,21 @@ pub struct ChatMessage {
     pub role: String,
     /// Text parts joined in order.
     pub content: String,
+    /// Images, in order.
+    pub images: Vec<ImageSource>,
     /// Thinking of an earlier assistant turn, given back by the client.
     pub reasoning_content: Option<String>,
+}
+
+/// An `image_url` part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSource {
+    /// `data:` or `http:`.
+    pub url: String,
+    /// The byte of the message's text before which it stands.
+    pub at: usize,
+    /// Its place in the request, for errors: `messages[0].content[1]`.
+    pub param: String,
 }
 
 /// A valid request.
@@ -91,6 +104,9 @@ fn parse_message(index: usize, value: Value) -> Result<ChatMessage, ApiError> {
         _ => return Err(ApiError::invalid(at("role"), format!("'{role}' is not a role; expected system, developer, user or assistant"))),
     };
     let content = parse_content(&at("content"), message.shift_remove("content"))?;
+    if let Some(image) = content.iter().flat_map(|c| &c.images).next().filter(|_| role != "user") {
+        return Err(ApiError::invalid(&image.param, format!("only user messages may hold images, not {role} messages")));
+    }
     let reasoning_content = match message.shift_remove("reasoning_content") {
         None | Some(Value::Null) => None,
         Some(Value::String(s)) if role == "assistant" => Some(s),
@@ -107,23 +123,30 @@ fn parse_message(index: usize, value: Value) -> Result<ChatMessage, ApiError> {
             return Err(ApiError::unsupported(at(field), format!("'{field}' in a message is not supported by this server")));
         }
     }
-    Ok(ChatMessage { role, content: content.unwrap_or_default(), reasoning_content })
+    let Content { text, images } = content.unwrap_or_default();
+    Ok(ChatMessage { role, content: text, images, reasoning_content })
 }
 
-/// A string, or a list of `{"type":"text","text":...}` parts.
-fn parse_content(param: &str, value: Option<Value>) -> Result<Option<String>, ApiError> {
+#[derive(Default)]
+struct Content {
+    text: String,
+    images: Vec<ImageSource>,
+}
+
+/// A string, or a list of `{"type":"text","text":...}` and `{"type":"image_url","image_url":{"url":...}}` parts.
+fn parse_content(param: &str, value: Option<Value>) -> Result<Option<Content>, ApiError> {
+    let mut content = Content::default();
     let parts = match value {
         None | Some(Value::Null) => return Ok(None),
-        Some(Value::String(text)) => return Ok(Some(text)),
+        Some(Value::String(text)) => return Ok(Some(Content { text, ..content })),
         Some(Value::Array(parts)) => parts,
-        Some(other) => return Err(wrong_type(param, "a string or a list of text parts", &other)),
+        Some(other) => return Err(wrong_type(param, "a string or a list of text and image_url parts", &other)),
     };
-    let mut text = String::new();
-    for (i, part) in parts.iter().enumerate() {
+    for (i, mut part) in parts.into_iter().enumerate() {
         let at = format!("{param}[{i}]");
         match part.get("type").and_then(Value::as_str) {
             Some("text") => match part.get("text") {
-                Some(Value::String(s)) => text.push_str(s),
+                Some(Value::String(s)) => content.text.push_str(s),
                 other => {
                     return Err(ApiError::invalid(
                         format!("{at}.text"),
@@ -131,16 +154,45 @@ fn parse_content(param: &str, value: Option<Value>) -> Result<Option<String>, Ap
                     ));
                 }
             },
+            Some("image_url") => {
+                let url = parse_image_url(&at, part["image_url"].take())?;
+                content.images.push(ImageSource { url, at: content.text.len(), param: at });
+            }
             Some(other) => {
                 return Err(ApiError::unsupported(
                     at,
-                    format!("content parts of type '{other}' are not supported by this server: it reads text only"),
+                    format!("content parts of type '{other}' are not supported by this server: it reads text and image_url parts"),
                 ));
             }
-            None => return Err(ApiError::invalid(at, "a content part is an object with 'type': 'text' and 'text'")),
+            None => {
+                return Err(ApiError::invalid(
+                    at,
+                    "a content part is an object with 'type': 'text' and 'text', or 'type': 'image_url' and 'image_url'",
+                ));
+            }
         }
     }
-    Ok(Some(text))
+    Ok(Some(content))
+}
+
+/// `{"url": ..., "detail": ...}`. The detail changes nothing here: models have one resolution.
+fn parse_image_url(at: &str, value: Value) -> Result<String, ApiError> {
+    let Value::Object(mut image) = value else {
+        return Err(wrong_type(at, "an image_url part with 'image_url': {'url': ...}", &value));
+    };
+    match image.shift_remove("detail") {
+        None | Some(Value::Null) => {}
+        Some(Value::String(detail)) if ["auto", "low", "high"].contains(&detail.as_str()) => {}
+        Some(_) => return Err(ApiError::invalid(at, "'detail' of an image_url must be 'auto', 'low' or 'high'")),
+    }
+    let url = image.shift_remove("url");
+    if let Some(field) = image.keys().next() {
+        return Err(ApiError::unsupported(at, format!("'{field}' in an image_url is not supported by this server")));
+    }
+    match url {
+        Some(Value::String(url)) => Ok(url),
+        other => Err(ApiError::invalid(at, format!("an image_url needs a string 'url', not {}", other.as_ref().map_or("nothing", kind)))),
+    }
 }
 
 #[cfg(test)]
@@ -213,6 +265,30 @@ mod tests {
     }
 
     #[test]
+    fn images_keep_their_places() {
+        let image = |url: &str, detail: &str| json!({"type": "image_url", "image_url": {"url": url, "detail": detail}});
+        let text = |text: &str| json!({"type": "text", "text": text});
+        let r = parse(json!({"messages": [{"role": "user", "content": [text("ab"), image("data:1", "low"), text("c"), image("data:2", "high")]}]}))
+            .unwrap();
+        assert_eq!(r.messages[0].content, "abc");
+        let found: Vec<_> = r.messages[0].images.iter().map(|i| (i.url.as_str(), i.at, i.param.as_str())).collect();
+        assert_eq!(found, [("data:1", 2, "messages[0].content[1]"), ("data:2", 3, "messages[0].content[3]")]);
+        for content in [
+            json!([image("data:1", "huge")]),
+            json!([{"type": "image_url"}]),
+            json!([{"type": "image_url", "image_url": "data:1"}]),
+            json!([{"type": "image_url", "image_url": {}}]),
+            json!([{"type": "image_url", "image_url": {"url": 1}}]),
+            json!([{"type": "image_url", "image_url": {"url": "x", "crop": 1}}]),
+        ] {
+            let error = rejected(json!({"messages": [{"role": "user", "content": content}]}));
+            assert_eq!(error.param.as_deref(), Some("messages[0].content[0]"), "{}", error.message);
+        }
+        let error = rejected(json!({"messages": [{"role": "system", "content": [text("a"), image("data:1", "low")]}]}));
+        assert_eq!(error.param.as_deref(), Some("messages[0].content[1]"), "{}", error.message);
+    }
+
+    #[test]
     fn harmless_and_neutral_fields_are_ignored() {
         parse(json!({"user": "u", "metadata": {"a": "b"}, "store": false, "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
             "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "stop": null, "functions": null, "never_heard_of": null}))
@@ -226,7 +302,7 @@ mod tests {
             (json!({"tool_choice": "required"}), "tool_choice"),
             (json!({"response_format": {"type": "json_object"}}), "response_format"),
             (json!({"modalities": ["audio"]}), "modalities"),
-            (json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]}), "messages[0].content[0]"),
+            (json!({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}), "messages[0].content[0]"),
             (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
             (json!({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]}), "messages[0].tool_calls"),
         ] {

@@ -167,4 +167,6 @@ pub struct ModelCard {
     pub owned_by: &'static str,
     /// Prompt and reply together, in tokens.
     pub max_model_len: usize,
+    /// `text`, and `image` if the model sees.
+    pub input_modalities: &'static [&'static str],
 }

@@ -1,10 +1,11 @@
 //! A server in this process on a free port, a client, and the library's own answer to compare with.
 #![allow(dead_code, missing_docs)]
 
+pub mod seeing;
 mod tiny;
 
 use llm_infer::{Completion, Engine, EngineConfig, Model, Request, Sampling};
-use llm_serve::{Server, ServerConfig};
+use llm_serve::{ImageLimits, Server, ServerConfig};
 use llm_tensor::DeviceSpec;
 use llm_tokenizer::Message;
 use serde_json::{Value, json};
@@ -36,7 +37,10 @@ impl TestServer {
     }
 
     pub fn start_with(max_batch: usize, drain: Duration) -> Self {
-        let dir = tiny_model();
+        Self::start_model(tiny_model(), max_batch, drain, BODY_LIMIT, ImageLimits::default())
+    }
+
+    pub fn start_model(dir: tempfile::TempDir, max_batch: usize, drain: Duration, body_limit: usize, images: ImageLimits) -> Self {
         let engine = EngineConfig { max_batch, ..EngineConfig::default() };
         let config = ServerConfig {
             model: dir.path().to_path_buf(),
@@ -46,7 +50,8 @@ impl TestServer {
             device: DeviceSpec::Cpu,
             engine,
             drain,
-            body_limit: BODY_LIMIT,
+            body_limit,
+            images,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let server = runtime.block_on(Server::bind(config)).unwrap();
@@ -155,7 +160,7 @@ pub fn user(text: &str) -> Value {
 pub fn chat_request(model: &Model, text: &str, sampling: &Sampling) -> Request {
     let message = Message { role: "user".into(), content: text.into(), ..Message::default() };
     let prompt = model.tokenizer.apply_chat_template(&[message], true).unwrap().ids;
-    Request { prompt, sampling: Sampling { stop_ids: stop_ids(model), ..sampling.clone() } }
+    Request::new(prompt, Sampling { stop_ids: stop_ids(model), ..sampling.clone() })
 }
 
 pub fn stop_ids(model: &Model) -> Vec<u32> {

@@ -78,10 +78,10 @@ pub struct Guard<'a> {
 }
 
 impl<'a> Guard<'a> {
-    /// Special tokens always; other added tokens (`<tool_call>` in Qwen) only in what the assistant did not say, because
-    /// templates look for them in its earlier turns. Runs of blanks are no control tokens.
-    pub fn new(added: &'a [AddedToken], assistant: bool) -> Self {
-        let is_control = |t: &&AddedToken| t.special || !(assistant || t.content.trim().is_empty());
+    /// Special tokens and the image token always; other added tokens (`<tool_call>` in Qwen) only in what the assistant did not
+    /// say, because templates look for them in its earlier turns. Runs of blanks are no control tokens.
+    pub fn new(added: &'a [AddedToken], image: Option<&str>, assistant: bool) -> Self {
+        let is_control = |t: &&AddedToken| t.special || image == Some(&t.content) || !(assistant || t.content.trim().is_empty());
         let mut tokens: Vec<&str> = added.iter().filter(is_control).map(|t| t.content.as_str()).filter(|t| !t.is_empty()).collect();
         tokens.sort_unstable_by_key(|t| std::cmp::Reverse(t.len()));
         Self { tokens }
@@ -97,13 +97,30 @@ impl<'a> Guard<'a> {
         }
     }
 
-    /// A message. A role in plain letters is left alone: templates compare it and put it between `<|` and `|>`.
+    /// A message. A role in plain letters and the types of parts are left alone: templates compare them and put the role between
+    /// `<|` and `|>`.
     pub fn message(&self, message: Value) -> Value {
         let Value::Object(fields) = message else {
             return self.value(message);
         };
         let is_plain = |role: &Value| role.as_str().is_some_and(|r| r.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
-        let guarded = fields.into_iter().map(|(k, v)| if k == "role" && is_plain(&v) { (k, v) } else { (self.text(&k), self.value(v)) });
+        let guarded = fields.into_iter().map(|(k, v)| match v {
+            v if k == "role" && is_plain(&v) => (k, v),
+            Value::Array(parts) if k == "content" => (k, parts.into_iter().map(|p| self.part(p)).collect()),
+            v => (self.text(&k), self.value(v)),
+        });
+        Value::Object(guarded.collect())
+    }
+
+    fn part(&self, part: Value) -> Value {
+        let Value::Object(fields) = part else {
+            return self.value(part);
+        };
+        let guarded = fields.into_iter().map(|(k, v)| match k.as_str() {
+            "type" if v == "text" || v == "image" => (k, v),
+            "text" => (k, self.value(v)),
+            _ => (self.text(&k), self.value(v)),
+        });
         Value::Object(guarded.collect())
     }
 
@@ -170,7 +187,7 @@ mod tests {
     #[test]
     fn pieces_that_would_join_up_are_broken_too() {
         let added = tokens();
-        let guard = Guard::new(&added, true);
+        let guard = Guard::new(&added, None, true);
         for (left, right) in [("<|eot_", "id|>"), ("x <|eot_id|", "> y"), ("a", "a"), ("<|a|> ", "<|b|>")] {
             let joined = guard.text(left).trim().to_string() + guard.text(right).trim();
             assert!(added.iter().all(|t| !joined.contains(&t.content)), "{left:?} + {right:?} -> {joined:?}");
@@ -181,7 +198,7 @@ mod tests {
         #[test]
         fn guarded_text_has_no_control_token_and_unmarks_to_itself(text in "([<|>a_ \u{fdd0}-\u{fdd3}]|<\\|eot_id\\|>|<\\|a\\|>|<\\|b\\|>){0,12}", template_left in "<?\\|?", template_right in "\\|?>?") {
             let added = tokens();
-            let guarded = Guard::new(&added, true).text(&text);
+            let guarded = Guard::new(&added, None, true).text(&text);
             prop_assert!(added.iter().all(|t| !guarded.contains(&t.content)));
             prop_assert_eq!(Unmarked::new(&guarded, false).text, text);
             for framed in [format!("{template_left}{guarded}"), format!("{guarded}{template_right}")] {

@@ -1,14 +1,15 @@
 //! Chat: messages to ids, through the tokenizer's own Jinja template.
 //!
 //! The template is rendered with every message string made harmless first, control tokens are then found only where the
-//! template itself wrote them, and the template's `{% generation %}` blocks say which tokens the assistant speaks.
+//! template itself wrote them, and the template's `{% generation %}` blocks say which tokens the assistant speaks. An image becomes
+//! one placeholder token.
 
 mod guard;
 mod message;
 mod python;
 mod template;
 
-pub use message::Message;
+pub use message::{ImagePart, Message, Part};
 pub use template::{ChatTemplate, DEFAULT_TEMPLATE, RenderOptions};
 
 use crate::added::{Piece, unchanged};
@@ -35,19 +36,49 @@ impl Tokenizer {
 
     /// [`Tokenizer::apply_chat_template`] with tools and extra template variables.
     pub fn apply_chat_template_with(&self, messages: &[Message], options: &RenderOptions) -> Result<ChatTokens> {
-        let value = serde_json::to_value(messages).map_err(|e| Error::Template(e.to_string()))?;
-        let marked = self.render_marked(value, options)?;
-        Ok(self.encode_marked(&marked))
+        let mut tokens = self.encode_marked(&self.render_marked(messages, options)?);
+        let images: usize = messages.iter().map(|m| m.images.len()).sum();
+        let image = self.image_token_id();
+        let written = tokens.ids.iter().filter(|&&id| Some(id) == image).count();
+        if written != images {
+            let token = self.image_token().unwrap_or("image");
+            let message = format!("wrote {written} {token} tokens for {images} images; it needs a `{token}` of the vocabulary for each `image` part");
+            return Err(Error::Template(message));
+        }
+        // Nobody says a placeholder, whoever's turn it stands in.
+        for (mask, _) in tokens.assistant_mask.iter_mut().zip(&tokens.ids).filter(|(_, id)| Some(**id) == image) {
+            *mask = false;
+        }
+        Ok(tokens)
+    }
+
+    /// The token that stands for an image: `image_token` of `tokenizer_config.json`, else `<|image|>` or `<image>` if it is an added
+    /// token.
+    pub fn image_token(&self) -> Option<&str> {
+        let config = &self.0.config;
+        let named = [config.get("image_token"), config.get("extra_special_tokens").and_then(|t| t.get("image_token"))];
+        let named = named.into_iter().flatten().find_map(|token| token.as_str().or_else(|| token["content"].as_str()));
+        named.into_iter().chain(["<|image|>", "<image>"]).find(|token| self.special_id(token).is_some())
+    }
+
+    /// Id of [`Tokenizer::image_token`]. [`Tokenizer::apply_chat_template`] writes it once for every image.
+    pub fn image_token_id(&self) -> Option<u32> {
+        self.special_id(self.image_token()?)
     }
 
     /// The text the template makes of a conversation, as Python's `apply_chat_template(.., tokenize=False)` gives it.
     pub fn render_chat(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
-        let value = serde_json::to_value(messages).map_err(|e| Error::Template(e.to_string()))?;
-        Ok(self.render_marked(value, options)?.unmark().text)
+        Ok(self.render_marked(messages, options)?.unmark().text)
     }
 
-    fn render_marked(&self, messages: serde_json::Value, options: &RenderOptions) -> Result<Marked> {
+    fn render_marked(&self, messages: &[Message], options: &RenderOptions) -> Result<Marked> {
         let template = self.chat_template().ok_or(Error::NoTemplate)?;
+        if messages.iter().any(|m| !m.images.is_empty()) && !template.forms().parts {
+            return Err(Error::Template("shows text only, so it cannot place images; take a template that loops over the parts of `content`".into()));
+        }
+        // LLaVA's templates know only lists.
+        let as_list = !template.forms().text && template.forms().parts;
+        let messages = messages.iter().map(|m| m.template_value(as_list)).collect();
         let mut options = options.clone();
         for (name, value) in &self.0.config {
             // Special tokens are strings, or objects with a `content` in older files.
@@ -55,7 +86,7 @@ impl Tokenizer {
                 options.variables.entry(name.clone()).or_insert_with(|| text.into());
             }
         }
-        template.render_guarded(messages, &options, self.added_tokens())
+        template.render_guarded(messages, &options, self.added_tokens(), self.image_token())
     }
 
     fn encode_marked(&self, marked: &Marked) -> ChatTokens {

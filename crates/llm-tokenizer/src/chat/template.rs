@@ -12,13 +12,13 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, ErrorKind, State, Value as Jinja};
 use regex::Regex;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::sync::{Arc, OnceLock};
 
 /// The template of the tokenizers we train: Llama 3's headers, reasoning between `<think>` and `</think>`.
 ///
 /// Message text is trimmed as Llama 3 does it. That keeps it prefix-stable in ids, not only in text: a reply that began
-/// with a newline would fuse with the header's own two. What follows `</think>` is kept as it is.
+/// with a newline would fuse with the header's own two. What follows `</think>` is kept as it is. An image is `<|image|>`.
 pub const DEFAULT_TEMPLATE: &str = include_str!("default_template.jinja");
 
 const NAME: &str = "chat_template";
@@ -41,7 +41,18 @@ pub struct ChatTemplate {
     source: Arc<str>,
     environment: Arc<Environment<'static>>,
     marks_generation: bool,
+    forms: Arc<OnceLock<Forms>>,
 }
+
+/// What a template can do with a message's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Forms {
+    pub text: bool,
+    pub parts: bool,
+}
+
+const PROBE: &str = "probe";
+const PROBE_KEY: &str = "unread";
 
 impl ChatTemplate {
     /// Parse a template.
@@ -63,7 +74,7 @@ impl ChatTemplate {
         environment.add_function("strftime_now", python::strftime_now);
         environment.add_function(CALL, generation);
         environment.add_template_owned(NAME, rewritten).map_err(describe)?;
-        Ok(Self { source: source.into(), environment: Arc::new(environment), marks_generation })
+        Ok(Self { source: source.into(), environment: Arc::new(environment), marks_generation, forms: Arc::default() })
     }
 
     /// The template's text.
@@ -78,12 +89,25 @@ impl ChatTemplate {
 
     /// Render messages (a JSON list of objects) to text, as they are.
     pub fn render(&self, messages: &Value, options: &RenderOptions) -> Result<String> {
-        Ok(self.render_guarded(messages.clone(), options, &[])?.unmark().text)
+        Ok(self.render_guarded(messages.clone(), options, &[], None)?.unmark().text)
+    }
+
+    /// Whether the template can show content that is a string, and content that is a list of parts.
+    pub(crate) fn forms(&self) -> Forms {
+        *self.forms.get_or_init(|| {
+            let shows = |content: Value| {
+                let messages = json!([{"role": "user", "content": content}]);
+                // A template that knows only text prints the list as it is, or fails.
+                self.render(&messages, &RenderOptions::default()).is_ok_and(|text| text.contains(PROBE) && !text.contains(PROBE_KEY))
+            };
+            let list = json!([{"type": "text", "text": PROBE, PROBE_KEY: true}]);
+            Forms { text: shows(PROBE.into()), parts: shows(list) }
+        })
     }
 
     /// Render with every string of the messages and tools guarded against becoming one of the `added` control tokens.
-    pub(crate) fn render_guarded(&self, messages: Value, options: &RenderOptions, added: &[AddedToken]) -> Result<Marked> {
-        let (assistant, others) = (Guard::new(added, true), Guard::new(added, false));
+    pub(crate) fn render_guarded(&self, messages: Value, options: &RenderOptions, added: &[AddedToken], image: Option<&str>) -> Result<Marked> {
+        let (assistant, others) = (Guard::new(added, image, true), Guard::new(added, image, false));
         let messages = match messages {
             Value::Array(messages) => messages,
             other => {
@@ -139,7 +163,6 @@ fn raise_exception(message: String) -> Result<Jinja, minijinja::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn errors_name_the_line_or_the_templates_own_words() {
