@@ -48,7 +48,9 @@ const TAIL: usize = 2048;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Seconds by the clock; processor seconds are bounded by the next whole number above.
+    /// Seconds of one process on the processor: what decides, whatever else the machine does.
+    pub processor_seconds: u64,
+    /// Seconds by the clock.
     pub seconds: f64,
     /// Address space of a process.
     pub memory_bytes: u64,
@@ -64,7 +66,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { seconds: 3.0, memory_bytes: 512 << 20, disk_bytes: 16 << 20, processes: 4, open_files: 64, output_bytes: 1 << 20 }
+        Limits { processor_seconds: 3, seconds: 10.0, memory_bytes: 512 << 20, disk_bytes: 16 << 20, processes: 4, open_files: 64, output_bytes: 1 << 20 }
     }
 }
 
@@ -78,7 +80,7 @@ pub enum Outcome {
         /// The last of what it wrote to standard error.
         stderr: String,
     },
-    /// The clock ran out.
+    /// The clock or its processor time ran out.
     TimedOut,
     /// Stopped for using too much.
     Limit {
@@ -157,8 +159,8 @@ impl Sandbox {
         if !cfg!(target_os = "linux") {
             return Err("generated code is only run on Linux, where it can be isolated".to_string());
         }
-        if !(limits.seconds > 0.0 && limits.seconds <= 3600.0) || limits.processes == 0 {
-            return Err("a sandbox needs between 0 and 3600 seconds and at least one process".to_string());
+        if !(limits.seconds > 0.0 && limits.seconds <= 3600.0) || limits.processes == 0 || limits.processor_seconds == 0 {
+            return Err("a sandbox needs between 0 and 3600 seconds, and at least one process and one second of processor time".to_string());
         }
         let interpreter = interpreter()?;
         let mut readable: Vec<PathBuf> = ["/usr", "/bin", "/lib", "/lib32", "/lib64"].iter().map(PathBuf::from).filter(|p| p.exists()).collect();
@@ -263,7 +265,8 @@ impl Sandbox {
             Some(FAILED) => Outcome::Failed { stderr },
             Some(TIMED_OUT) => Outcome::TimedOut,
             Some(REFUSED) => Outcome::Refused { reason: stderr },
-            Some(code) if code == BY_SIGNAL + 24 || code == BY_SIGNAL + 9 => Outcome::Limit { what: "processor time" },
+            // Nobody but the system itself sends this one: it ran out of memory.
+            Some(code) if code == BY_SIGNAL + 9 => Outcome::Limit { what: "memory" },
             Some(code) if code > BY_SIGNAL => Outcome::Failed { stderr: format!("{stderr}ended by signal {}", code - BY_SIGNAL) },
             _ => Outcome::Refused { reason: format!("{} is not a sandbox cell ({status}): {stderr}", self.runner.display()) },
         })

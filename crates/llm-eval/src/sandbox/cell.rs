@@ -13,7 +13,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
+use nix::sys::time::TimeValLike;
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{Gid, Uid, getegid, geteuid, getpid, pivot_root, setgroups, setresgid, setresuid};
@@ -80,7 +81,7 @@ pub(super) fn run() -> Result<u8, String> {
         .stdin(Stdio::null())
         .spawn()
         .map_err(|e| format!("{}: cannot start in the sandbox: {e}", order.python.display()))?;
-    wait(python, Duration::from_secs_f64(order.limits.seconds), order.end_code)
+    wait(python, &order)
 }
 
 fn order() -> Result<Order, String> {
@@ -171,7 +172,7 @@ fn limits(order: &Order) -> Result<(), String> {
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_MEMLOCK, 0),
         (Resource::RLIMIT_MSGQUEUE, 0),
-        (Resource::RLIMIT_CPU, limits.seconds.ceil() as u64 + 1),
+        (Resource::RLIMIT_CPU, limits.processor_seconds),
         (Resource::RLIMIT_FSIZE, limits.disk_bytes),
         (Resource::RLIMIT_NOFILE, limits.open_files),
         (Resource::RLIMIT_NPROC, limits.processes + 1), // and this one
@@ -181,8 +182,8 @@ fn limits(order: &Order) -> Result<(), String> {
 }
 
 /// Until the program ends, the clock runs out, or the other side of standard input is gone.
-fn wait(mut python: Child, most: Duration, end_code: u8) -> Result<u8, String> {
-    let deadline = Instant::now() + most;
+fn wait(mut python: Child, order: &Order) -> Result<u8, String> {
+    let deadline = Instant::now() + Duration::from_secs_f64(order.limits.seconds);
     let stdin = std::io::stdin();
     let (mut stopped, mut late) = (false, false);
     let status = loop {
@@ -205,9 +206,15 @@ fn wait(mut python: Child, most: Duration, end_code: u8) -> Result<u8, String> {
         }
     };
     let signal = status.signal().and_then(|s| u8::try_from(s).ok());
+    if signal == Some(9) && !stopped {
+        let used = getrusage(UsageWho::RUSAGE_CHILDREN).map_err(|e| e.to_string())?;
+        let milliseconds = used.user_time().num_milliseconds() + used.system_time().num_milliseconds();
+        // The limit is counted in ticks of the kernel's clock.
+        late = milliseconds + 50 >= i64::try_from(order.limits.processor_seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+    }
     Ok(match (late, status.code(), signal) {
         (true, ..) => TIMED_OUT,
-        (_, Some(code), _) if code == i32::from(end_code) => PASSED,
+        (_, Some(code), _) if code == i32::from(order.end_code) => PASSED,
         (_, Some(_), _) => FAILED,
         (_, None, Some(signal)) => BY_SIGNAL.saturating_add(signal),
         (_, None, None) => FAILED,

@@ -22,7 +22,8 @@ impl Programs {
     }
 
     fn sandbox(&self) -> &std::result::Result<Sandbox, String> {
-        // The limits are those of the harness's own checker, 3 seconds a program, and walls that it does not have.
+        // The harness's own checker gives a program 3 seconds by the clock, so that its verdict depends on what else runs; here
+        // they are seconds of the processor.
         let limits = Limits::default();
         self.sandbox.get_or_init(|| match &self.runner {
             Some(runner) => Sandbox::new(runner, limits),
