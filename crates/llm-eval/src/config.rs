@@ -12,8 +12,14 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
-    /// Model folder (HF layout).
+    /// Model folder (HF layout), or the URL of an OpenAI-compatible server, e.g. `http://localhost:8080/v1`: benchmarks only.
     pub model: PathBuf,
+    /// What the server calls the model; the first one that it lists when absent.
+    pub model_name: Option<String>,
+    /// Requests that a server gets at the same time.
+    pub concurrency: usize,
+    /// How often a request that a server failed to answer is sent again.
+    pub retries: u32,
     /// Benchmarks by name, e.g. `["hellaswag", "mmlu", "gsm8k@lm-eval@3"]`; `llm-eval tasks` lists them.
     pub tasks: Vec<String>,
     /// Folder of the benchmark files.
@@ -62,6 +68,9 @@ impl Default for RunConfig {
     fn default() -> Self {
         Self {
             model: PathBuf::new(),
+            model_name: None,
+            concurrency: 8,
+            retries: 5,
             tasks: Vec::new(),
             data: PathBuf::from("../shared/data/benchmarks"),
             num_fewshot: None,
@@ -114,6 +123,9 @@ impl RunConfig {
                 "nothing to evaluate; set `tasks` (benchmarks), `documents` (bits per byte), `exercises` (exact match), or several of them",
             );
         }
+        if crate::remote::is_url(&self.model) && (self.documents.is_some() || self.exercises.is_some()) {
+            return wrong("`documents` and `exercises` need the model's tokenizer; give the model folder, or only `tasks` with a URL");
+        }
         if self.train_documents.is_some() && self.documents.is_none() {
             return wrong("`train_documents` trains a baseline for `documents`, which is not set");
         }
@@ -124,6 +136,7 @@ impl RunConfig {
             ("max_tokens", self.max_tokens == 0),
             ("max_gen_toks", self.max_gen_toks == Some(0)),
             ("max_batch", self.max_batch == 0),
+            ("concurrency", self.concurrency == 0),
         ] {
             if zero {
                 return wrong(&format!("`{name}` is 0; leave it out for no limit, or give at least 1"));

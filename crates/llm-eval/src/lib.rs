@@ -15,6 +15,7 @@
 //! | [`metrics`] | `aggregate` | acc, acc_norm, perplexities, standard errors |
 //! | [`backend`] | `Backend`, `Identity` | who answers, text level |
 //! | [`tokens`] | `Tokens` | a model in memory as a backend: the harness's token rules |
+//! | [`remote`] | `Remote` | an OpenAI-compatible server as a backend |
 //! | [`model`] | `LanguageModel`, `Local` | a model, token level: scores sequences, continues prompts |
 //! | [`journal`] | `Journal` | answers that survive a kill |
 //! | [`reader`] | `jsonl`, `csv`, `json`, `tsv` | benchmark files, errors with line and field |
@@ -51,6 +52,7 @@ pub mod ngram;
 pub mod prompt;
 pub mod python;
 pub mod reader;
+pub mod remote;
 pub mod results;
 pub mod run;
 pub mod samples;

@@ -1,6 +1,6 @@
 //! `llm-eval run`: the tasks whose inputs are given, on one model, into one folder.
 
-use crate::backend::Identity;
+use crate::backend::{Backend, Identity};
 use crate::bits_per_byte::BitsPerByte;
 use crate::config::RunConfig;
 use crate::error::Result;
@@ -8,6 +8,7 @@ use crate::evaluate::evaluate_on;
 use crate::exercises;
 use crate::journal::Journal;
 use crate::model::{LanguageModel, Local};
+use crate::remote::{Remote, is_url};
 use crate::results::{ModelInfo, Results};
 use crate::samples::{self, Sample};
 use crate::tasks;
@@ -30,13 +31,18 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
         llm_data::document::DocumentReader::open(documents)?;
     }
     let benchmarks = tasks::find(&config.tasks, &config.data)?;
-    let model = Local::load(&config.model, config.device, config.max_batch)?;
+    let model = if is_url(&config.model) {
+        Subject::Remote(Remote::open(&config.model, config.model_name.as_deref(), config.concurrency, config.retries)?)
+    } else {
+        Subject::Local(Local::load(&config.model, config.device, config.max_batch)?)
+    };
     let Identity { id, hash, .. } = model.identity();
     let model_info = ModelInfo { path: config.model.clone(), hash, id };
 
     let mut run = Run::start(out, "llm-eval", "run", config)?;
     run.manifest.seed = Some(config.seed);
-    for input in [Some(&config.model), config.documents.as_ref(), config.train_documents.as_ref(), config.exercises.as_ref()] {
+    let folder = matches!(model, Subject::Local(_)).then_some(&config.model);
+    for input in [folder, config.documents.as_ref(), config.train_documents.as_ref(), config.exercises.as_ref()] {
         input.map_or(Ok(()), |path| run.input(path))?;
     }
     let mut files: Vec<PathBuf> = benchmarks.iter().filter_map(|t| t.spec().found(&config.data)).flatten().collect();
@@ -45,12 +51,18 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
     for file in &files {
         run.input(file)?;
     }
-    let (mut results, mut samples) = evaluate(&model, model_info, config, asked.as_deref())?;
+    let (mut results, mut samples) = match &model {
+        Subject::Local(local) => evaluate(local, model_info, config, asked.as_deref())?,
+        Subject::Remote(_) => (Results { model: model_info, tasks: BTreeMap::new(), samples: Vec::new() }, Vec::new()),
+    };
     let mut journal = None;
     if !benchmarks.is_empty() {
-        let open = journal.insert(Journal::open(run.dir())?);
+        let open = Some(journal.insert(Journal::open(run.dir())?));
         let options = config.options();
-        let evaluation = evaluate_on(&Tokens::new(&model, config.add_bos)?, &benchmarks, &options, Some(open))?;
+        let evaluation = match &model {
+            Subject::Local(local) => evaluate_on(&Tokens::new(local, config.add_bos)?, &benchmarks, &options, open)?,
+            Subject::Remote(remote) => evaluate_on(remote, &benchmarks, &options, open)?,
+        };
         results.tasks.extend(evaluation.tasks);
         results.samples.extend(evaluation.shown);
         samples.extend(evaluation.samples);
@@ -65,7 +77,22 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
     Ok(results)
 }
 
-/// The measuring itself, on any [`LanguageModel`].
+/// What is measured.
+enum Subject {
+    Local(Local),
+    Remote(Remote),
+}
+
+impl Subject {
+    fn identity(&self) -> Identity {
+        match self {
+            Self::Local(local) => local.identity(),
+            Self::Remote(remote) => remote.identity(),
+        }
+    }
+}
+
+/// Held-out documents and exercises, on any [`LanguageModel`].
 pub fn evaluate(
     model: &dyn LanguageModel,
     model_info: ModelInfo,
