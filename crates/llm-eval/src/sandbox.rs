@@ -66,7 +66,15 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { processor_seconds: 3, seconds: 10.0, memory_bytes: 512 << 20, disk_bytes: 16 << 20, processes: 4, open_files: 64, output_bytes: 1 << 20 }
+        Limits {
+            processor_seconds: 6,
+            seconds: 12.0,
+            memory_bytes: 512 << 20,
+            disk_bytes: 16 << 20,
+            processes: 4,
+            open_files: 64,
+            output_bytes: 1 << 20,
+        }
     }
 }
 

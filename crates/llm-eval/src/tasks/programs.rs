@@ -23,7 +23,7 @@ impl Programs {
 
     fn sandbox(&self) -> &std::result::Result<Sandbox, String> {
         // The harness's own checker gives a program 3 seconds by the clock, so that its verdict depends on what else runs; here
-        // they are seconds of the processor.
+        // it has 6 of the processor, which every reference solution keeps to on a slow machine.
         let limits = Limits::default();
         self.sandbox.get_or_init(|| match &self.runner {
             Some(runner) => Sandbox::new(runner, limits),
