@@ -6,20 +6,24 @@
     python benches/peers/lm_eval_parity.py --tiny fixtures/decoder/llama_tied --llm-eval ... --data ...
 
 Both run the same tasks on the same files and the same model folder: the harness through its Hugging Face backend in float32. Compared
-are, per document, the prompt as text and as token ids, the tokens of every continuation, its log-likelihood (within 1e-4), whether
-it is greedy, and the metrics; per task the mean. Ends with status 1 at a difference.
+are, per document, the prompt as text and as token ids, the tokens of every continuation, its log-likelihood (within 1e-4; beyond a
+hundred nats within 1e-6 of it), whether it is greedy, and the metrics; per task the mean. Ends with status 1 at a difference.
 
-`--tiny` takes a checkpoint without a tokenizer (the parity fixtures: random weights, a vocabulary of 144, a context of 128) and puts
-a byte-level BPE of 144 tokens beside it, learnt from the benchmark files themselves; bytes it does not know are `<unk>` on both sides.
-Its short context makes nearly every prompt one that is cut from the left.
+`--tiny` takes a checkpoint without a tokenizer (the parity fixtures: random weights, a vocabulary of 144) and puts a byte-level BPE of 144
+tokens beside it, learnt from LAMBADA; bytes it does not know are `<unk>` on both sides. Such a vocabulary makes long texts, so the
+fixture's context of 128, which some answers alone exceed (an error on both sides), is set to 384: rotary positions have no weights.
+Most longer prompts are still cut from the left.
 
-Times are wall times of the same machine and the same number of threads, one after the other: the harness's from the tasks' documents to
-its results with the best of `--batch-sizes`, without its imports and without loading the model; ours of the whole process.
+Compared is a run of the harness whose softmax is in float64 (its own `softmax_dtype`): in float32 it rounds a sum of hundreds of nats by
+1e-4. Timed are runs with its defaults. Times are wall and processor times of the same machine and the same number of threads, one after
+the other: the harness's from the tasks' documents to its results with the best of `--batch-sizes`, without its imports and without
+loading the model; ours of the whole process. On a busy machine the processor times are the ones to read.
 """
 
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -38,6 +42,7 @@ from lm_eval.models.huggingface import HFLM
 
 DEFAULT = "hellaswag arc_easy piqa truthfulqa_mc1 truthfulqa_mc2 lambada_openai xcopa_it mmlu_anatomy mmlu_formal_logic mmlu_high_school_psychology"
 TOLERANCE = 1e-4
+TINY_CONTEXT = 384
 
 
 class Recorder(HFLM):
@@ -56,7 +61,10 @@ class Recorder(HFLM):
 def tiny(checkpoint, data, out):
     """The checkpoint with a tokenizer that fits it."""
     config = json.load(open(f"{checkpoint}/config.json"))
-    for name in ("config.json", "generation_config.json", "model.safetensors"):
+    config["max_position_embeddings"] = TINY_CONTEXT
+    with open(f"{out}/config.json", "w") as file:
+        json.dump(config, file)
+    for name in ("generation_config.json", "model.safetensors"):
         if os.path.exists(f"{checkpoint}/{name}"):
             shutil.copy(f"{checkpoint}/{name}", out)
     special = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -81,19 +89,13 @@ def tiny(checkpoint, data, out):
     return out
 
 
-def harness(folder, names, args):
-    """Results, samples and the seconds of the fastest batch size."""
-    best = None
-    for size in args.batch_sizes:
-        model = Recorder(pretrained=folder, dtype="float32", device="cpu", batch_size=size)
-        tasks = {name: lm_eval_local.task(name, args.data, args.num_fewshot) for name in names}
-        start = time.perf_counter()
-        results = lm_eval.evaluate(lm=model, task_dict=tasks, limit=args.limit, bootstrap_iters=0, log_samples=True)
-        seconds = time.perf_counter() - start
-        print(f"harness, batch size {size}: {seconds:.1f} s", flush=True)
-        if best is None or seconds < best[0]:
-            best = (seconds, size, results, model.seen)
-    return best
+def harness(folder, names, args, size, **more):
+    """Results, the tokens seen, wall seconds and processor seconds."""
+    model = Recorder(pretrained=folder, dtype="float32", device="cpu", batch_size=size, **more)
+    tasks = {name: lm_eval_local.task(name, args.data, args.num_fewshot) for name in names}
+    start, busy = time.perf_counter(), time.process_time()
+    results = lm_eval.evaluate(lm=model, task_dict=tasks, limit=args.limit, bootstrap_iters=0, log_samples=True)
+    return results, model.seen, time.perf_counter() - start, time.process_time() - busy
 
 
 def ours(folder, names, args, out):
@@ -103,16 +105,29 @@ def ours(folder, names, args, out):
     command = [args.llm_eval, "run", "--out", out]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
-    start = time.perf_counter()
+    used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    start, busy = time.perf_counter(), used()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "RAYON_NUM_THREADS": os.environ["OMP_NUM_THREADS"]})
-    seconds = time.perf_counter() - start
+    seconds, busy = time.perf_counter() - start, used() - busy
     rows = pyarrow.parquet.read_table(f"{out}/samples.parquet").to_pylist()
-    return seconds, json.load(open(f"{out}/results.json")), rows
+    return seconds, busy, json.load(open(f"{out}/results.json")), rows
+
+
+def allowed(log_p):
+    """1e-4, and 1e-6 of sums beyond a hundred nats: there two float32 passes of one library differ by as much."""
+    return TOLERANCE * max(1.0, abs(log_p) / 100)
 
 
 class Differences:
     def __init__(self):
         self.count = 0
+        self.sums = 0
+        self.beyond = []
+
+    def count_log_p(self, difference, log_p):
+        self.sums += 1
+        if difference > TOLERANCE:
+            self.beyond.append((difference, log_p))
 
     def check(self, equal, where, left, right):
         if not equal:
@@ -134,8 +149,10 @@ def compare(name, samples, seen, rows, found):
         ids = [seen[pair][1] for pair in pairs]
         found.check(ids == row["choice_tokens"], f"{where}: continuation ids", ids, row["choice_tokens"])
         for i, (log_p, greedy) in enumerate(sample["filtered_resps"]):
-            largest = max(largest, abs(log_p - row["log_likelihoods"][i]))
-            found.check(abs(log_p - row["log_likelihoods"][i]) <= TOLERANCE, f"{where}: log p of {i}", log_p, row["log_likelihoods"][i])
+            difference = abs(log_p - row["log_likelihoods"][i])
+            largest = max(largest, difference)
+            found.count_log_p(difference, log_p)
+            found.check(difference <= allowed(log_p), f"{where}: log p of {i}", log_p, row["log_likelihoods"][i])
             found.check(greedy == row["greedy"][i], f"{where}: greedy {i}", greedy, row["greedy"][i])
         metrics = json.loads(row["metrics"])
         for metric in sample["metrics"]:
@@ -154,7 +171,7 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=DEFAULT.split(), choices=sorted(lm_eval_local.TASKS))
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--num-fewshot", type=int)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32])
+    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[32], help="of the timed runs of the harness; none: not timed")
     parser.add_argument("--json", help="write the table here")
     args = parser.parse_args()
     args.data = os.path.abspath(args.data)
@@ -165,9 +182,15 @@ def main():
             folder = f"{scratch}/{os.path.basename(os.path.normpath(args.tiny))}"
             os.mkdir(folder)
             tiny(args.tiny, args.data, folder)
-        seconds, results, rows = ours(folder, args.tasks, args, f"{scratch}/out")
-        print(f"ours: {seconds:.1f} s", flush=True)
-        harness_seconds, size, theirs, seen = harness(folder, args.tasks, args)
+        seconds, busy, results, rows = ours(folder, args.tasks, args, f"{scratch}/out")
+        print(f"ours: {seconds:.1f} s, {busy:.1f} s of processor time", flush=True)
+        times = []
+        for size in args.batch_sizes:
+            *_, wall, cpu = harness(folder, args.tasks, args, size)
+            times.append((wall, cpu, size))
+            print(f"harness, batch size {size}: {wall:.1f} s, {cpu:.1f} s of processor time", flush=True)
+        # In float32 a sum of hundreds of nats is rounded by as much as the tolerance.
+        theirs, seen, *_ = harness(folder, args.tasks, args, min(times)[2] if times else 16, softmax_dtype="float64")
 
     found = Differences()
     table = []
@@ -181,10 +204,15 @@ def main():
             found.check(abs(reference - value["value"]) <= TOLERANCE * max(1, abs(reference)), f"{name}: {metric}", reference, value["value"])
             table.append({"task": full, "metric": metric, "documents": len(mine), "harness": float(reference), "ours": value["value"], "log_p": largest})
             print(f"{name:<32} {len(mine):>5} {metric:>9.9} {reference:>9.4f} {value['value']:>9.4f}  {largest:.1e}")
-    ratio = harness_seconds / seconds
-    print(f"harness {harness_seconds:.1f} s at batch size {size}, ours {seconds:.1f} s: {ratio:.1f} times as fast, {os.environ['OMP_NUM_THREADS']} threads")
+    print(f"{found.sums} log-likelihoods, {len(found.beyond)} differ by more than {TOLERANCE:.0e}", end="")
+    print(f", the shortest of them {min(abs(log_p) for _, log_p in found.beyond):.0f} nats" if found.beyond else "")
+    report = {"tasks": table, "log_likelihoods": found.sums, "beyond": len(found.beyond), "differences": found.count, "threads": os.environ["OMP_NUM_THREADS"], "seconds": seconds, "processor_seconds": busy}
+    if times:
+        wall, cpu, size = min(times)
+        print(f"harness {wall:.1f} s (processor {cpu:.1f} s) at batch size {size}, ours {seconds:.1f} s ({busy:.1f} s)", end=": ")
+        print(f"{wall / seconds:.1f} times as fast ({cpu / busy:.1f} by processor time), {os.environ['OMP_NUM_THREADS']} threads")
+        report |= {"harness_seconds": wall, "harness_processor_seconds": cpu, "batch_size": size, "ratio": wall / seconds, "processor_ratio": cpu / busy}
     if args.json:
-        report = {"tasks": table, "harness_seconds": harness_seconds, "batch_size": size, "seconds": seconds, "ratio": ratio, "differences": found.count}
         with open(args.json, "w") as file:
             json.dump(report, file, indent=1)
     if found.count:

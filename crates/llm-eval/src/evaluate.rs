@@ -10,7 +10,7 @@ use crate::journal::Journal;
 use crate::metrics::{aggregate, weighted_mean};
 use crate::model::LanguageModel;
 use crate::prompt::{Chat, Instance, Prompt, instances, prompts};
-use crate::results::{ShownSample, TaskResult};
+use crate::results::{Metric, ShownSample, TaskResult};
 use crate::samples::Sample;
 use crate::task::{Answer, Ask, Document, Loaded, Score, Spec, Task};
 use crate::tokens::Tokens;
@@ -173,22 +173,27 @@ fn metric_key(score: &Score) -> String {
 }
 
 fn summarise(spec: &Spec, loaded: &Loaded, scores: &[Vec<Score>], answers: &[Answer], shots: usize, options: &Options) -> Result<TaskResult> {
-    let mut columns: Vec<(String, &Score, Vec<(f64, f64)>)> = Vec::new();
+    struct Column {
+        key: String,
+        metric: Metric,
+        values: Vec<(f64, f64)>,
+    }
+    let mut columns: Vec<Column> = Vec::new();
     for score in scores.iter().flatten() {
         let key = metric_key(score);
         let value = (score.value, score.weight);
-        match columns.iter_mut().find(|(name, ..)| *name == key) {
-            Some((.., values)) => values.push(value),
-            None => columns.push((key, score, vec![value])),
+        match columns.iter_mut().find(|c| c.key == key) {
+            Some(column) => column.values.push(value),
+            None => columns.push(Column { key, metric: score.metric, values: vec![value] }),
         }
     }
     let mut metrics = Map::new();
     let mut first = None;
-    for (key, score, values) in &columns {
-        let aggregation = spec.metrics.iter().find(|m| m.metric == score.metric).map_or(crate::task::Aggregation::Mean, |m| m.aggregation);
+    for Column { key, metric, values } in &columns {
+        let aggregation = spec.metrics.iter().find(|m| m.metric == *metric).map_or(crate::task::Aggregation::Mean, |m| m.aggregation);
         let number = aggregate(aggregation, values, options.resamples, options.seed.stream(&format!("{} {key}", spec.name)));
         metrics.insert(key.clone(), json!({"value": number.value, "stderr": number.stderr, "ci95": number.ci95, "n": values.len()}));
-        first.get_or_insert((score.metric, number, values.len()));
+        first.get_or_insert((*metric, number, values.len()));
     }
     let (metric, number, n) = first.ok_or_else(|| Error::Config(format!("{}: no document has a metric", spec.name)))?;
     let mut details = Map::new();
@@ -213,10 +218,7 @@ fn summarise(spec: &Spec, loaded: &Loaded, scores: &[Vec<Score>], answers: &[Ans
 fn sample(spec: &Spec, item: &Item, asked: &[Instance], prepared: &[Prepared], answers: &[Answer], scores: &[Score]) -> Sample {
     let document = item.document;
     let first = scores.first();
-    let graded = first.filter(|s| s.value == 0.0 || s.value == 1.0).filter(|s| {
-        use crate::results::Metric::{BitsPerByte, BytePerplexity, Perplexity, WordPerplexity};
-        !matches!(s.metric, Perplexity | BitsPerByte | WordPerplexity | BytePerplexity)
-    });
+    let graded = first.filter(|s| s.value == 0.0 || s.value == 1.0).filter(|s| s.metric.higher_is_better());
     // Perplexities keep the convention of the file: score over weight is the value of a document.
     let (score, weight) = first.map_or((0.0, 1.0), |s| if s.metric.higher_is_better() { (s.value, s.weight) } else { (-s.value, s.weight) });
     let metrics: Map<String, Value> = scores.iter().map(|s| (metric_key(s), json!(s.value))).collect();

@@ -34,7 +34,7 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
     let model = if is_url(&config.model) {
         Subject::Remote(Remote::open(&config.model, config.model_name.as_deref(), config.concurrency, config.retries)?)
     } else {
-        Subject::Local(Local::load(&config.model, config.device, config.max_batch)?)
+        Subject::Local(Box::new(Local::load(&config.model, config.device, config.max_batch)?))
     };
     let Identity { id, hash, .. } = model.identity();
     let model_info = ModelInfo { path: config.model.clone(), hash, id };
@@ -52,7 +52,7 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
         run.input(file)?;
     }
     let (mut results, mut samples) = match &model {
-        Subject::Local(local) => evaluate(local, model_info, config, asked.as_deref())?,
+        Subject::Local(local) => evaluate(local.as_ref(), model_info, config, asked.as_deref())?,
         Subject::Remote(_) => (Results { model: model_info, tasks: BTreeMap::new(), samples: Vec::new() }, Vec::new()),
     };
     let mut journal = None;
@@ -60,7 +60,7 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
         let open = Some(journal.insert(Journal::open(run.dir())?));
         let options = config.options();
         let evaluation = match &model {
-            Subject::Local(local) => evaluate_on(&Tokens::new(local, config.add_bos)?, &benchmarks, &options, open)?,
+            Subject::Local(local) => evaluate_on(&Tokens::new(local.as_ref(), config.add_bos)?, &benchmarks, &options, open)?,
             Subject::Remote(remote) => evaluate_on(remote, &benchmarks, &options, open)?,
         };
         results.tasks.extend(evaluation.tasks);
@@ -79,7 +79,7 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
 
 /// What is measured.
 enum Subject {
-    Local(Local),
+    Local(Box<Local>),
     Remote(Remote),
 }
 

@@ -105,7 +105,8 @@ impl LanguageModel for Scripted {
         }
         self.scored.set(self.scored.get() + sequences.len());
         assert!(sequences.iter().all(|s| s.tokens.len() <= self.context + 1), "a sequence exceeds the context");
-        let one = |s: &Scored| Likelihood { sum: (s.start..s.tokens.len()).map(|i| log_p(s.tokens, i)).sum(), greedy: s.tokens.len() % 3 == 0 };
+        let one =
+            |s: &Scored| Likelihood { sum: (s.start..s.tokens.len()).map(|i| log_p(s.tokens, i)).sum(), greedy: s.tokens.len().is_multiple_of(3) };
         Ok(sequences.iter().map(one).collect())
     }
     fn generate(&self, _: Vec<Request>, _: &mut dyn FnMut(usize, &Completion) -> Result<()>) -> Result<Vec<Completion>> {
@@ -243,7 +244,12 @@ fn rolling_windows_are_those_of_the_harness() {
     assert!(ids.len() > 20 && ids.len() % 10 > 0, "{} tokens", ids.len());
     let all: Vec<u32> = prepared[0].context.iter().chain(ids).copied().collect();
     let mut got = None;
-    tokens.answer(&asked, &prepared, &[false], &mut |_, answer| Ok(got = Some(answer.sum()))).unwrap();
+    tokens
+        .answer(&asked, &prepared, &[false], &mut |_, answer| {
+            got = Some(answer.sum());
+            Ok(())
+        })
+        .unwrap();
     // The likelihoods of this model depend on one token before, which every window holds.
     let expected: f64 = (1..all.len()).map(|i| log_p(&all, i)).sum();
     assert!((got.unwrap() - expected).abs() < 1e-9);

@@ -30,5 +30,5 @@ pub use likelihood::{Likelihood, Scored, likelihoods};
 pub use llm_tensor::sample as sampling;
 pub use model::Model;
 pub use sampling::Sampling;
-pub use score::score;
+pub use score::{TokenScore, score, score_top};
 pub use vision::{Image, ImageReader, Vision};

@@ -88,6 +88,11 @@ struct Batch<'a> {
     tree: bool,
 }
 
+/// Row and token.
+type Place = (u32, u32);
+/// log p of the token at a place, and whether it is the likeliest.
+type Found = (f32, bool);
+
 struct Member<'a> {
     scored: Scored<'a>,
     /// Rows of its tokens in the pass: the path through the tree.
@@ -158,11 +163,11 @@ impl<'a> Batch<'a> {
             }
         }
         let wanted: Vec<(u32, Vec<u32>)> = wanted.into_iter().collect();
-        let mut found: BTreeMap<(u32, u32), (f32, bool)> = BTreeMap::new();
+        let mut found: BTreeMap<Place, Found> = BTreeMap::new();
         for rows in wanted.chunks((BATCH_LOGITS / vocab).max(1)) {
             let picked: Vec<f32> = rows.iter().flat_map(|&(row, _)| hidden[row as usize * d..(row as usize + 1) * d].iter().copied()).collect();
             let logits = host::to_vec(decoder.logits(host::from_vec(picked, [rows.len(), d], &device)));
-            let scores: Vec<Vec<((u32, u32), (f32, bool))>> = rows
+            let scores: Vec<Vec<(Place, Found)>> = rows
                 .par_iter()
                 .zip(logits.par_chunks_exact(vocab))
                 .map(|((row, tokens), logits)| {
