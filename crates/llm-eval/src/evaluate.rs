@@ -142,7 +142,7 @@ fn one(backend: &dyn Backend, task: &dyn Task, options: &Options, mut journal: O
     let answers = answers.into_iter().map(|a| a.ok_or_else(lost)).collect::<Result<Vec<Answer>>>()?;
     let scores: Vec<Vec<Score>> =
         items.par_iter().map(|item| task.score(item.document, &answers[item.first..item.first + item.count])).collect::<Result<_>>()?;
-    let result = summarise(spec, &loaded, &scores, shots, options)?;
+    let result = summarise(spec, &loaded, &scores, &answers, shots, options)?;
     progress.finish(format!("{} {:.4}", result.metric.name(), result.value));
     evaluation.tasks.insert(name.clone(), result);
     let first_row = evaluation.samples.len();
@@ -172,7 +172,7 @@ fn metric_key(score: &Score) -> String {
     if score.filter == "none" { score.metric.name().to_string() } else { format!("{},{}", score.metric.name(), score.filter) }
 }
 
-fn summarise(spec: &Spec, loaded: &Loaded, scores: &[Vec<Score>], shots: usize, options: &Options) -> Result<TaskResult> {
+fn summarise(spec: &Spec, loaded: &Loaded, scores: &[Vec<Score>], answers: &[Answer], shots: usize, options: &Options) -> Result<TaskResult> {
     struct Column {
         key: String,
         metric: Metric,
@@ -202,6 +202,16 @@ fn summarise(spec: &Spec, loaded: &Loaded, scores: &[Vec<Score>], shots: usize, 
     details.insert("num_fewshot".to_string(), json!(shots));
     details.insert("documents".to_string(), json!(loaded.documents.len()));
     details.insert("chat_template".to_string(), json!(options.chat.apply));
+    let mut failures: BTreeMap<String, u64> = BTreeMap::new();
+    for (score, why) in scores.iter().flatten().filter_map(|s| Some((s, s.failure?))) {
+        let word = if score.filter == "none" { why.to_string() } else { format!("{why},{}", score.filter) };
+        *failures.entry(word).or_default() += 1;
+    }
+    if answers.iter().any(|a| matches!(a, Answer::Text { .. })) {
+        details.insert("failures".to_string(), json!(failures));
+        let truncated = answers.iter().filter(|a| matches!(a, Answer::Text { finish, .. } if finish == "length")).count();
+        details.insert("truncated".to_string(), json!(truncated));
+    }
     Ok(TaskResult { metric, value: number.value, n: n as u64, ci95: number.ci95, group: None, details })
 }
 

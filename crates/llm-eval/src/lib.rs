@@ -26,6 +26,8 @@
 //! | [`documents`] | `select` | which documents under a byte limit |
 //! | [`exercises`] | `Exercise`, `ask` | generated answers, extracted and graded |
 //! | [`pictures`] | `Asked`, `ask` | questions about images, by kind and language |
+//! | [`grade`] | `filter`, `minerva`, `chart`, ... | from generated text to right or wrong |
+//! | [`sandbox`] | `Sandbox`, `Outcome` | generated programs, where they can do no harm |
 //! | [`stats`] | `wilson95`, `bootstrap`, `mcnemar_exact` | how sure is a number |
 //! | [`compare`] | `compare` | is B better than A |
 //! | [`samples`] | `Sample` | `samples.parquet`, one row per scored item |
@@ -42,6 +44,7 @@ pub mod documents;
 mod error;
 pub mod evaluate;
 pub mod exercises;
+pub mod grade;
 pub mod journal;
 pub mod logits;
 pub mod metrics;
@@ -55,6 +58,7 @@ pub mod remote;
 pub mod results;
 pub mod run;
 pub mod samples;
+pub mod sandbox;
 pub mod stats;
 pub mod task;
 pub mod tasks;

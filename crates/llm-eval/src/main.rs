@@ -61,6 +61,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = llm_eval::sandbox::cell_main() {
+        return code;
+    }
     let cli = Cli::parse();
     llm_run::program::main(|| body(cli.command))
 }
@@ -109,5 +112,8 @@ fn table(data: &Path) -> String {
 
 fn line(name: &str, task: &TaskResult) -> String {
     let interval = task.ci95.map(|[low, high]| format!("  95 % [{low:.4}, {high:.4}]")).unwrap_or_default();
-    format!("{name:<36} {:.4}{interval}  n {}", task.value, task.n)
+    let counted = task.details.get("failures").and_then(|f| f.as_object());
+    let failures: Vec<String> = counted.into_iter().flatten().map(|(why, count)| format!("{count} {why}")).collect();
+    let failures = if failures.is_empty() { String::new() } else { format!("  failures: {}", failures.join("; ")) };
+    format!("{name:<36} {:.4}{interval}  n {}{failures}", task.value, task.n)
 }

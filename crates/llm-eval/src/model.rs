@@ -6,7 +6,7 @@
 
 use crate::backend::Identity;
 use crate::error::{Error, Result, check_interrupt};
-use llm_infer::{Completion, Engine, EngineConfig, Event, Likelihood, Model, Request, Scored};
+use llm_infer::{Completion, Engine, EngineConfig, Event, Image, Likelihood, Model, Request, Scored};
 use llm_tensor::DeviceSpec;
 use llm_tokenizer::Tokenizer;
 use std::collections::BTreeMap;
@@ -30,6 +30,20 @@ pub trait LanguageModel {
     /// Continue every prompt; completions come back in the order of the requests. `done` hears of each one as it ends, with the
     /// place of its request.
     fn generate(&self, requests: Vec<Request>, done: &mut dyn FnMut(usize, &Completion) -> Result<()>) -> Result<Vec<Completion>>;
+
+    /// Decode and preprocess an image file; an error that says so where the model reads text only.
+    fn image(&self, bytes: &[u8]) -> Result<Image> {
+        let _ = bytes;
+        Err(Error::Model {
+            model: self.identity().id,
+            message: "it reads text only and the task shows pictures; give a vision-language model".to_string(),
+        })
+    }
+
+    /// The token that stands for an image, and how many tokens an image takes; `None` where the model reads text only.
+    fn image_tokens(&self) -> Option<(u32, usize)> {
+        None
+    }
 
     /// Which model it is; without a hash its answers are never written into a journal.
     fn identity(&self) -> Identity {
@@ -110,6 +124,14 @@ impl LanguageModel for Local {
         }
         let lost = || Error::Model { model: self.model.id.clone(), message: "the engine went idle with requests unanswered".to_string() };
         completions.into_iter().map(|c| c.ok_or_else(lost)).collect()
+    }
+
+    fn image(&self, bytes: &[u8]) -> Result<Image> {
+        Ok(self.model.image(bytes)?)
+    }
+
+    fn image_tokens(&self) -> Option<(u32, usize)> {
+        self.model.vision.as_ref().map(|v| (v.image_token_id(), v.tokens_per_image()))
     }
 
     fn identity(&self) -> Identity {

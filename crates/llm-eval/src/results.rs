@@ -32,6 +32,21 @@ pub enum Metric {
     /// Share of problems whose first program passes its tests.
     #[serde(rename = "pass@1")]
     PassAt1,
+    /// Estimated share of problems that the best of 2 programs would pass.
+    #[serde(rename = "pass@2")]
+    PassAt2,
+    /// ... of 8.
+    #[serde(rename = "pass@8")]
+    PassAt8,
+    /// ... of 16.
+    #[serde(rename = "pass@16")]
+    PassAt16,
+    /// ... of 32.
+    #[serde(rename = "pass@32")]
+    PassAt32,
+    /// ... of 64.
+    #[serde(rename = "pass@64")]
+    PassAt64,
     /// [`Metric::ExactMatch`] with numbers within 5 %.
     RelaxedAccuracy,
 }
@@ -54,6 +69,11 @@ impl Metric {
             Self::WordPerplexity => "word_perplexity",
             Self::BytePerplexity => "byte_perplexity",
             Self::PassAt1 => "pass@1",
+            Self::PassAt2 => "pass@2",
+            Self::PassAt8 => "pass@8",
+            Self::PassAt16 => "pass@16",
+            Self::PassAt32 => "pass@32",
+            Self::PassAt64 => "pass@64",
             Self::RelaxedAccuracy => "relaxed_accuracy",
         }
     }

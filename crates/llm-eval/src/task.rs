@@ -339,12 +339,21 @@ pub struct Score {
     pub weight: f64,
     /// What the filter made of the answer.
     pub extracted: Option<String>,
+    /// Why there is nothing to count, in one word: `invalid` where a filter found no answer; what became of a program that did
+    /// not pass. Such an answer is wrong; the run counts these words.
+    pub failure: Option<&'static str>,
 }
 
 impl Score {
     /// Unfiltered, of weight 1.
     pub fn plain(metric: Metric, value: f64) -> Self {
-        Self { filter: "none", metric, value, weight: 1.0, extracted: None }
+        Self { filter: "none", metric, value, weight: 1.0, extracted: None, failure: None }
+    }
+
+    /// What a filter extracted, and whether it is right; `[invalid]` and its like are failures.
+    pub fn graded(filter: &'static str, metric: Metric, extracted: String, right: bool) -> Self {
+        let failure = (extracted.starts_with("[invalid")).then_some("invalid");
+        Self { filter, extracted: Some(extracted), failure, ..Self::plain(metric, f64::from(u8::from(right))) }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::model::LanguageModel;
 use crate::prompt::{Instance, Prompt};
 use crate::python::rstrip;
 use crate::task::{Answer, Generate};
-use llm_infer::{FinishReason, Request, Sampling, Scored};
+use llm_infer::{FinishReason, Image, Request, Sampling, Scored};
 use llm_run::Seed;
 use llm_tensor::rayon::prelude::*;
 use llm_tokenizer::{Message, RenderOptions, Tokenizer};
@@ -44,6 +44,8 @@ struct Encoder {
     prefix: u32,
     /// The text of `prefix`: what begins with it gets no `bos`.
     prefix_text: String,
+    /// What stands for a picture.
+    picture: Option<u32>,
 }
 
 impl Encoder {
@@ -88,6 +90,25 @@ impl Encoder {
         Ok(rendered + prefix.as_deref().unwrap_or(""))
     }
 
+    /// Pictures stand before the question: in a chat in its last turn, where the template knows how to write them, else as their
+    /// token on a line of its own.
+    fn with_pictures(&self, prompt: &Prompt, pictures: usize) -> Result<Prompt> {
+        let mut prompt = prompt.clone();
+        if pictures == 0 {
+            return Ok(prompt);
+        }
+        let token = self.picture.ok_or_else(|| self.refuse("it reads text only and the task shows pictures; give a vision-language model"))?;
+        match &mut prompt {
+            Prompt::Text(text) => text.insert_str(0, &format!("{}\n", self.tokenizer.decode(&[token], false)).repeat(pictures)),
+            Prompt::Chat { messages, .. } => {
+                if let Some(last) = messages.iter_mut().rev().find(|m| m.role == "user") {
+                    *last = std::mem::take(last).with_images(pictures);
+                }
+            }
+        }
+        Ok(prompt)
+    }
+
     fn prepare(&self, instance: &Instance) -> Result<Prepared> {
         match instance {
             Instance::Likelihood { prompt, continuation } => {
@@ -96,8 +117,8 @@ impl Encoder {
                 Ok(Prepared { text, context, continuation })
             }
             Instance::Rolling { text } => Ok(Prepared { text: String::new(), context: vec![self.prefix], continuation: self.encode(text) }),
-            Instance::Generate { prompt, .. } => {
-                let text = self.render(prompt)?;
+            Instance::Generate { prompt, images, .. } => {
+                let text = self.render(&self.with_pictures(prompt, images.len())?)?;
                 let context = self.encode(&text);
                 Ok(Prepared { text, context, continuation: Vec::new() })
             }
@@ -115,7 +136,7 @@ impl<'a> Tokens<'a> {
         })?;
         let bos = if add_bos.unwrap_or_else(|| tokenizer.adds_bos()) { tokenizer.bos_id() } else { None };
         let prefix_text = tokenizer.decode(&[prefix], false);
-        Ok(Self { model, encoder: Encoder { tokenizer, model: id, bos, prefix, prefix_text } })
+        Ok(Self { model, encoder: Encoder { tokenizer, model: id, bos, prefix, prefix_text, picture: model.image_tokens().map(|(id, _)| id) } })
     }
 
     fn refuse(&self, message: impl Into<String>) -> Error {
@@ -191,8 +212,15 @@ impl<'a> Tokens<'a> {
         Ok(())
     }
 
-    fn request(&self, settings: &Generate, repeat: usize, prepared: &Prepared) -> Result<Request> {
+    fn request(&self, settings: &Generate, repeat: usize, prepared: &Prepared, images: Vec<Image>) -> Result<Request> {
         let length = self.model.context_length();
+        if let Some((_, taken)) = self.model.image_tokens().filter(|_| !images.is_empty()) {
+            // A picture's place cannot be cut off.
+            let needed = prepared.context.len() + images.len() * (taken - 1) + settings.max_gen_toks;
+            if needed > length {
+                return Err(self.refuse(format!("a question with {} picture(s) takes {needed} tokens and the context holds {length}", images.len())));
+            }
+        }
         let room = length.checked_sub(settings.max_gen_toks).filter(|&room| room > 0).ok_or_else(|| {
             self.refuse(format!(
                 "answers of {} tokens leave nothing of its context of {length} for the prompt; set `max_gen_toks` lower",
@@ -212,7 +240,7 @@ impl<'a> Tokens<'a> {
             seed: Seed(0).stream(&prepared.text).at(repeat as u64).0,
             ..Sampling::default()
         };
-        Ok(Request::new(prompt, sampling))
+        Ok(Request::new(prompt, sampling).with_images(images))
     }
 
     fn continue_all(
@@ -228,13 +256,13 @@ impl<'a> Tokens<'a> {
             if let Instance::Generate { images, settings, repeat, .. } = instance
                 && !known[place]
             {
-                if let Some(image) = images.first() {
-                    return Err(
-                        self.refuse(format!("it reads text only and the task shows pictures ({}); give a vision-language model", image.display()))
-                    );
+                let mut pictures = Vec::with_capacity(images.len());
+                for path in images {
+                    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.clone(), source })?;
+                    pictures.push(self.model.image(&bytes).map_err(|e| self.refuse(format!("{}: {e}", path.display())))?);
                 }
                 places.push((place, settings));
-                requests.push(self.request(settings, *repeat, &prepared[place])?);
+                requests.push(self.request(settings, *repeat, &prepared[place], pictures)?);
             }
         }
         if requests.is_empty() {

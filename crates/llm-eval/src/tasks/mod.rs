@@ -3,10 +3,18 @@
 //! To add one: a file with a type that is a [`Task`] and a `pub fn tasks() -> Vec<Box<dyn Task>>`, and a line in [`all`].
 
 pub mod arc;
+pub mod bbh;
+pub mod chartqa;
+pub mod gsm8k;
 pub mod hellaswag;
+pub mod humaneval;
 pub mod lambada;
+pub mod math;
+pub mod mbpp;
+pub mod mgsm;
 pub mod mmlu;
 pub mod piqa;
+mod programs;
 pub mod truthfulqa;
 pub mod xcopa;
 
@@ -17,7 +25,8 @@ use std::path::Path;
 /// Every task there is, in the order of the table.
 pub fn all() -> Vec<Box<dyn Task>> {
     let families = [hellaswag::tasks, arc::tasks, piqa::tasks, truthfulqa::tasks, lambada::tasks, xcopa::tasks, mmlu::tasks];
-    families.into_iter().flat_map(|family| family()).collect()
+    let generated = [gsm8k::tasks, math::tasks, bbh::tasks, mgsm::tasks, humaneval::tasks, mbpp::tasks, chartqa::tasks];
+    families.into_iter().chain(generated).flat_map(|family| family()).collect()
 }
 
 /// The tasks of a list of names: `hellaswag`, `hellaswag@lm-eval`, `hellaswag@lm-eval@1`, or a group or tag such as `mmlu`, of which
