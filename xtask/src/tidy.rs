@@ -19,15 +19,16 @@ const TOP: [&str; 9] = ["Cargo.toml", "Cargo.lock", "README.md", "LICENSE", "rus
 /// May be there too.
 const TOP_ALSO: [&str; 3] = ["fixtures", "target", "runs"];
 /// From the ground up: a crate may use crates of earlier rows only.
-const ORDER: [&[&str]; 10] = [
+const ORDER: [&[&str]; 11] = [
     &["llm-run"],
     &["llm-tokenizer", "llm-tensor"],
     &["llm-data", "llm-moe"],
     &["llm-arch"],
     &["llm-vision"],
     &["llm-infer"],
+    &["llm-eval"],
     &["llm-train"],
-    &["llm-align", "llm-eval", "llm-serve"],
+    &["llm-align", "llm-serve"],
     &["llm-quant"],
     &["xtask"],
 ];

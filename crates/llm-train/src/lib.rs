@@ -9,6 +9,7 @@
 //! | [`schedule`] | `Schedule` | the learning rate as a pure function of the step |
 //! | [`mixture`] | `Mixture` | balancing and watching the experts of a sparse model |
 //! | [`checkpoint`] | `Checkpoint` | atomic, checksummed, refused when the run changed |
+//! | [`evaluation`] | `Evaluation` | benchmarks while training, with every validation |
 //! | [`mod@bench`] | `Training`, `Report` | the step on random weights and tokens: tokens/s, MFU, memory |
 //! | [`sequences`] | `Sequences` | conversations of any length as one ragged batch without padding |
 //! | [`pretrain`] | `Pretrain` | next-token prediction over packed shards |
@@ -26,6 +27,7 @@
 pub mod bench;
 pub mod checkpoint;
 mod error;
+pub mod evaluation;
 pub mod freeze;
 pub mod mixture;
 pub mod optimizer;

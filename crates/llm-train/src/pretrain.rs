@@ -3,6 +3,7 @@
 //! A row of T+1 tokens gives T predictions. Documents packed into one row do not see each other, positions restart with each,
 //! and the first token of a document is never a target. Which rows make up step s is a function of (seed, s).
 
+use crate::evaluation::{Evaluation, EvaluationConfig};
 use crate::freeze::is_frozen;
 use crate::mixture::Mixture;
 use crate::trainer::{Loss, Objective, Outcome, Trainer, TrainerConfig};
@@ -41,6 +42,8 @@ pub struct PretrainConfig {
     pub device: DeviceSpec,
     /// Number format of weights and activations; anything but float32 keeps f32 master copies of the weights.
     pub precision: Precision,
+    /// Benchmarks with every validation.
+    pub evaluation: EvaluationConfig,
     /// The loop.
     pub trainer: TrainerConfig,
 }
@@ -58,6 +61,7 @@ impl Default for PretrainConfig {
             seed: 0,
             device: DeviceSpec::Auto,
             precision: Precision::F32,
+            evaluation: EvaluationConfig::default(),
             trainer: TrainerConfig::default(),
         }
     }
@@ -98,6 +102,7 @@ pub struct Pretrain {
     heldout: Option<Shards>,
     config: PretrainConfig,
     mixture: Mixture,
+    evaluation: Option<Evaluation>,
 }
 
 /// One micro-batch and the targets of its whole step.
@@ -149,7 +154,8 @@ impl Objective for Pretrain {
     }
 
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
-        let Some(heldout) = &self.heldout else { return Ok(Map::new()) };
+        let mut record = self.evaluation.as_ref().map_or_else(|| Ok(Map::new()), |evaluation| evaluation.run(model))?;
+        let Some(heldout) = &self.heldout else { return Ok(record) };
         let rows = if self.config.eval_rows == 0 { heldout.len() } else { self.config.eval_rows.min(heldout.len()) };
         let (mut nll, mut bytes, mut targets) = (0f64, 0u64, 0usize);
         let mut mixture = Mixture::default();
@@ -163,7 +169,7 @@ impl Objective for Pretrain {
             nll += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
         }
         let loss = nll / targets.max(1) as f64;
-        let mut record = Map::from_iter([
+        record.extend([
             ("val_loss".to_string(), json!(loss)),
             ("val_perplexity".to_string(), json!(loss.exp())),
             ("val_bits_per_byte".to_string(), json!(nll / std::f64::consts::LN_2 / bytes.max(1) as f64)),
@@ -194,7 +200,8 @@ impl Pretrain {
         let train = open_shards(&config.train, config.model.max_position_embeddings)?;
         let heldout =
             if config.heldout.as_os_str().is_empty() { None } else { Some(open_shards(&config.heldout, config.model.max_position_embeddings)?) };
-        Ok((Self { train, heldout, config: config.clone(), mixture: Mixture::default() }, tokenizer))
+        let evaluation = Evaluation::open(&config.evaluation, &tokenizer)?;
+        Ok((Self { train, heldout, config: config.clone(), mixture: Mixture::default(), evaluation }, tokenizer))
     }
 }
 
