@@ -65,7 +65,13 @@ impl Evaluation {
     pub fn run(&self, model: &Decoder) -> Result<Map<String, Value>> {
         let local = Local::from_model(Model::from_parts(model.clone(), self.tokenizer.clone(), "training"), MAX_BATCH);
         let evaluation = evaluate(&local, &self.tasks, &self.options).map_err(|e| Error::Objective(format!("evaluation: {e}")))?;
-        let numbers = evaluation.tasks.into_iter().map(|(name, result)| (format!("eval/{name}"), json!(result.value)));
-        Ok(numbers.collect())
+        let mut numbers = Map::new();
+        for (name, result) in evaluation.tasks {
+            match result.details.get("metrics").and_then(Value::as_object) {
+                Some(metrics) => numbers.extend(metrics.iter().map(|(metric, number)| (format!("eval/{name}/{metric}"), number["value"].clone()))),
+                None => drop(numbers.insert(format!("eval/{name}/{}", result.metric.name()), json!(result.value))),
+            }
+        }
+        Ok(numbers)
     }
 }
