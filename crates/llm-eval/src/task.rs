@@ -292,7 +292,8 @@ impl Loaded {
 pub enum Answer {
     /// Of a continuation, in nats, and whether every one of its tokens is the likeliest.
     Likelihood {
-        /// Sum of log p.
+        /// Sum of log p; in files its bits, because decimal digits come back one unit off now and then.
+        #[serde(with = "bits")]
         sum: f64,
         /// Greedy decoding would have written it.
         greedy: bool,
@@ -306,6 +307,18 @@ pub enum Answer {
         /// `stop` or `length`.
         finish: String,
     },
+}
+
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(value.to_bits())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        u64::deserialize(deserializer).map(f64::from_bits)
+    }
 }
 
 impl Answer {
