@@ -1,10 +1,12 @@
-//! `cargo xtask chat`: a conversation in the terminal, or line by line through a pipe.
+//! `cargo xtask chat`: a conversation in the terminal, or line by line through a pipe. `/image PATH` attaches a picture to the next question.
 
 use crate::client::{Client, Piece, Settings};
 use crate::folder;
 use crate::server::Server;
 use crate::term::Paint;
 use anyhow::{Context, Result, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
@@ -35,9 +37,10 @@ pub struct Args {
     forget: bool,
 }
 
-const HELP: &str = "/reset  forget the conversation
-/quit   leave (also Ctrl-D)
-/help   this";
+const HELP: &str = "/image PATH  show a picture (PNG, JPEG or WebP) with the next question; several are possible
+/reset       forget the conversation
+/quit        leave (also Ctrl-D)
+/help        this";
 
 /// The model a newcomer means: the last one of the newest run that has one.
 pub fn default_model() -> Result<PathBuf> {
@@ -83,6 +86,7 @@ fn converse(args: &Args, client: &Client, model: &str, settings: Settings) -> Re
     let paint = Paint::stdout();
     let opening: Vec<Value> = args.system.iter().map(|text| json!({"role": "system", "content": text})).collect();
     let mut messages = opening.clone();
+    let mut pictures: Vec<String> = Vec::new();
     if interactive {
         println!("{} {}", paint.bold("Ask something."), paint.dim("/help shows what else there is."));
     }
@@ -105,17 +109,27 @@ fn converse(args: &Args, client: &Client, model: &str, settings: Settings) -> Re
             "/help" => println!("{HELP}"),
             "/reset" => {
                 messages.clone_from(&opening);
+                pictures.clear();
                 println!("{}", paint.dim("forgotten"));
             }
+            "/image" => println!("/image needs a path: /image photo.jpg"),
+            command if command.starts_with("/image ") => match picture(&command["/image ".len()..]) {
+                Ok(url) => {
+                    pictures.push(url);
+                    println!("{}", paint.dim("shown with your next question"));
+                }
+                Err(error) if interactive => println!("{}", paint.yellow(&format!("{error:#}"))),
+                Err(error) => return Err(error),
+            },
             command if command.starts_with('/') && !command.contains(' ') => {
-                let near = crate::term::nearest(command, ["/help", "/reset", "/quit"]);
+                let near = crate::term::nearest(command, ["/help", "/image", "/reset", "/quit"]);
                 println!("no command {command}{}", near.map_or("; /help lists them".to_string(), |n| format!("; did you mean {n}?")));
             }
             question => {
                 if args.forget {
                     messages.clone_from(&opening);
                 }
-                messages.push(json!({"role": "user", "content": question}));
+                messages.push(user(question, std::mem::take(&mut pictures)));
                 match answer(client, model, &messages, settings, paint) {
                     Ok(content) => messages.push(json!({"role": "assistant", "content": content})),
                     Err(error) if interactive => {
@@ -127,6 +141,29 @@ fn converse(args: &Args, client: &Client, model: &str, settings: Settings) -> Re
             }
         }
     }
+}
+
+/// A picture as a `data:` URL. Terminals quote a path that is dropped into them.
+fn picture(path: &str) -> Result<String> {
+    let path = path.trim().trim_matches(['\'', '"']);
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read the picture {path}"))?;
+    let kind = match bytes.as_slice() {
+        [0x89, b'P', b'N', b'G', ..] => "png",
+        [0xFF, 0xD8, 0xFF, ..] => "jpeg",
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "webp",
+        _ => bail!("{path} is not a PNG, JPEG or WebP file; convert it to one of these"),
+    };
+    Ok(format!("data:image/{kind};base64,{}", STANDARD.encode(bytes)))
+}
+
+/// A question, behind the pictures it is about.
+fn user(question: &str, pictures: Vec<String>) -> Value {
+    if pictures.is_empty() {
+        return json!({"role": "user", "content": question});
+    }
+    let images = pictures.into_iter().map(|url| json!({"type": "image_url", "image_url": {"url": url}}));
+    let content: Vec<Value> = images.chain([json!({"type": "text", "text": question})]).collect();
+    json!({"role": "user", "content": content})
 }
 
 /// Stream one answer; returns its visible part.
@@ -163,6 +200,23 @@ fn visible(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_go_before_the_question() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a b.png");
+        std::fs::write(&path, b"\x89PNG").unwrap();
+        let url = picture(&format!("  '{}' ", path.display())).unwrap();
+        assert_eq!(url, "data:image/png;base64,iVBORw==");
+        let asked = user("what?", vec![url.clone()]);
+        assert_eq!(asked["content"], json!([{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what?"}]));
+        assert_eq!(user("what?", vec![])["content"], "what?");
+        std::fs::write(&path, b"GIF89a").unwrap();
+        assert!(picture(&path.display().to_string()).unwrap_err().to_string().contains("WebP"));
+        assert!(picture("no/such.png").is_err());
+    }
+
     #[test]
     fn escapes_of_a_model_do_not_reach_the_terminal() {
         assert_eq!(super::visible("a\x1b[2Jb\nc\r"), "a[2Jb\nc");

@@ -223,8 +223,9 @@ mod tests {
     }
 
     #[test]
-    fn the_embedded_recipes_are_sound_and_survive_a_round_trip() {
-        for (name, text) in crate::quickstart::RECIPES {
+    fn the_recipes_are_sound_and_survive_a_round_trip() {
+        let vision = [("vision", include_str!("../recipes/vision.toml")), ("vision-ci", include_str!("../recipes/vision-ci.toml"))];
+        for (name, text) in crate::quickstart::RECIPES.into_iter().chain(vision) {
             let recipe = Recipe::parse(text, name).unwrap();
             let again = Recipe::parse(&toml::to_string(&recipe).unwrap(), name).unwrap();
             assert_eq!(toml::to_string(&again).unwrap(), toml::to_string(&recipe).unwrap());

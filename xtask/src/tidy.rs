@@ -19,15 +19,17 @@ const TOP: [&str; 9] = ["Cargo.toml", "Cargo.lock", "README.md", "LICENSE", "rus
 /// May be there too.
 const TOP_ALSO: [&str; 3] = ["fixtures", "target", "runs"];
 /// From the ground up: a crate may use crates of earlier rows only.
-const ORDER: [&[&str]; 9] = [
+const ORDER: [&[&str]; 11] = [
     &["llm-run"],
     &["llm-tokenizer", "llm-tensor"],
     &["llm-data", "llm-moe"],
     &["llm-arch"],
     &["llm-vision"],
     &["llm-infer"],
+    &["llm-eval"],
     &["llm-train"],
-    &["llm-align", "llm-eval", "llm-quant", "llm-serve"],
+    &["llm-align", "llm-serve"],
+    &["llm-quant"],
     &["xtask"],
 ];
 /// Crates that xtask and the data crates must never link.

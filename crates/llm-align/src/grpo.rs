@@ -7,7 +7,6 @@
 //!
 //! How token losses are averaged differs between implementations and is named: [`LossType`].
 
-use crate::sequences::{Sequence, Sequences, groups};
 use crate::sft::require;
 use crate::verifier::{ExerciseVerifier, Verifier};
 use llm_arch::{Decoder, hf};
@@ -18,6 +17,7 @@ use llm_run::seed::permuted;
 use llm_tensor::burn::tensor::Tensor;
 use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
+use llm_train::sequences::{Sequence, Sequences, groups};
 use llm_train::trainer::Outcome;
 use llm_train::{Error, Loss, Objective, Result, Trainer, TrainerConfig};
 use serde::{Deserialize, Serialize};
@@ -138,6 +138,7 @@ pub struct GrpoBatch {
 }
 
 impl Objective for Grpo {
+    type Model = Decoder;
     type Batch = GrpoBatch;
 
     fn batches(&mut self, step: u64, model: &Decoder) -> Result<Vec<GrpoBatch>> {
@@ -244,7 +245,7 @@ impl Grpo {
 }
 
 /// Train with verified rewards into `out`.
-pub fn grpo(config: GrpoConfig, out: &Path) -> Result<Outcome> {
+pub fn grpo(config: GrpoConfig, out: &Path) -> Result<Outcome<Decoder>> {
     require("model", &config.model)?;
     require("train", &config.train)?;
     if config.group_size < 2 || config.prompts_per_step == 0 || config.max_tokens == 0 || config.max_batch == 0 {

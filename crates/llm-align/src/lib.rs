@@ -5,18 +5,16 @@
 //! | [`sft`](mod@sft) | `Sft` | imitate answers; loss on the assistant's tokens only |
 //! | [`grpo`](mod@grpo) | `Grpo` | reward what can be verified, relative to the group |
 //! | [`verifier`] | `Verifier` | is this answer right? |
-//! | [`sequences`] | `Sequences` | conversations of any length as one ragged batch without padding |
 //!
 //! Deliberately absent: a second training loop, a second way to generate.
 
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
 pub mod grpo;
-pub mod sequences;
 pub mod sft;
 pub mod verifier;
 
 pub use grpo::{GrpoConfig, grpo};
-pub use llm_train::{Error, Result};
+pub use llm_train::{Error, Result, sequences};
 pub use sft::{SftConfig, sft};
 pub use verifier::{ExerciseVerifier, Verifier};

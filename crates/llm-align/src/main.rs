@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_align::{GrpoConfig, SftConfig, grpo, sft};
+use llm_arch::Decoder;
 use llm_run::{Args, Run, program};
 use llm_train::trainer::Outcome;
 use serde_json::json;
@@ -25,7 +26,7 @@ enum Command {
     Grpo(Args),
 }
 
-fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome) -> anyhow::Result<()> {
+fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome<Decoder>) -> anyhow::Result<()> {
     for path in inputs {
         run.input(path)?;
     }
@@ -34,7 +35,7 @@ fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome) -> anyhow::Result
         "tokens": outcome.tokens,
         "tokens_per_second": outcome.tokens as f64 / outcome.elapsed_seconds,
         "training_seconds": outcome.elapsed_seconds,
-        "parameters": outcome.decoder.num_parameters(),
+        "parameters": outcome.model.num_parameters(),
         "validation_first": outcome.validations.first(),
         "validation_last": outcome.validations.last(),
     }))?;

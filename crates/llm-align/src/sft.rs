@@ -4,13 +4,14 @@
 //! included, and only those are trained (label -100 elsewhere, in Hugging Face's terms). The loss is the mean over the trained
 //! tokens of the whole step, whatever the micro-batches.
 
-use crate::sequences::{Sequence, Sequences, groups};
 use llm_arch::{Decoder, hf};
 use llm_data::exercises;
 use llm_run::Seed;
 use llm_run::seed::permuted;
 use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
+use llm_train::evaluation::{Evaluation, EvaluationConfig};
+use llm_train::sequences::{Sequence, Sequences, groups};
 use llm_train::trainer::Outcome;
 use llm_train::{Error, Loss, Objective, Result, Trainer, TrainerConfig};
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,8 @@ pub struct SftConfig {
     pub seed: u64,
     /// Where to compute.
     pub device: DeviceSpec,
+    /// Benchmarks with every validation.
+    pub evaluation: EvaluationConfig,
     /// The loop.
     pub trainer: TrainerConfig,
 }
@@ -55,6 +58,7 @@ impl Default for SftConfig {
             eval_conversations: 128,
             seed: 0,
             device: DeviceSpec::Auto,
+            evaluation: EvaluationConfig::default(),
             trainer: TrainerConfig::default(),
         }
     }
@@ -65,6 +69,7 @@ impl Default for SftConfig {
 pub struct Sft {
     train: Vec<Sequence>,
     heldout: Vec<Sequence>,
+    evaluation: Option<Evaluation>,
     config: SftConfig,
 }
 
@@ -76,6 +81,7 @@ pub struct SftBatch {
 }
 
 impl Objective for Sft {
+    type Model = Decoder;
     type Batch = SftBatch;
 
     fn batches(&mut self, step: u64, _: &Decoder) -> Result<Vec<SftBatch>> {
@@ -98,13 +104,17 @@ impl Objective for Sft {
     }
 
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
+        let mut record = self.evaluation.as_ref().map_or_else(|| Ok(Map::new()), |evaluation| evaluation.run(model))?;
         let (mut nll, mut trained) = (0f64, 0usize);
         for group in groups(&self.heldout, self.config.micro_batch_tokens) {
             let sequences = Sequences::pack(group);
             trained += sequences.trained();
             nll += host::to_vec(sequences.nll(model)).iter().map(|&x| f64::from(x)).sum::<f64>();
         }
-        Ok(if trained == 0 { Map::new() } else { Map::from_iter([("val_loss".to_string(), json!(nll / trained as f64))]) })
+        if trained > 0 {
+            record.insert("val_loss".into(), json!(nll / trained as f64));
+        }
+        Ok(record)
     }
 }
 
@@ -138,7 +148,7 @@ pub(crate) fn require(key: &str, path: &Path) -> Result<()> {
 }
 
 /// Fine-tune into `out`.
-pub fn sft(mut config: SftConfig, out: &Path) -> Result<Outcome> {
+pub fn sft(mut config: SftConfig, out: &Path) -> Result<Outcome<Decoder>> {
     require("model", &config.model)?;
     require("train", &config.train)?;
     if config.batch_size == 0 || config.micro_batch_tokens == 0 {
@@ -161,5 +171,6 @@ pub fn sft(mut config: SftConfig, out: &Path) -> Result<Outcome> {
     };
     let device = config.device.open()?.autodiff();
     let start = config.model.clone();
-    trainer.run(&mut Sft { train, heldout, config }, || Ok(hf::load(&start, &device)?), &tokenizer)
+    let evaluation = Evaluation::open(&config.evaluation, &tokenizer)?;
+    trainer.run(&mut Sft { train, heldout, evaluation, config }, || Ok(hf::load(&start, &device)?), &tokenizer)
 }

@@ -43,6 +43,7 @@ fn steps(max_steps: u64, lr: f64) -> TrainerConfig {
         eval_every: 0,
         checkpoint_every: 2,
         keep_checkpoints: 1,
+        ..TrainerConfig::default()
     }
 }
 

@@ -28,6 +28,8 @@ enum Command {
     Read(llm_run::Args),
     /// Draw a balanced text sample for the tokenizer
     Sample(llm_run::Args),
+    /// Draw pictures with captions and questions
+    Scenes(llm_run::Args),
     /// Redact and split into training and held-out documents
     Split(llm_run::Args),
     /// Count what a folder of documents holds
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Pack(args) => commands::pack::run(&args),
         Command::Read(args) => commands::read::run(&args),
         Command::Sample(args) => commands::sample::run(&args),
+        Command::Scenes(args) => commands::scenes::run(&args),
         Command::Split(args) => commands::split::run(&args),
         Command::Stats(args) => commands::stats::run(&args),
     })

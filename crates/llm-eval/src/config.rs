@@ -47,8 +47,10 @@ pub struct RunConfig {
     pub train_limit_bytes: Option<u64>,
     /// Held-out exercises (JSON lines with `id, lang, category, messages, answer`): exact match.
     pub exercises: Option<PathBuf>,
-    /// Ask at most this many exercises, chosen by hash, and the first so many documents of every benchmark. All of them when
-    /// absent.
+    /// Held-out pictures with questions (a Parquet file or a folder of them): exact match by kind and language.
+    pub pictures: Option<PathBuf>,
+    /// Ask at most this many exercises, and as many questions about pictures, chosen by hash, and the first so many documents of
+    /// every benchmark. All of them when absent.
     pub limit: Option<usize>,
     /// Longest answer to an exercise in tokens; less where the context leaves less.
     pub max_tokens: usize,
@@ -58,7 +60,7 @@ pub struct RunConfig {
     pub device: DeviceSpec,
     /// Chooses the items under a limit, the samples shown, and the bootstrap's draws.
     pub seed: u64,
-    /// Exercises shown in `results.json`; all of them are in `samples.parquet`.
+    /// Exercises, and questions about pictures, shown in `results.json`; all of them are in `samples.parquet`.
     pub samples: usize,
     /// Bootstrap resamples behind the interval of bits per byte.
     pub resamples: usize,
@@ -84,6 +86,7 @@ impl Default for RunConfig {
             train_documents: None,
             train_limit_bytes: None,
             exercises: None,
+            pictures: None,
             limit: None,
             max_tokens: 256,
             max_batch: 64,
@@ -118,13 +121,14 @@ impl RunConfig {
         if self.model.as_os_str().is_empty() {
             return wrong("`model` is not set; give the folder of the model to evaluate");
         }
-        if self.documents.is_none() && self.exercises.is_none() && self.tasks.is_empty() {
+        let own = self.documents.is_some() || self.exercises.is_some() || self.pictures.is_some();
+        if !own && self.tasks.is_empty() {
             return wrong(
-                "nothing to evaluate; set `tasks` (benchmarks), `documents` (bits per byte), `exercises` (exact match), or several of them",
+                "nothing to evaluate; set `tasks` (benchmarks), `documents` (bits per byte), `exercises` or `pictures` (exact match), or several",
             );
         }
-        if crate::remote::is_url(&self.model) && (self.documents.is_some() || self.exercises.is_some()) {
-            return wrong("`documents` and `exercises` need the model's tokenizer; give the model folder, or only `tasks` with a URL");
+        if crate::remote::is_url(&self.model) && own {
+            return wrong("`documents`, `exercises` and `pictures` need the model itself; give the model folder, or only `tasks` with a URL");
         }
         if self.train_documents.is_some() && self.documents.is_none() {
             return wrong("`train_documents` trains a baseline for `documents`, which is not set");

@@ -186,7 +186,7 @@ pub fn ask(model: &dyn LanguageModel, exercises: &[Exercise], max_tokens: usize)
     Ok(samples)
 }
 
-fn finish_reason(reason: FinishReason) -> &'static str {
+pub(crate) fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",

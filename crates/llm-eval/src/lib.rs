@@ -25,6 +25,7 @@
 //! | [`ngram`] | `ByteTrigram` | the order-3 byte model to beat |
 //! | [`documents`] | `select` | which documents under a byte limit |
 //! | [`exercises`] | `Exercise`, `ask` | generated answers, extracted and graded |
+//! | [`pictures`] | `Asked`, `ask` | questions about images, by kind and language |
 //! | [`grade`] | `filter`, `minerva`, `chart`, ... | from generated text to right or wrong |
 //! | [`sandbox`] | `Sandbox`, `Outcome` | generated programs, where they can do no harm |
 //! | [`stats`] | `wilson95`, `bootstrap`, `mcnemar_exact` | how sure is a number |
@@ -49,6 +50,7 @@ pub mod logits;
 pub mod metrics;
 pub mod model;
 pub mod ngram;
+pub mod pictures;
 pub mod prompt;
 pub mod python;
 pub mod reader;

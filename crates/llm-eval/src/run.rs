@@ -8,6 +8,7 @@ use crate::evaluate::evaluate_on;
 use crate::exercises;
 use crate::journal::Journal;
 use crate::model::{LanguageModel, Local};
+use crate::pictures;
 use crate::remote::{Remote, is_url};
 use crate::results::{ModelInfo, Results};
 use crate::samples::{self, Sample};
@@ -27,6 +28,7 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
     // Inputs that cannot be read should fail before a model is loaded.
     let seed = Seed(config.seed);
     let asked = config.exercises.as_deref().map(|path| exercises::read(path, config.limit, seed.stream("exercises"))).transpose()?;
+    let pictures = config.pictures.as_deref().map(pictures::read).transpose()?;
     for documents in config.documents.iter().chain(&config.train_documents) {
         llm_data::document::DocumentReader::open(documents)?;
     }
@@ -42,7 +44,8 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
     let mut run = Run::start(out, "llm-eval", "run", config)?;
     run.manifest.seed = Some(config.seed);
     let folder = matches!(model, Subject::Local(_)).then_some(&config.model);
-    for input in [folder, config.documents.as_ref(), config.train_documents.as_ref(), config.exercises.as_ref()] {
+    let inputs = [&config.documents, &config.train_documents, &config.exercises, &config.pictures];
+    for input in inputs.into_iter().map(Option::as_ref).chain([folder]) {
         input.map_or(Ok(()), |path| run.input(path))?;
     }
     let mut files: Vec<PathBuf> = benchmarks.iter().filter_map(|t| t.spec().found(&config.data)).flatten().collect();
@@ -55,6 +58,15 @@ pub fn run(config: &RunConfig, out: &Path) -> Result<Results> {
         Subject::Local(local) => evaluate(local.as_ref(), model_info, config, asked.as_deref())?,
         Subject::Remote(_) => (Results { model: model_info, tasks: BTreeMap::new(), samples: Vec::new() }, Vec::new()),
     };
+    if let (Some(pictures), Subject::Local(local)) = (&pictures, &model) {
+        let asked = pictures::questions(pictures, config.limit, seed.stream(pictures::TASK));
+        let rows = pictures::ask(local, &asked, config.max_tokens)?;
+        results.tasks.extend(pictures::summarise(&rows));
+        let shown = pictures::show(&asked, &rows, config.samples, seed.stream("samples"));
+        pictures::write_shown(run.dir(), pictures, &shown)?;
+        results.samples.extend(shown);
+        samples.extend(rows);
+    }
     let mut journal = None;
     if !benchmarks.is_empty() {
         let open = Some(journal.insert(Journal::open(run.dir())?));

@@ -240,7 +240,7 @@ impl<'a> Tokens<'a> {
             seed: Seed(0).stream(&prepared.text).at(repeat as u64).0,
             ..Sampling::default()
         };
-        Ok(Request { prompt, sampling, images })
+        Ok(Request::new(prompt, sampling).with_images(images))
     }
 
     fn continue_all(

@@ -63,7 +63,7 @@ fn greedy_is_what_the_engine_writes() {
     let model = model("llama_gqa_untied");
     let prompt: Vec<u32> = (3..30).collect();
     let sampling = Sampling { max_tokens: 5, ..Sampling::default() };
-    let request = Request { prompt: prompt.clone(), sampling };
+    let request = Request::new(prompt.clone(), sampling);
     let mut quiet = model.clone();
     quiet.eos_token_ids = vec![];
     let written = llm_infer::Engine::new(&quiet, Default::default()).unwrap().generate(vec![request]).unwrap().remove(0).tokens;

@@ -52,7 +52,7 @@ struct Target {
 
 impl Target {
     fn new(url: &str, allowed: &[AllowedHost]) -> Result<Self, String> {
-        let uri = Uri::from_str(url).map_err(|_| "the image URL is not a valid URL".to_string())?;
+        let uri = Uri::from_str(url).map_err(|_| "the image URL is not a valid http: or data: URL".to_string())?;
         match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTP => {}
             Some(scheme) if *scheme == Scheme::HTTPS => {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Largest image in pixels, more than an 8K screen: 120 MB while it is decoded.
+/// Largest image in pixels, more than an 8K screen: 0.4 GB while it is decoded, padded to a square and resized.
 pub const MAX_PIXELS: usize = 40_000_000;
 /// Images decoded at the same time.
 const DECODING: usize = 2;

@@ -115,12 +115,24 @@ pub fn map<M: Module>(module: M, f: impl FnMut(&str, &[usize], Tensor<1>) -> Ten
 
 /// The same values as leaves of a gradient tape.
 pub fn track<M: Module>(module: M) -> M {
-    struct Track;
-    impl ModuleMapper for Track {
+    track_where(module, |_| true)
+}
+
+/// [`track`] for the parameters whose names `tracked` accepts. The others are constants: nothing is computed for their gradients.
+pub fn track_where<M: Module>(module: M, tracked: impl FnMut(&str) -> bool) -> M {
+    struct Track<F>(F, Vec<String>);
+    impl<F: FnMut(&str) -> bool> ModuleMapper for Track<F> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.1.push(name.to_string());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.1.pop();
+        }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (id, tensor, _) = param.consume();
-            Param::initialized(id, Tensor::from_inner(plain(tensor)).require_grad())
+            let value = Tensor::from_inner(plain(tensor));
+            Param::initialized(id, if (self.0)(&self.1.join(".")) { value.require_grad() } else { value })
         }
     }
-    module.map(&mut Track)
+    module.map(&mut Track(tracked, Vec::new()))
 }

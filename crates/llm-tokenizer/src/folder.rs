@@ -1,5 +1,6 @@
 //! Reading and writing a tokenizer folder in the form Hugging Face's libraries use: `tokenizer.json`,
-//! `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`.
+//! `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`. Older folders of models that see have the template in
+//! `chat_template.json`, which is read and not written.
 
 use crate::added::{AddedToken, AddedTokens};
 use crate::chat::ChatTemplate;
@@ -18,6 +19,7 @@ const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_MAP: &str = "special_tokens_map.json";
 const TEMPLATE: &str = "chat_template.jinja";
+const PROCESSOR_TEMPLATE: &str = "chat_template.json";
 
 /// No model has more embedding rows; a larger id is a damaged file.
 const MAX_ID: u64 = 1 << 24;
@@ -35,7 +37,11 @@ impl Tokenizer {
         let mut config = read_object(&dir.join(SPECIAL_MAP))?;
         config.extend(read_object(&dir.join(CONFIG))?);
         let template_file = dir.join(TEMPLATE);
-        let inline = config.remove("chat_template");
+        let mut inline = config.remove("chat_template");
+        if let Some(template) = read_object(&dir.join(PROCESSOR_TEMPLATE))?.remove("chat_template") {
+            // The processor's own: that of the tokenizer may know text only.
+            inline = Some(template);
+        }
         let template = match template_file.exists() {
             true => Some(fs::read_to_string(&template_file).map_err(io(&template_file, "cannot read the chat template"))?),
             false => inline.as_ref().and_then(default_template).map(str::to_string),

@@ -156,6 +156,16 @@ fn nobody_says_a_placeholder() {
     assert_eq!(trained_once().decode(&spoken, false), "Here.<|eot_id|>");
 }
 
+#[test]
+fn the_template_of_older_processors_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    trained_once().save(dir.path()).unwrap();
+    std::fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
+    std::fs::write(dir.path().join("chat_template.json"), serde_json::json!({"chat_template": LLAVA_TEMPLATE}).to_string()).unwrap();
+    let tokenizer = Tokenizer::load(dir.path()).unwrap();
+    assert_eq!(tokenizer.chat_template().unwrap().source(), LLAVA_TEMPLATE);
+}
+
 /// If this fails, a user can claim images that are not there, or shift those that are.
 #[test]
 fn text_beside_an_image_never_becomes_its_token() {

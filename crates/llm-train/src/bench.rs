@@ -57,6 +57,7 @@ struct RandomRows {
 }
 
 impl Objective for RandomRows {
+    type Model = Decoder;
     type Batch = (PackedBatch, ops::Indices);
 
     fn batches(&mut self, step: u64, _: &Decoder) -> Result<Vec<Self::Batch>> {

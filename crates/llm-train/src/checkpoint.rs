@@ -6,14 +6,14 @@
 //! The model is saved in `f32` whatever it computes in: that loses nothing, and buffers keep their own format.
 
 use crate::optimizer::{AdamW, OptimizerConfig};
+use crate::trainable::Trainable;
 use crate::{Error, Result};
-use llm_arch::parameters::{Role, parameters};
-use llm_arch::{Decoder, hf};
 use llm_run::atomic::AtomicDir;
 use llm_tensor::params;
+use llm_tensor::weights::SaveOptions;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What `trainer.json` holds.
@@ -49,10 +49,10 @@ pub fn steps(dir: &Path) -> Vec<u64> {
 }
 
 /// Save, then delete all but the newest `keep`.
-pub fn save(dir: &Path, decoder: &Decoder, optimizer: &AdamW, mut state: State, keep: usize) -> Result<()> {
+pub fn save<M: Trainable>(dir: &Path, model: &M, optimizer: &AdamW, mut state: State, keep: usize) -> Result<()> {
     let target = folder(dir, state.step);
     let new = AtomicDir::create(&target)?;
-    hf::save(new.path(), decoder)?;
+    model.save(new.path(), SaveOptions::default())?;
     optimizer.save(&new.path().join("optimizer.safetensors"))?;
     for file in FILES {
         state.checksums.insert(file.to_string(), llm_run::hash::path(new.path().join(file))?);
@@ -69,8 +69,14 @@ pub fn save(dir: &Path, decoder: &Decoder, optimizer: &AdamW, mut state: State, 
 }
 
 /// Load the newest checkpoint, if there is one, after checking that it is whole and belongs to this run. `like` is the model at the
-/// start of the run: its device, its number format, and those of its settings that a model folder does not hold.
-pub fn load_latest(dir: &Path, fingerprint: &str, optimizer: OptimizerConfig, like: &Decoder) -> Result<Option<(Decoder, AdamW, State)>> {
+/// start of the run ([`Trainable::restore`]); there is no optimiser state of its parameters called `frozen`.
+pub fn load_latest<M: Trainable>(
+    dir: &Path,
+    fingerprint: &str,
+    optimizer: OptimizerConfig,
+    like: &M,
+    frozen: &BTreeSet<String>,
+) -> Result<Option<(M, AdamW, State)>> {
     let Some(&step) = steps(dir).last() else { return Ok(None) };
     let path = folder(dir, step);
     let bad = |path: &Path, message: String| Error::Checkpoint { path: path.to_path_buf(), message };
@@ -92,11 +98,13 @@ pub fn load_latest(dir: &Path, fingerprint: &str, optimizer: OptimizerConfig, li
             return Err(bad(&file, format!("checksum does not match trainer.json, the file is truncated or was changed; {retry}")));
         }
     }
-    let device = like.device();
-    let decoder = hf::load_with(&path, like.config(), &device, like.precision())?.tracked();
-    let mut layouts = params::layouts(&decoder);
+    let model = like.restore(&path)?;
+    let mut layouts = params::layouts(&model);
     // No gradient ever reaches a buffer, so it has no moments.
-    parameters(decoder.config()).iter().filter(|p| p.role == Role::Buffer).for_each(|p| drop(layouts.remove(&p.name)));
-    let optimizer = AdamW::load(optimizer, &path.join("optimizer.safetensors"), &layouts, &device.inner())?;
-    Ok(Some((decoder, optimizer, state)))
+    let buffers = model.buffers();
+    layouts.retain(|name, _| !buffers.contains(name) && !frozen.contains(name));
+    let device = like.device();
+    let device = if device.is_autodiff() { device.inner() } else { device };
+    let optimizer = AdamW::load(optimizer, &path.join("optimizer.safetensors"), &layouts, &device)?;
+    Ok(Some((model, optimizer, state)))
 }

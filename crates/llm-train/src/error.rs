@@ -46,6 +46,9 @@ pub enum Error {
     /// Weights and devices.
     #[error(transparent)]
     Tensor(#[from] llm_tensor::Error),
+    /// Images and models that see.
+    #[error(transparent)]
+    Vision(#[from] llm_vision::Error),
     /// Tokenizers.
     #[error(transparent)]
     Tokenizer(#[from] llm_tokenizer::Error),

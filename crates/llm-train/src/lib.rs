@@ -3,12 +3,17 @@
 //! | module | noun | job |
 //! |---|---|---|
 //! | [`trainer`] | `Trainer`, `Objective` | the loop: batches, gradients, clipping, optimiser, metrics, checkpoints |
+//! | [`trainable`] | `Trainable` | what the loop asks of a model |
+//! | [`freeze`] | | which parameters stay as they are |
 //! | [`optimizer`] | `AdamW` | decoupled weight decay on matrices, state by parameter name |
 //! | [`schedule`] | `Schedule` | the learning rate as a pure function of the step |
 //! | [`mixture`] | `Mixture` | balancing and watching the experts of a sparse model |
 //! | [`checkpoint`] | `Checkpoint` | atomic, checksummed, refused when the run changed |
+//! | [`evaluation`] | `Evaluation` | benchmarks while training, with every validation |
 //! | [`mod@bench`] | `Training`, `Report` | the step on random weights and tokens: tokens/s, MFU, memory |
+//! | [`sequences`] | `Sequences` | conversations of any length as one ragged batch without padding |
 //! | [`pretrain`] | `Pretrain` | next-token prediction over packed shards |
+//! | [`vision`] | `Contrastive`, `Instruct` | towers from pictures and captions; a language model that answers about pictures |
 //!
 //! SFT and reinforcement learning are further `Objective`s and live in `llm-align`.
 //!
@@ -17,16 +22,24 @@
 //!
 //! Deliberately absent: text, chat templates, sampling.
 
+#![allow(non_snake_case)] // tensor variables carry shape suffixes
+
 pub mod bench;
 pub mod checkpoint;
 mod error;
+pub mod evaluation;
+pub mod freeze;
 pub mod mixture;
 pub mod optimizer;
 pub mod pretrain;
 pub mod schedule;
+pub mod sequences;
+pub mod trainable;
 pub mod trainer;
+pub mod vision;
 
 pub use error::{Error, Result};
 pub use optimizer::{AdamW, OptimizerConfig};
 pub use schedule::{Schedule, ScheduleKind};
+pub use trainable::Trainable;
 pub use trainer::{Loss, Objective, Trainer, TrainerConfig};

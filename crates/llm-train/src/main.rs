@@ -5,11 +5,15 @@ mod commands;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_run::{Args, Run, program};
+use llm_train::Trainable;
 use llm_train::pretrain::{PretrainConfig, pretrain};
+use llm_train::trainer::Outcome;
+use llm_train::vision::{ContrastiveConfig, InstructConfig, contrastive, instruct};
 use serde_json::json;
+use std::path::Path;
 use std::process::ExitCode;
 
-/// Pre-train decoder language models. A killed run continues when the same command is started again.
+/// Train language models, image-text pairs and models that see. A killed run continues when the same command is started again.
 #[derive(Parser)]
 #[command(name = "llm-train", version, about)]
 struct Cli {
@@ -21,11 +25,33 @@ struct Cli {
 enum Command {
     /// Next-token prediction over shards of `llm-data pack`; writes OUT/model, a Hugging Face folder.
     Pretrain(Args),
+    /// A vision and a text tower from pictures and captions; writes OUT/model, a CLIP or SigLIP folder.
+    Contrastive(Args),
+    /// Teach a language model to see, or train one that sees further; writes OUT/model, a LLaVA folder.
+    Vision(Args),
     /// Measure a training step on random weights and tokens: tokens per second, MFU, memory
     ///
     /// Example: llm-train bench --model gpt2 --device cuda --precision bfloat16
     #[command(verbatim_doc_comment)]
     Bench(commands::BenchArgs),
+}
+
+/// Inputs and summary of a training.
+fn finish<M: Trainable>(mut run: Run, inputs: &[&Path], outcome: &Outcome<M>) -> anyhow::Result<()> {
+    for path in inputs.iter().filter(|path| !path.as_os_str().is_empty()) {
+        run.input(path)?;
+    }
+    run.finish(json!({
+        "loss": outcome.loss,
+        "tokens": outcome.tokens,
+        "tokens_per_second": outcome.tokens as f64 / outcome.elapsed_seconds,
+        "training_seconds": outcome.elapsed_seconds,
+        "parameters": outcome.model.num_parameters(),
+        "active_parameters": outcome.model.num_active_parameters(),
+        "validation_first": outcome.validations.first(),
+        "validation_last": outcome.validations.last(),
+    }))?;
+    Ok(())
 }
 
 fn run() -> anyhow::Result<()> {
@@ -36,22 +62,21 @@ fn run() -> anyhow::Result<()> {
             let mut run = Run::start(&args.out, "llm-train", "pretrain", &config)?;
             run.manifest.seed = Some(config.seed);
             let outcome = pretrain(config.clone(), run.dir(), "pretrain").context("pretrain")?;
-            for path in [&config.train, &config.heldout, &config.tokenizer] {
-                if !path.as_os_str().is_empty() {
-                    run.input(path)?;
-                }
-            }
-            let summary = json!({
-                "loss": outcome.loss,
-                "tokens": outcome.tokens,
-                "tokens_per_second": outcome.tokens as f64 / outcome.elapsed_seconds,
-                "training_seconds": outcome.elapsed_seconds,
-                "parameters": outcome.decoder.num_parameters(),
-                "validation_first": outcome.validations.first(),
-                "validation_last": outcome.validations.last(),
-            });
-            run.finish(summary)?;
-            Ok(())
+            finish(run, &[&config.train, &config.heldout, &config.tokenizer], &outcome)
+        }
+        Command::Contrastive(args) => {
+            let config: ContrastiveConfig = args.load()?;
+            let mut run = Run::start(&args.out, "llm-train", "contrastive", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = contrastive(config.clone(), run.dir()).context("contrastive")?;
+            finish(run, &[&config.train, &config.heldout, &config.tokenizer], &outcome)
+        }
+        Command::Vision(args) => {
+            let config: InstructConfig = args.load()?;
+            let mut run = Run::start(&args.out, "llm-train", "vision", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = instruct(config.clone(), run.dir()).context("vision")?;
+            finish(run, &[&config.model, &config.tower, &config.train, &config.heldout, &config.text], &outcome)
         }
     }
 }

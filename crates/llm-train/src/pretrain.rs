@@ -3,6 +3,8 @@
 //! A row of T+1 tokens gives T predictions. Documents packed into one row do not see each other, positions restart with each,
 //! and the first token of a document is never a target. Which rows make up step s is a function of (seed, s).
 
+use crate::evaluation::{Evaluation, EvaluationConfig};
+use crate::freeze::is_frozen;
 use crate::mixture::Mixture;
 use crate::trainer::{Loss, Objective, Outcome, Trainer, TrainerConfig};
 use crate::{Error, Result};
@@ -40,6 +42,8 @@ pub struct PretrainConfig {
     pub device: DeviceSpec,
     /// Number format of weights and activations; anything but float32 keeps f32 master copies of the weights.
     pub precision: Precision,
+    /// Benchmarks with every validation.
+    pub evaluation: EvaluationConfig,
     /// The loop.
     pub trainer: TrainerConfig,
 }
@@ -57,6 +61,7 @@ impl Default for PretrainConfig {
             seed: 0,
             device: DeviceSpec::Auto,
             precision: Precision::F32,
+            evaluation: EvaluationConfig::default(),
             trainer: TrainerConfig::default(),
         }
     }
@@ -97,6 +102,7 @@ pub struct Pretrain {
     heldout: Option<Shards>,
     config: PretrainConfig,
     mixture: Mixture,
+    evaluation: Option<Evaluation>,
 }
 
 /// One micro-batch and the targets of its whole step.
@@ -109,6 +115,7 @@ pub struct PretrainBatch {
 }
 
 impl Objective for Pretrain {
+    type Model = Decoder;
     type Batch = PretrainBatch;
 
     fn batches(&mut self, step: u64, _: &Decoder) -> Result<Vec<PretrainBatch>> {
@@ -128,45 +135,55 @@ impl Objective for Pretrain {
 
     fn loss(&mut self, model: &Decoder, batch: &PretrainBatch) -> Result<Loss> {
         let noise = Seed(self.config.seed).stream("routing").at(batch.number);
-        let (hidden, balance) = self.mixture.hidden(model, &batch.rows.batch, noise);
-        let mut value = model.nll(hidden, batch.rows.targets.clone()).sum() / batch.step_targets.max(1) as f32;
+        let targets = batch.step_targets.max(1) as f32;
+        let (hidden, balance) = self.mixture.hidden(model, &batch.rows.batch, noise, batch.rows.counted as f32 / targets);
+        let mut value = model.nll(hidden, batch.rows.targets.clone()).sum() / targets;
         if let Some(balance) = balance {
-            value = value + balance * (batch.rows.counted as f32 / batch.step_targets.max(1) as f32);
+            value = value + balance;
         }
         Ok(Loss { value, tokens: batch.rows.batch.ids.len() as u64 })
     }
 
     fn after_step(&mut self, model: &mut Decoder) {
-        self.mixture.after_step(model);
+        let freeze = &self.config.trainer.freeze;
+        self.mixture.after_step(model, |bias| !is_frozen(freeze, bias));
     }
 
     fn metrics(&mut self) -> Map<String, Value> {
-        self.mixture.metrics(self.config.model.moe.as_ref().map_or(1, |moe| moe.num_experts_per_tok))
+        self.mixture.metrics(self.experts_per_token())
     }
 
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
-        let Some(heldout) = &self.heldout else { return Ok(Map::new()) };
+        let mut record = self.evaluation.as_ref().map_or_else(|| Ok(Map::new()), |evaluation| evaluation.run(model))?;
+        let Some(heldout) = &self.heldout else { return Ok(record) };
         let rows = if self.config.eval_rows == 0 { heldout.len() } else { self.config.eval_rows.min(heldout.len()) };
         let (mut nll, mut bytes, mut targets) = (0f64, 0u64, 0usize);
+        let mut mixture = Mixture::default();
         for chunk in (0..rows).collect::<Vec<_>>().chunks(self.config.micro_batch_size) {
             // Evenly spread over the held-out set, so that all its domains count.
             let rows: Vec<Row> = chunk.iter().map(|&i| heldout.row(i * heldout.len() / rows)).collect();
             bytes += rows.iter().map(|r| u64::from(r.target_bytes)).sum::<u64>();
             let rows = TokenRows::new(&rows);
             targets += rows.counted;
-            let losses = host::to_vec(model.nll(model.hidden(&rows.batch), rows.targets));
+            let losses = host::to_vec(model.nll(mixture.watch(model, &rows.batch), rows.targets));
             nll += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
         }
         let loss = nll / targets.max(1) as f64;
-        Ok(Map::from_iter([
+        record.extend([
             ("val_loss".to_string(), json!(loss)),
             ("val_perplexity".to_string(), json!(loss.exp())),
             ("val_bits_per_byte".to_string(), json!(nll / std::f64::consts::LN_2 / bytes.max(1) as f64)),
-        ]))
+        ]);
+        record.extend(mixture.metrics(self.experts_per_token()).into_iter().map(|(name, value)| (format!("val_{name}"), value)));
+        Ok(record)
     }
 }
 
 impl Pretrain {
+    fn experts_per_token(&self) -> usize {
+        self.config.model.moe.as_ref().map_or(1, |moe| moe.num_experts_per_tok)
+    }
+
     /// Open the shards and check that they, the tokenizer and the model belong together.
     pub fn open(config: &mut PretrainConfig) -> Result<(Self, Tokenizer)> {
         for (key, path) in [("train", &config.train), ("tokenizer", &config.tokenizer)] {
@@ -183,7 +200,8 @@ impl Pretrain {
         let train = open_shards(&config.train, config.model.max_position_embeddings)?;
         let heldout =
             if config.heldout.as_os_str().is_empty() { None } else { Some(open_shards(&config.heldout, config.model.max_position_embeddings)?) };
-        Ok((Self { train, heldout, config: config.clone(), mixture: Mixture::default() }, tokenizer))
+        let evaluation = Evaluation::open(&config.evaluation, &tokenizer)?;
+        Ok((Self { train, heldout, config: config.clone(), mixture: Mixture::default(), evaluation }, tokenizer))
     }
 }
 
@@ -209,7 +227,7 @@ fn open_shards(dir: &Path, context: usize) -> Result<Shards> {
 }
 
 /// Pre-train a model into `out`.
-pub fn pretrain(mut config: PretrainConfig, out: &Path, name: &str) -> Result<Outcome> {
+pub fn pretrain(mut config: PretrainConfig, out: &Path, name: &str) -> Result<Outcome<Decoder>> {
     let (mut objective, tokenizer) = Pretrain::open(&mut config)?;
     let identity = json!({"config": config, "train": objective.train.hash()?, "tokenizer": llm_run::hash::path(&config.tokenizer)?});
     let trainer = Trainer {

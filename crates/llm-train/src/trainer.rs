@@ -6,10 +6,11 @@
 use crate::checkpoint::{self, State};
 use crate::optimizer::{AdamW, Gradients, OptimizerConfig};
 use crate::schedule::Schedule;
-use crate::{Error, Result};
-use llm_arch::{Decoder, hf};
+use crate::trainable::Trainable;
+use crate::{Error, Result, freeze};
 use llm_run::atomic::AtomicDir;
 use llm_run::{Metrics, Progress, program};
+use llm_tensor::burn::module::Module;
 use llm_tensor::burn::tensor::{DType, Tensor};
 use llm_tensor::weights::SaveOptions;
 use llm_tensor::{host, params};
@@ -35,6 +36,9 @@ pub struct TrainerConfig {
     pub checkpoint_every: u64,
     /// Checkpoints to keep.
     pub keep_checkpoints: usize,
+    /// Patterns on the names of parameters that stay as they are ([`freeze`]), e.g. `vision_tower.*`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
 }
 
 impl Default for TrainerConfig {
@@ -46,6 +50,7 @@ impl Default for TrainerConfig {
             eval_every: 100,
             checkpoint_every: 200,
             keep_checkpoints: 1,
+            freeze: Vec::new(),
         }
     }
 }
@@ -61,17 +66,19 @@ pub struct Loss {
 
 /// What is being learned. Everything must be a function of (objective, step, model).
 pub trait Objective {
+    /// What is trained.
+    type Model: Trainable;
     /// One micro-batch.
     type Batch;
 
     /// The micro-batches of 0-based `step`; objectives that generate use the current `model`.
-    fn batches(&mut self, step: u64, model: &Decoder) -> Result<Vec<Self::Batch>>;
+    fn batches(&mut self, step: u64, model: &Self::Model) -> Result<Vec<Self::Batch>>;
 
     /// Forward pass of one micro-batch.
-    fn loss(&mut self, model: &Decoder, batch: &Self::Batch) -> Result<Loss>;
+    fn loss(&mut self, model: &Self::Model, batch: &Self::Batch) -> Result<Loss>;
 
     /// Changes to the model that are no gradient step, right after one.
-    fn after_step(&mut self, _model: &mut Decoder) {}
+    fn after_step(&mut self, _model: &mut Self::Model) {}
 
     /// Numbers of the step to log besides loss and rates.
     fn metrics(&mut self) -> Map<String, Value> {
@@ -79,7 +86,7 @@ pub trait Objective {
     }
 
     /// Held-out numbers, e.g. `val_loss`. Empty when there is nothing to validate on.
-    fn validate(&mut self, _model: &Decoder) -> Result<Map<String, Value>> {
+    fn validate(&mut self, _model: &Self::Model) -> Result<Map<String, Value>> {
         Ok(Map::new())
     }
 
@@ -95,6 +102,11 @@ pub trait Objective {
 
     /// State from a checkpoint.
     fn restore(&mut self, _state: &Map<String, Value>) {}
+
+    /// Write what belongs into the model's folder beside weights and tokenizer.
+    fn finish(&self, _dir: &Path) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A training run in a folder.
@@ -112,9 +124,9 @@ pub struct Trainer {
 
 /// The end of a run.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct Outcome<M> {
     /// The trained model.
-    pub decoder: Decoder,
+    pub model: M,
     /// Loss of the last step.
     pub loss: f32,
     /// Tokens trained on.
@@ -127,12 +139,13 @@ pub struct Outcome {
 
 impl Trainer {
     /// Train to the end, continuing from the newest checkpoint in `out`, and save `out/model` with the tokenizer.
-    pub fn run<O: Objective>(&self, objective: &mut O, start: impl FnOnce() -> Result<Decoder>, tokenizer: &Tokenizer) -> Result<Outcome> {
+    pub fn run<O: Objective>(&self, objective: &mut O, start: impl FnOnce() -> Result<O::Model>, tokenizer: &Tokenizer) -> Result<Outcome<O::Model>> {
         let checkpoints = self.out.join("checkpoints");
-        let initial = start()?.tracked();
+        let initial = start()?;
         let precision = initial.precision();
-        let found = checkpoint::load_latest(&checkpoints, &self.fingerprint, self.config.optimizer, &initial)?;
-        let (mut decoder, mut optimizer, mut state) = match found {
+        let frozen = freeze::frozen(&initial, &self.config.freeze, &initial.buffers())?;
+        let found = checkpoint::load_latest(&checkpoints, &self.fingerprint, self.config.optimizer, &initial, &frozen)?;
+        let (model, mut optimizer, mut state) = match found {
             Some(found) => found,
             None => {
                 let state = State {
@@ -146,6 +159,7 @@ impl Trainer {
                 (initial, AdamW::new(self.config.optimizer), state)
             }
         };
+        let mut model = params::track_where(model, |name| !frozen.contains(name));
         objective.restore(&state.objective);
         let mut metrics = Metrics::open(self.out.join("metrics.jsonl"), state.step)?;
         let max_steps = self.config.max_steps;
@@ -154,7 +168,7 @@ impl Trainer {
             progress.resume_at(state.step);
             progress.note(format!("continuing from step {}", state.step));
         } else if self.config.eval_every > 0 {
-            self.validate(objective, &decoder, 0, &mut metrics)?;
+            self.validate(objective, &model, 0, &mut metrics)?;
         }
         program::catch_interrupts();
         let before = state.elapsed_seconds;
@@ -163,16 +177,16 @@ impl Trainer {
         while state.step < max_steps {
             let started = Instant::now();
             let lr = self.config.optimizer.lr * self.config.schedule.factor(state.step, max_steps);
-            let Accumulated { losses, tokens, gradients } = accumulate(objective, &decoder, state.step)?;
-            let (updated, norm) = optimizer.step(decoder, gradients, lr, state.step + 1);
-            decoder = updated;
+            let Accumulated { losses, tokens, gradients } = accumulate(objective, &model, state.step)?;
+            let (updated, norm) = optimizer.step(model, gradients, lr, state.step + 1);
+            model = updated;
             // Read after the update is queued, so that a GPU does not wait for the host in between.
             loss = read_loss(losses);
             if !loss.is_finite() {
                 return Err(Error::Diverged { step: state.step, loss, lr });
             }
             state.step += 1;
-            objective.after_step(&mut decoder);
+            objective.after_step(&mut model);
             state.tokens += tokens;
             state.elapsed_seconds = before + clock.elapsed().as_secs_f64();
             let rate = tokens as f64 / started.elapsed().as_secs_f64();
@@ -193,20 +207,21 @@ impl Trainer {
             let every = |n: u64| n > 0 && state.step.is_multiple_of(n);
             if stop || every(self.config.checkpoint_every) {
                 state.objective = objective.save();
-                checkpoint::save(&checkpoints, &decoder, &optimizer, state.clone(), self.config.keep_checkpoints)?;
+                checkpoint::save(&checkpoints, &model, &optimizer, state.clone(), self.config.keep_checkpoints)?;
             }
             if stop && state.step < max_steps {
                 return Err(Error::Interrupted { step: state.step });
             }
             if every(self.config.eval_every) || (self.config.eval_every > 0 && state.step == max_steps) {
-                self.validate(objective, &decoder, state.step, &mut metrics)?;
+                self.validate(objective, &model, state.step, &mut metrics)?;
             }
         }
-        let decoder = decoder.untracked();
-        let model = AtomicDir::create(self.out.join("model"))?;
-        hf::save_as(model.path(), &decoder, SaveOptions { precision, ..SaveOptions::default() })?;
-        tokenizer.save(model.path())?;
-        model.commit()?;
+        let model = model.valid();
+        let folder = AtomicDir::create(self.out.join("model"))?;
+        model.save(folder.path(), SaveOptions { precision, ..SaveOptions::default() })?;
+        tokenizer.save(folder.path())?;
+        objective.finish(folder.path())?;
+        folder.commit()?;
         // Everything a checkpoint could bring back is in `model` now; what is left is intermediate.
         let _ = std::fs::remove_dir_all(&checkpoints);
         let validations: Vec<_> = Metrics::read(self.out.join("metrics.jsonl"))?.into_iter().filter(|r| r.contains_key("val_loss")).collect();
@@ -215,11 +230,11 @@ impl Trainer {
             loss = last_loss(&self.out)?;
         }
         progress.finish(format!("{} steps, {:.2}M tokens, {}", state.step, state.tokens as f64 / 1e6, objective.describe(loss)));
-        Ok(Outcome { decoder, loss, tokens: state.tokens, elapsed_seconds: state.elapsed_seconds, validations: ends })
+        Ok(Outcome { model, loss, tokens: state.tokens, elapsed_seconds: state.elapsed_seconds, validations: ends })
     }
 
-    fn validate<O: Objective>(&self, objective: &mut O, decoder: &Decoder, step: u64, metrics: &mut Metrics) -> Result<()> {
-        let mut record = objective.validate(&decoder.untracked())?;
+    fn validate<O: Objective>(&self, objective: &mut O, model: &O::Model, step: u64, metrics: &mut Metrics) -> Result<()> {
+        let mut record = objective.validate(&model.valid())?;
         if !record.is_empty() {
             record.insert("step".into(), json!(step));
             metrics.log(&Value::Object(record))?;
@@ -240,15 +255,15 @@ pub struct Accumulated {
 }
 
 /// Forward and backward passes of a step.
-pub fn accumulate<O: Objective>(objective: &mut O, decoder: &Decoder, step: u64) -> Result<Accumulated> {
-    let batches = objective.batches(step, decoder)?;
+pub fn accumulate<O: Objective>(objective: &mut O, model: &O::Model, step: u64) -> Result<Accumulated> {
+    let batches = objective.batches(step, model)?;
     let mut sum = Accumulated { losses: Vec::new(), tokens: 0, gradients: Gradients::new() };
     for batch in &batches {
-        let loss = objective.loss(decoder, batch)?;
+        let loss = objective.loss(model, batch)?;
         sum.tokens += loss.tokens;
         let grads = loss.value.backward();
         sum.losses.push(loss.value.inner());
-        for (name, gradient) in params::gradients(decoder, &grads) {
+        for (name, gradient) in params::gradients(model, &grads) {
             let gradient = if batches.len() > 1 && gradient.dtype() != DType::F32 { gradient.cast(DType::F32) } else { gradient };
             let gradient = match sum.gradients.remove(&name) {
                 Some(so_far) => so_far + gradient,

@@ -32,6 +32,7 @@ struct Micro {
 }
 
 impl Objective for Recorded {
+    type Model = Decoder;
     type Batch = Micro;
 
     fn batches(&mut self, step: u64, _: &Decoder) -> Result<Vec<Micro>> {
@@ -51,14 +52,14 @@ impl Objective for Recorded {
     }
 
     fn loss(&mut self, model: &Decoder, micro: &Micro) -> Result<Loss> {
-        let (hidden, balance) = self.mixture.hidden(model, &micro.batch, Seed(0));
+        let (hidden, balance) = self.mixture.hidden(model, &micro.batch, Seed(0), 1.0);
         let value = model.nll(hidden, micro.targets.clone()).sum() / micro.total as f32;
         let value = balance.map_or(value.clone(), |balance| value + balance);
         Ok(Loss { value, tokens: micro.targets.len() as u64 })
     }
 
     fn after_step(&mut self, model: &mut Decoder) {
-        std::mem::take(&mut self.mixture).after_step(model);
+        std::mem::take(&mut self.mixture).after_step(model, |_| true);
     }
 }
 
@@ -100,6 +101,7 @@ fn config(run: &Value) -> TrainerConfig {
         eval_every: 0,
         checkpoint_every: 3,
         keep_checkpoints: 1,
+        ..TrainerConfig::default()
     }
 }
 
@@ -136,6 +138,7 @@ struct Dies {
 }
 
 impl Objective for Dies {
+    type Model = Decoder;
     type Batch = Micro;
     fn batches(&mut self, step: u64, model: &Decoder) -> Result<Vec<Micro>> {
         if self.at == Some(step) {
@@ -182,7 +185,7 @@ fn bfloat16_training_stays_close_to_float32_and_resumes_to_the_bit() {
     let out = tempfile::tempdir().unwrap();
     let trainer = Trainer { config: config(&run), out: out.path().into(), name: "bfloat16".into(), fingerprint: "x".into() };
     let outcome = trainer.run(&mut recorded(&run), start, &tokenizer()).unwrap();
-    assert_eq!(outcome.decoder.precision(), Precision::Bf16);
+    assert_eq!(outcome.model.precision(), Precision::Bf16);
     let log = llm_run::Metrics::read(out.path().join("metrics.jsonl")).unwrap();
     for (i, record) in log.iter().enumerate() {
         for (key, tolerance) in [("loss", 1e-2), ("grad_norm", 5e-2)] {

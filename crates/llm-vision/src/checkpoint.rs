@@ -3,15 +3,13 @@
 //! Our field names are the tensor names of transformers 5 below the tower; published files put `vision_model.` before them, larger models
 //! `vision_tower.` or more. Where the tower begins is found by its patch embedding, so every spelling is read by the same code.
 
+use crate::build::Builder;
 use crate::config::{VisionConfig, VisionFamily};
-use crate::tower::{Embeddings, Encoder, EncoderLayer, PoolingAttention, PoolingHead, SelfAttention, VisionMlp};
-use crate::{Error, Result, VisionTower};
-use llm_tensor::burn::module::Param;
-use llm_tensor::burn::tensor::{Device, Tensor};
-use llm_tensor::nn::{Embedding, Linear, Norm, NormKind, parameter_from};
-use llm_tensor::weights::{self, Pending, SaveOptions, Weights};
+use crate::{Error, Pair, PairConfig, Result, VisionTower};
+use llm_tensor::burn::tensor::Device;
+use llm_tensor::weights::{self, HostTensor, Pending, SaveOptions, Weights};
 use llm_tensor::{Precision, params};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
@@ -40,22 +38,59 @@ pub fn save_tower(dir: impl AsRef<Path>, tower: &VisionTower, options: SaveOptio
     let dir = dir.as_ref();
     let tensors = tower_tensors(tower, "vision_model.");
     save_tensors(dir, &tensors, options)?;
-    write_json(&dir.join("config.json"), &tower.config.to_json())
+    write_json(&dir.join("config.json"), &with_dtype(tower.config.to_json(), options.precision))
+}
+
+/// Load a CLIP or SigLIP pair. All missing, unexpected and ill-shaped tensors are reported at once.
+pub fn load_pair(dir: impl AsRef<Path>, device: &Device, precision: Precision) -> Result<Pair> {
+    let dir = dir.as_ref();
+    let path = dir.join("config.json");
+    let config = PairConfig::from_json(&read_json(&path)?).map_err(|e| Error::file(&path, e.to_string()))?;
+    let weights = Weights::open(dir)?;
+    let mut reader = Reader::new(&weights, device, precision);
+    let pair = reader.build(|builder| builder.pair(&config));
+    reader.finish(dir, |_| true)?;
+    Ok(pair)
+}
+
+/// Save a pair as published files are: `config.json` and `model.safetensors` of a `CLIPModel` or `SiglipModel`. Transformers 4 and 5 have
+/// the same tensor names here.
+pub fn save_pair(dir: impl AsRef<Path>, pair: &Pair, options: SaveOptions) -> Result<()> {
+    let dir = dir.as_ref();
+    let mut tensors = params::to_host(pair);
+    file_shapes(&mut tensors, &pair.config().vision);
+    if let (VisionFamily::Clip, Some(scale)) = (pair.config().family(), tensors.get_mut("logit_scale")) {
+        scale.shape = Vec::new();
+    }
+    save_tensors(dir, &tensors, options)?;
+    write_json(&dir.join("config.json"), &with_dtype(pair.config().to_json(), options.precision))
 }
 
 /// Tensors under the names and in the shapes of files.
-pub(crate) fn tower_tensors(tower: &VisionTower, prefix: &str) -> BTreeMap<String, weights::HostTensor> {
-    let VisionConfig { num_channels: c, patch_size: p, hidden_size: d, .. } = tower.config;
+pub(crate) fn tower_tensors(tower: &VisionTower, prefix: &str) -> BTreeMap<String, HostTensor> {
     let mut tensors = params::to_host(tower);
-    if let Some(patches) = tensors.get_mut(PATCH_EMBEDDING) {
-        patches.shape = vec![d, c, p, p];
-    }
+    file_shapes(&mut tensors, tower.config());
     tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect()
 }
 
-pub(crate) fn save_tensors(dir: &Path, tensors: &BTreeMap<String, weights::HostTensor>, options: SaveOptions) -> Result<()> {
+/// A patch embedding is a convolution there.
+fn file_shapes(tensors: &mut BTreeMap<String, HostTensor>, config: &VisionConfig) {
+    let &VisionConfig { num_channels: c, patch_size: p, hidden_size: d, .. } = config;
+    for (_, patches) in tensors.iter_mut().filter(|(name, _)| name.ends_with(PATCH_EMBEDDING)) {
+        patches.shape = vec![d, c, p, p];
+    }
+}
+
+pub(crate) fn save_tensors(dir: &Path, tensors: &BTreeMap<String, HostTensor>, options: SaveOptions) -> Result<()> {
     let pending = tensors.iter().map(|(name, t)| Pending { name: name.clone(), shape: t.shape.clone() }).collect();
     Ok(weights::save_folder(dir, pending, options, |t| tensors[&t.name].values.clone())?)
+}
+
+/// A configuration that says in which number format its weights are stored, as transformers 4 and 5 spell it.
+pub(crate) fn with_dtype(mut config: Value, precision: Precision) -> Value {
+    config["dtype"] = json!(precision);
+    config["torch_dtype"] = json!(precision);
+    config
 }
 
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
@@ -108,18 +143,26 @@ impl<'a> Reader<'a> {
         vec![0.0; shape.iter().product()]
     }
 
-    fn parameter<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Param<Tensor<D>> {
-        parameter_from(self.values(name, &shape), shape, self.precision, self.device)
+    /// A builder whose values come from the file.
+    pub fn build<T>(&mut self, build: impl FnOnce(&mut Builder) -> T) -> T {
+        let (device, precision) = (self.device, self.precision);
+        let mut values = |name: &str, shape: &[usize]| self.values(name, shape);
+        build(&mut Builder::new(&mut values, device).with_precision(precision))
     }
 
-    pub fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Linear {
-        let weight = self.parameter(&format!("{name}.weight"), [outputs, inputs]);
-        Linear { weight, bias: bias.then(|| self.parameter(&format!("{name}.bias"), [outputs])) }
-    }
-
-    fn norm(&mut self, name: &str, size: usize, eps: f64) -> Norm {
-        let weight = self.parameter(&format!("{name}.weight"), [size]);
-        Norm { weight, bias: Some(self.parameter(&format!("{name}.bias"), [size])), kind: NormKind::LayerNorm, eps }
+    /// A layer that must do nothing, if it is there.
+    pub fn identity(&mut self, name: &str, size: usize) {
+        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        if self.weights.contains(&weight) {
+            let values = self.values(&weight, &[size, size]);
+            let diagonal = |i: usize| if i.is_multiple_of(size + 1) { 1.0 } else { 0.0 };
+            if values.iter().enumerate().any(|(i, &v)| v != diagonal(i)) {
+                self.problems.push(format!("`{weight}` is not the identity although config.json says that the connector is linear"));
+            }
+        }
+        if self.weights.contains(&bias) && self.values(&bias, &[size]).iter().any(|&v| v != 0.0) {
+            self.problems.push(format!("`{bias}` is not zero although config.json says that the connector is linear"));
+        }
     }
 
     /// The one tower in the file.
@@ -129,60 +172,6 @@ impl<'a> Reader<'a> {
             self.problems.push(format!("two vision towers, at `{first}` and at `{second}`; expected one"));
         }
         let at = found.first().copied().unwrap_or("vision_model.").to_string();
-        let &VisionConfig { hidden_size: d, num_channels: c, patch_size: p, layer_norm_eps: eps, .. } = config;
-        let clip = config.family == VisionFamily::Clip;
-        let patches = self.values(&format!("{at}{PATCH_EMBEDDING}"), &[d, c, p, p]);
-        let patch_embedding = Linear {
-            weight: parameter_from(patches, [d, c * p * p], self.precision, self.device),
-            bias: (!clip).then(|| self.parameter(&format!("{at}embeddings.patch_embedding.bias"), [d])),
-        };
-        let embeddings = Embeddings {
-            class_embedding: clip.then(|| self.parameter(&format!("{at}embeddings.class_embedding"), [d])),
-            patch_embedding,
-            position_embedding: Embedding { weight: self.parameter(&format!("{at}embeddings.position_embedding.weight"), [config.num_tokens(), d]) },
-        };
-        let layers = (0..config.num_hidden_layers).map(|i| self.layer(&format!("{at}encoder.layers.{i}"), config)).collect();
-        VisionTower {
-            embeddings,
-            pre_layrnorm: clip.then(|| self.norm(&format!("{at}pre_layrnorm"), d, eps)),
-            encoder: Encoder { layers },
-            post_layernorm: self.norm(&format!("{at}post_layernorm"), d, eps),
-            head: config.vision_use_head.then(|| self.head(&format!("{at}head"), config)),
-            config: config.clone(),
-        }
-    }
-
-    fn layer(&mut self, at: &str, config: &VisionConfig) -> EncoderLayer {
-        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
-        EncoderLayer {
-            layer_norm1: self.norm(&format!("{at}.layer_norm1"), d, eps),
-            self_attn: SelfAttention {
-                q_proj: self.linear(&format!("{at}.self_attn.q_proj"), d, d, true),
-                k_proj: self.linear(&format!("{at}.self_attn.k_proj"), d, d, true),
-                v_proj: self.linear(&format!("{at}.self_attn.v_proj"), d, d, true),
-                out_proj: self.linear(&format!("{at}.self_attn.out_proj"), d, d, true),
-            },
-            layer_norm2: self.norm(&format!("{at}.layer_norm2"), d, eps),
-            mlp: self.mlp(&format!("{at}.mlp"), config),
-        }
-    }
-
-    fn mlp(&mut self, at: &str, config: &VisionConfig) -> VisionMlp {
-        let (d, f) = (config.hidden_size, config.intermediate_size);
-        VisionMlp { fc1: self.linear(&format!("{at}.fc1"), f, d, true), fc2: self.linear(&format!("{at}.fc2"), d, f, true) }
-    }
-
-    fn head(&mut self, at: &str, config: &VisionConfig) -> PoolingHead {
-        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
-        PoolingHead {
-            probe: self.parameter(&format!("{at}.probe"), [1, 1, d]),
-            attention: PoolingAttention {
-                in_proj_weight: self.parameter(&format!("{at}.attention.in_proj_weight"), [3 * d, d]),
-                in_proj_bias: self.parameter(&format!("{at}.attention.in_proj_bias"), [3 * d]),
-                out_proj: self.linear(&format!("{at}.attention.out_proj"), d, d, true),
-            },
-            layernorm: self.norm(&format!("{at}.layernorm"), d, eps),
-            mlp: self.mlp(&format!("{at}.mlp"), config),
-        }
+        self.build(|builder| builder.vision(&at, config))
     }
 }

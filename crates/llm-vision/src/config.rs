@@ -122,26 +122,15 @@ impl VisionConfig {
             num_channels: size(object, "num_channels", base.num_channels)?,
             image_size: size(object, "image_size", base.image_size)?,
             patch_size: size(object, "patch_size", base.patch_size)?,
-            hidden_act: match object.get("hidden_act").filter(|v| !v.is_null()) {
-                None => base.hidden_act,
-                Some(act) => match act.as_str() {
-                    Some("quick_gelu") => VisionActivation::QuickGelu,
-                    Some("gelu") => VisionActivation::Gelu,
-                    Some("gelu_pytorch_tanh" | "gelu_new") => VisionActivation::GeluPytorchTanh,
-                    _ => return Err(Error::Config(format!("`hidden_act` = {act}; expected quick_gelu, gelu or gelu_pytorch_tanh"))),
-                },
-            },
-            layer_norm_eps: match object.get("layer_norm_eps").filter(|v| !v.is_null()) {
-                None => base.layer_norm_eps,
-                Some(eps) => eps.as_f64().ok_or_else(|| Error::Config(format!("`layer_norm_eps`: expected a number, got {eps}")))?,
-            },
+            hidden_act: activation(object, base.hidden_act)?,
+            layer_norm_eps: number(object, "layer_norm_eps", base.layer_norm_eps)?,
             vision_use_head: family == VisionFamily::Siglip && object.get("vision_use_head").and_then(Value::as_bool).unwrap_or(true),
         };
         config.validate()?;
         Ok(config)
     }
 
-    /// The `config.json` of this tower.
+    /// The `config.json` of this tower, without number formats.
     pub fn to_json(&self) -> Value {
         let (architecture, model_type) = match self.family {
             VisionFamily::Clip => ("CLIPVisionModel", "clip_vision_model"),
@@ -160,8 +149,6 @@ impl VisionConfig {
             "num_channels": self.num_channels,
             "num_hidden_layers": self.num_hidden_layers,
             "patch_size": self.patch_size,
-            "dtype": "float32",
-            "torch_dtype": "float32",
         });
         if self.family == VisionFamily::Siglip {
             value["vision_use_head"] = json!(self.vision_use_head);
@@ -190,6 +177,25 @@ impl VisionConfig {
             return bad(format!("`image_size` = {}; expected at least `patch_size` = {} and at most 16384", self.image_size, self.patch_size));
         }
         Ok(())
+    }
+}
+
+/// `hidden_act` of a tower.
+pub(crate) fn activation(object: &Map<String, Value>, default: VisionActivation) -> Result<VisionActivation> {
+    let Some(act) = object.get("hidden_act").filter(|v| !v.is_null()) else { return Ok(default) };
+    match act.as_str() {
+        Some("quick_gelu") => Ok(VisionActivation::QuickGelu),
+        Some("gelu") => Ok(VisionActivation::Gelu),
+        Some("gelu_pytorch_tanh" | "gelu_new") => Ok(VisionActivation::GeluPytorchTanh),
+        _ => Err(Error::Config(format!("`hidden_act` = {act}; expected quick_gelu, gelu or gelu_pytorch_tanh"))),
+    }
+}
+
+/// A number that may be absent.
+pub(crate) fn number(object: &Map<String, Value>, key: &str, default: f64) -> Result<f64> {
+    match object.get(key).filter(|v| !v.is_null()) {
+        None => Ok(default),
+        Some(v) => v.as_f64().ok_or_else(|| Error::Config(format!("`{key}`: expected a number, got {v}"))),
     }
 }
 

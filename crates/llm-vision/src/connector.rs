@@ -2,8 +2,13 @@
 //!
 //! Legend: N image tokens, E width of the tower's features, D width of the language model.
 
+use crate::build::Builder;
+use crate::encoder::beside;
+use crate::vlm_config::{ConnectorKind, VlmConfig};
+use crate::{Result, init};
+use llm_run::Seed;
 use llm_tensor::burn::module::Module;
-use llm_tensor::burn::tensor::Tensor;
+use llm_tensor::burn::tensor::{Device, Tensor};
 use llm_tensor::nn::Linear;
 use llm_tensor::ops::{self, Activation};
 
@@ -20,9 +25,27 @@ pub struct Connector {
 }
 
 impl Connector {
+    /// Fresh random weights: a function of the seed and each parameter's name.
+    pub fn init(config: &VlmConfig, seed: Seed, device: &Device) -> Result<Self> {
+        config.validate()?;
+        let mut values = init::connector(seed);
+        Ok(Self::build(&mut Builder::new(&mut values, device), "", config))
+    }
+
+    /// Names begin with `at`.
+    pub(crate) fn build(builder: &mut Builder, at: &str, config: &VlmConfig) -> Self {
+        let (d, e, bias) = (config.text.hidden_size, config.vision.hidden_size * config.feature_layers.len(), config.multimodal_projector_bias);
+        Self {
+            linear_1: builder.linear(&format!("{at}linear_1"), d, e, bias),
+            linear_2: (config.connector == ConnectorKind::Mlp).then(|| builder.linear(&format!("{at}linear_2"), d, d, bias)),
+            hidden_act: config.projector_hidden_act,
+        }
+    }
+
     /// `[N, E]` -> `[N, D]`.
     pub fn forward(&self, x_NE: Tensor<2>) -> Tensor<2> {
-        let x_ND = self.linear_1.forward(x_NE);
+        let weight = self.linear_1.weight.val();
+        let x_ND = self.linear_1.forward(beside(x_NE, &weight.device()));
         match &self.linear_2 {
             Some(second) => second.forward(ops::activate(x_ND, self.hidden_act)),
             None => x_ND,

@@ -3,13 +3,15 @@
 //! Order: pad to a square (LLaVA), resize, cut out the centre, scale to 0..1, normalise. Absent fields have the defaults of the class in
 //! transformers, which differ between CLIP and SigLIP.
 
-use crate::checkpoint::read_json;
+use crate::checkpoint::{read_json, write_json};
+use crate::config::{VisionConfig, VisionFamily};
 use crate::decode::{MAX_PIXELS, check_size};
 use crate::resize::{Resample, resize};
 use crate::{Error, Result, RgbImage};
 use llm_tensor::burn::tensor::{Device, Tensor};
 use llm_tensor::host;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::path::Path;
 
 /// What an image is resized to.
@@ -24,6 +26,15 @@ pub enum Size {
         /// Columns.
         width: usize,
     },
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ShortestEdge(side) => write!(f, "{side} on the shorter side"),
+            Self::Exact { height, width } => write!(f, "{height} x {width}"),
+        }
+    }
 }
 
 /// Preprocessing of one model.
@@ -98,11 +109,67 @@ impl ImageProcessor {
         })
     }
 
+    /// What a fresh tower is given: resized to its input, with the colours of its family. CLIP: the shorter side, then the centre. SigLIP:
+    /// both sides.
+    pub fn for_tower(config: &VisionConfig) -> Self {
+        let side = config.image_size;
+        let clip = config.family == VisionFamily::Clip;
+        let (mean, std) = if clip { CLIP } else { ([0.5; 3], [0.5; 3]) };
+        Self {
+            pad_to_square: false,
+            size: Some(if clip { Size::ShortestEdge(side) } else { Size::Exact { height: side, width: side } }),
+            resample: Resample::Bicubic,
+            crop: clip.then_some((side, side)),
+            rescale_factor: 1.0 / 255.0,
+            normalize: Some((mean, std)),
+            image_mean: mean,
+        }
+    }
+
+    /// Write `preprocessor_config.json`.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        write_json(&dir.as_ref().join("preprocessor_config.json"), &self.to_json())
+    }
+
+    /// The `preprocessor_config.json` of this processor; every field is there, so no class default matters.
+    pub fn to_json(&self) -> Value {
+        let exact = |(height, width): (usize, usize)| json!({"height": height, "width": width});
+        let mut value = json!({
+            "image_processor_type": match (self.pad_to_square, self.size, self.crop) {
+                (true, ..) => "LlavaImageProcessor",
+                (false, Some(Size::Exact { .. }), None) => "SiglipImageProcessor",
+                _ => "CLIPImageProcessor",
+            },
+            "do_convert_rgb": true,
+            "do_resize": self.size.is_some(),
+            "resample": self.resample.number(),
+            "do_center_crop": self.crop.is_some(),
+            "do_rescale": self.rescale_factor != 1.0,
+            "rescale_factor": self.rescale_factor,
+            "do_normalize": self.normalize.is_some(),
+            "image_mean": self.image_mean,
+            "image_std": self.normalize.map_or([1.0; 3], |(_, std)| std),
+        });
+        if self.pad_to_square {
+            value["do_pad"] = json!(true);
+        }
+        if let Some(size) = self.size {
+            value["size"] = match size {
+                Size::ShortestEdge(side) => json!({"shortest_edge": side}),
+                Size::Exact { height, width } => exact((height, width)),
+            };
+        }
+        if let Some(crop) = self.crop {
+            value["crop_size"] = exact(crop);
+        }
+        value
+    }
+
     /// The pixels that the model sees, still in 8 bits.
     pub fn resized(&self, image: &RgbImage) -> Result<RgbImage> {
-        let mut image = image.clone();
+        let mut image = Cow::Borrowed(image);
         if self.pad_to_square {
-            image = padded(&image, self.image_mean.map(|m| (m * 255.0) as u8))?;
+            image = Cow::Owned(padded(&image, self.image_mean.map(|m| (m * 255.0) as u8))?);
         }
         if let Some(size) = self.size {
             let (height, width) = match size {
@@ -117,11 +184,11 @@ impl ImageProcessor {
             };
             // A line of pixels becomes very long when its shorter side grows.
             check_size(width, height, MAX_PIXELS, "the resized image")?;
-            image = resize(&image, width, height, self.resample);
+            image = Cow::Owned(resize(&image, width, height, self.resample));
         }
         Ok(match self.crop {
             Some((height, width)) => centre(&image, height, width),
-            None => image,
+            None => image.into_owned(),
         })
     }
 

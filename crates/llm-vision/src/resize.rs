@@ -19,6 +19,15 @@ pub enum Resample {
 }
 
 impl Resample {
+    /// Pillow's number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Lanczos => 1,
+            Self::Bilinear => 2,
+            Self::Bicubic => 3,
+        }
+    }
+
     /// Reach in source pixels at scale 1.
     fn support(self) -> f64 {
         match self {

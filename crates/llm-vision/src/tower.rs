@@ -1,18 +1,20 @@
 //! The vision transformer (Dosovitskiy et al., 2021) as CLIP and SigLIP have it, one forward pass for both.
 //!
-//! Patches are unfolded and projected: a convolution whose stride is its kernel size is a linear layer. Every token sees every other,
-//! which is a matrix product and a softmax; there are a few hundred tokens an image, so scores are simply stored.
+//! Patches are unfolded and projected: a convolution whose stride is its kernel size is a linear layer. Every token sees every other.
 //!
 //! Field names are the tensor names of checkpoints, `pre_layrnorm` included.
 //!
 //! Legend: B images, C colours, P patches, T tokens of an image, N = B*T, D hidden, H heads, K head size.
 
-use crate::config::{VisionActivation, VisionConfig};
-use crate::{Error, Result};
+use crate::build::Builder;
+use crate::config::VisionConfig;
+use crate::encoder::{Encoder, FeedForward, Rows, Sight, attend, beside};
+use crate::{Error, Result, init};
+use llm_run::Seed;
 use llm_tensor::burn::module::{Module, Param};
-use llm_tensor::burn::tensor::{Device, Tensor, activation::softmax};
+use llm_tensor::burn::tensor::{Device, Tensor};
 use llm_tensor::nn::{Embedding, Linear, Norm};
-use llm_tensor::ops::{self, Activation};
+use llm_tensor::{ops, params};
 
 /// A tower.
 #[derive(Module, Debug)]
@@ -42,48 +44,6 @@ pub struct Embeddings {
     pub position_embedding: Embedding,
 }
 
-/// The stack of blocks.
-#[derive(Module, Debug)]
-pub struct Encoder {
-    /// Blocks.
-    pub layers: Vec<EncoderLayer>,
-}
-
-/// A block with norms before its branches.
-#[derive(Module, Debug)]
-pub struct EncoderLayer {
-    /// Before attention.
-    pub layer_norm1: Norm,
-    /// Attention.
-    pub self_attn: SelfAttention,
-    /// Before the feed-forward block.
-    pub layer_norm2: Norm,
-    /// Feed-forward.
-    pub mlp: VisionMlp,
-}
-
-/// Attention over all tokens of an image.
-#[derive(Module, Debug)]
-pub struct SelfAttention {
-    /// `[D, D]`.
-    pub q_proj: Linear,
-    /// `[D, D]`.
-    pub k_proj: Linear,
-    /// `[D, D]`.
-    pub v_proj: Linear,
-    /// `[D, D]`.
-    pub out_proj: Linear,
-}
-
-/// Feed-forward.
-#[derive(Module, Debug)]
-pub struct VisionMlp {
-    /// `[F, D]`.
-    pub fc1: Linear,
-    /// `[D, F]`.
-    pub fc2: Linear,
-}
-
 /// SigLIP's pooling: a learned query attends to all tokens (Zhai et al., 2022).
 #[derive(Module, Debug)]
 pub struct PoolingHead {
@@ -94,7 +54,7 @@ pub struct PoolingHead {
     /// Before the feed-forward block.
     pub layernorm: Norm,
     /// Feed-forward.
-    pub mlp: VisionMlp,
+    pub mlp: FeedForward,
 }
 
 /// Multi-head attention in PyTorch's layout.
@@ -119,29 +79,29 @@ pub struct VisionOutput {
     pub pooler_output: Option<Tensor<2>>,
 }
 
-fn activate(x_NF: Tensor<2>, act: VisionActivation) -> Tensor<2> {
-    match act {
-        VisionActivation::Gelu => ops::activate(x_NF, Activation::Gelu),
-        VisionActivation::GeluPytorchTanh => ops::activate(x_NF, Activation::GeluTanh),
-        // x s(1.702 x) = silu(1.702 x) / 1.702, which has a kernel.
-        VisionActivation::QuickGelu => ops::activate(x_NF.mul_scalar(1.702), Activation::Silu).div_scalar(1.702),
-    }
-}
-
-/// `q [B, Tq, D]`, `k`, `v [B, T, D]` -> `[B, Tq, D]`, in heads.
-fn attend(q_BTD: Tensor<3>, k_BTD: Tensor<3>, v_BTD: Tensor<3>, heads: usize) -> Tensor<3> {
-    let [b, queries, d] = q_BTD.dims();
-    let split = |x_BTD: Tensor<3>| {
-        let t = x_BTD.dims()[1];
-        x_BTD.reshape([b, t, heads, d / heads]).swap_dims(1, 2)
-    };
-    let (q_BHTK, k_BHTK, v_BHTK) = (split(q_BTD), split(k_BTD), split(v_BTD));
-    let scale = 1.0 / ((d / heads) as f64).sqrt();
-    let weights = softmax(q_BHTK.mul_scalar(scale).matmul(k_BHTK.swap_dims(2, 3)), 3);
-    weights.matmul(v_BHTK).swap_dims(1, 2).reshape([b, queries, d])
-}
-
 impl VisionTower {
+    /// Fresh random weights, spread as transformers does it for the family: a function of the seed and each parameter's name.
+    pub fn init(config: &VisionConfig, seed: Seed, device: &Device) -> Result<Self> {
+        config.validate()?;
+        let mut values = init::vision(config, seed);
+        Ok(Builder::new(&mut values, device).vision("", config))
+    }
+
+    /// The same weights, tracked for training.
+    pub fn tracked(self) -> Self {
+        params::track(self)
+    }
+
+    /// The same weights without tracking. Shares memory.
+    pub fn untracked(&self) -> Self {
+        self.valid()
+    }
+
+    /// Learned numbers.
+    pub fn num_parameters(&self) -> usize {
+        Module::num_params(self)
+    }
+
     /// Sizes and choices.
     pub fn config(&self) -> &VisionConfig {
         &self.config
@@ -169,13 +129,10 @@ impl VisionTower {
     /// The first `blocks + 1` hidden states: what a model that takes features from an inner layer needs.
     pub fn hidden_states(&self, pixel_values: Tensor<4>, blocks: usize) -> Result<Vec<Tensor<3>>> {
         let (b, t, d) = (pixel_values.dims()[0], self.config.num_tokens(), self.config.hidden_size);
-        let mut x_ND = self.embed(pixel_values)?;
-        let mut states = vec![x_ND.clone().reshape([b, t, d])];
-        for layer in self.encoder.layers.iter().take(blocks) {
-            x_ND = layer.forward(x_ND, b, &self.config);
-            states.push(x_ND.clone().reshape([b, t, d]));
-        }
-        Ok(states)
+        let x_ND = self.embed(pixel_values)?;
+        let rows = Rows { batch: b, heads: self.config.num_attention_heads, act: self.config.hidden_act, sight: Sight::All };
+        let states = std::iter::once(x_ND.clone()).chain(self.encoder.states(x_ND, blocks, &rows));
+        Ok(states.map(|x_ND| x_ND.reshape([b, t, d])).collect())
     }
 
     fn embed(&self, pixel_values: Tensor<4>) -> Result<Tensor<2>> {
@@ -186,7 +143,8 @@ impl VisionTower {
             return Err(Error::Image(message + ", one or more images"));
         }
         let (g, patches, t) = (self.config.grid(), self.config.num_patches(), self.config.num_tokens());
-        let whole = pixel_values.slice([0..b, 0..c, 0..g * p, 0..g * p]);
+        let weight = self.embeddings.patch_embedding.weight.val();
+        let whole = beside(pixel_values, &weight.device()).cast(weight.dtype()).slice([0..b, 0..c, 0..g * p, 0..g * p]);
         let unfolded = whole.reshape([b, c, g, p, g, p]).permute([0, 2, 4, 1, 3, 5]).reshape([b * patches, c * p * p]);
         let mut x_BTD = self.embeddings.patch_embedding.forward(unfolded).reshape([b, patches, d]);
         if let Some(class) = &self.embeddings.class_embedding {
@@ -197,30 +155,6 @@ impl VisionTower {
             Some(norm) => norm.forward(x_ND),
             None => x_ND,
         })
-    }
-}
-
-impl EncoderLayer {
-    fn forward(&self, x_ND: Tensor<2>, batch: usize, config: &VisionConfig) -> Tensor<2> {
-        let x_ND = x_ND.clone() + self.self_attn.forward(self.layer_norm1.forward(x_ND), batch, config.num_attention_heads);
-        x_ND.clone() + self.mlp.forward(self.layer_norm2.forward(x_ND), config)
-    }
-}
-
-impl SelfAttention {
-    fn forward(&self, x_ND: Tensor<2>, batch: usize, heads: usize) -> Tensor<2> {
-        let [n, d] = x_ND.dims();
-        let rows = |x: Tensor<2>| x.reshape([batch, n / batch, d]);
-        let q_BTD = rows(self.q_proj.forward(x_ND.clone()));
-        let k_BTD = rows(self.k_proj.forward(x_ND.clone()));
-        let v_BTD = rows(self.v_proj.forward(x_ND));
-        self.out_proj.forward(attend(q_BTD, k_BTD, v_BTD, heads).reshape([n, d]))
-    }
-}
-
-impl VisionMlp {
-    fn forward(&self, x_ND: Tensor<2>, config: &VisionConfig) -> Tensor<2> {
-        self.fc2.forward(activate(self.fc1.forward(x_ND), config.hidden_act))
     }
 }
 
@@ -236,7 +170,7 @@ impl PoolingHead {
         let q_B1D = project(self.probe.val().reshape([1, d]), 0).reshape([1, 1, d]).expand([b, 1, d]);
         let k_BTD = project(x_ND.clone(), 1).reshape([b, t, d]);
         let v_BTD = project(x_ND, 2).reshape([b, t, d]);
-        let pooled_BD = self.attention.out_proj.forward(attend(q_B1D, k_BTD, v_BTD, config.num_attention_heads).reshape([b, d]));
-        pooled_BD.clone() + self.mlp.forward(self.layernorm.forward(pooled_BD), config)
+        let pooled_BD = self.attention.out_proj.forward(attend(q_B1D, k_BTD, v_BTD, config.num_attention_heads, None).reshape([b, d]));
+        pooled_BD.clone() + self.mlp.forward(self.layernorm.forward(pooled_BD), config.hidden_act)
     }
 }

@@ -5,143 +5,19 @@
 //!
 //! Legend: N tokens, I images, P tokens of an image, E width of the tower's features, D width of the language model.
 
-use crate::checkpoint::{Reader, read_json};
-use crate::config::{VisionConfig, size};
-use crate::{Connector, Error, Result, VisionTower};
+use crate::checkpoint::{Reader, read_json, tower_tensors, write_json};
+use crate::encoder::beside;
+use crate::vlm_config::{ConnectorKind, SelectStrategy, VlmConfig, VlmOptions};
+use crate::{Connector, Error, ImageProcessor, Result, VisionTower};
 use llm_arch::decoder::Observer;
-use llm_arch::hf::{self, Checkpoint};
-use llm_arch::{CachedBatch, Decoder, DecoderConfig, KvPool, PackedBatch};
-use llm_tensor::Precision;
+use llm_arch::hf::{self, Checkpoint, FileTensors};
+use llm_arch::{CachedBatch, Decoder, KvPool, PackedBatch};
+use llm_run::Seed;
 use llm_tensor::burn::module::Module;
 use llm_tensor::burn::tensor::{Device, Tensor};
-use llm_tensor::ops::{self, Activation};
-use llm_tensor::weights::Weights;
-use serde_json::{Map, Value, json};
+use llm_tensor::weights::{self, HostTensor, Pending, SaveOptions, Weights};
+use llm_tensor::{Precision, ops, params};
 use std::path::Path;
-
-/// Which tokens of the tower are features.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SelectStrategy {
-    /// All but the first: the patches of a tower with a class token.
-    #[default]
-    Default,
-    /// All.
-    Full,
-}
-
-/// What lies between tower and decoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ConnectorKind {
-    /// One layer.
-    Linear,
-    /// Two layers with a non-linearity between.
-    #[default]
-    Mlp,
-}
-
-/// Sizes and choices of a [`Vlm`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct VlmConfig {
-    /// The tower.
-    pub vision: VisionConfig,
-    /// The language model.
-    pub text: DecoderConfig,
-    /// The placeholder.
-    pub image_token_id: u32,
-    /// Hidden states of the tower that are features, as indices into [`crate::VisionOutput::hidden_states`]; several are concatenated.
-    pub feature_layers: Vec<usize>,
-    /// Which of its tokens.
-    pub select: SelectStrategy,
-    /// Connector.
-    pub connector: ConnectorKind,
-    /// Non-linearity of the connector.
-    pub projector_hidden_act: Activation,
-    /// Biases in the connector.
-    pub multimodal_projector_bias: bool,
-}
-
-impl VlmConfig {
-    /// Read the `config.json` of a LLaVA folder, in the spelling of transformers 4 or 5.
-    pub fn from_json(value: &Value) -> Result<Self> {
-        let bad = |message: String| Error::Config(message);
-        let object = value.as_object().ok_or_else(|| bad("expected a JSON object".into()))?;
-        match object.get("model_type").and_then(Value::as_str) {
-            Some("llava") => {}
-            other => return Err(bad(format!("`model_type` = {other:?} is not supported; expected \"llava\""))),
-        }
-        let vision = VisionConfig::from_json(object.get("vision_config").unwrap_or(&json!({}))).map_err(|e| bad(format!("vision_config: {e}")))?;
-        let text = hf::config_from_json(&text_config(object)?).map_err(|e| bad(format!("text_config: {e}")))?;
-        text.validate()?;
-        let token_key = if object.contains_key("image_token_id") { "image_token_id" } else { "image_token_index" };
-        let image_token_id = size(object, token_key, 32_000)?;
-        if image_token_id >= text.vocab_size {
-            return Err(bad(format!("`{token_key}` = {image_token_id} is not below vocab_size = {}", text.vocab_size)));
-        }
-        let select = match object.get("vision_feature_select_strategy").and_then(Value::as_str) {
-            None | Some("default") => SelectStrategy::Default,
-            Some("full") => SelectStrategy::Full,
-            Some(other) => return Err(bad(format!("`vision_feature_select_strategy` = \"{other}\"; expected default or full"))),
-        };
-        let connector = match object.get("mm_projector_type").and_then(Value::as_str) {
-            None | Some("mlp2x_gelu") => ConnectorKind::Mlp,
-            Some("linear") => ConnectorKind::Linear,
-            Some(other) => return Err(bad(format!("`mm_projector_type` = \"{other}\"; expected linear or mlp2x_gelu"))),
-        };
-        let projector_hidden_act = match object.get("projector_hidden_act").and_then(Value::as_str) {
-            None | Some("gelu") => Activation::Gelu,
-            Some("gelu_new" | "gelu_pytorch_tanh") => Activation::GeluTanh,
-            Some("silu" | "swish") => Activation::Silu,
-            Some(other) => return Err(bad(format!("`projector_hidden_act` = \"{other}\"; expected gelu, gelu_pytorch_tanh or silu"))),
-        };
-        Ok(Self {
-            feature_layers: feature_layers(object.get("vision_feature_layer"), vision.num_hidden_layers)?,
-            image_token_id: image_token_id as u32,
-            multimodal_projector_bias: object.get("multimodal_projector_bias").and_then(Value::as_bool).unwrap_or(true),
-            vision,
-            text,
-            select,
-            connector,
-            projector_hidden_act,
-        })
-    }
-
-    /// Tokens that an image takes in the prompt.
-    pub fn tokens_per_image(&self) -> usize {
-        self.vision.num_tokens() - usize::from(self.select == SelectStrategy::Default)
-    }
-}
-
-/// Class defaults that files of LLaVA leave out of `text_config`.
-fn text_config(object: &Map<String, Value>) -> Result<Value> {
-    let mut text = object.get("text_config").cloned().unwrap_or_else(|| json!({}));
-    let fields = text.as_object_mut().ok_or_else(|| Error::Config("`text_config`: expected an object".into()))?;
-    let model_type = fields.entry("model_type").or_insert_with(|| json!("llama")).as_str().unwrap_or_default().to_string();
-    let defaults: &[(&str, usize)] = match model_type.as_str() {
-        "llama" => &[("vocab_size", 32_000), ("intermediate_size", 11_008)],
-        "mistral" => &[("vocab_size", 32_000), ("intermediate_size", 14_336), ("num_key_value_heads", 8)],
-        "qwen2" => &[("vocab_size", 151_936), ("intermediate_size", 22_016)],
-        _ => return Ok(text),
-    };
-    for &(key, value) in defaults.iter().chain(&[("hidden_size", 4096), ("num_hidden_layers", 32), ("num_attention_heads", 32)]) {
-        fields.entry(key).or_insert_with(|| json!(value));
-    }
-    Ok(text)
-}
-
-/// One index or several, counted from the end where negative.
-fn feature_layers(value: Option<&Value>, layers: usize) -> Result<Vec<usize>> {
-    let bad = |v: &Value| Error::Config(format!("`vision_feature_layer` = {v}; expected indices from {} to {layers}", -(layers as i64) - 1));
-    let index = |v: &Value| {
-        let states = layers as i64 + 1;
-        let i = v.as_i64().filter(|i| (-states..states).contains(i)).ok_or_else(|| bad(v))?;
-        Ok(i.rem_euclid(states) as usize)
-    };
-    match value {
-        None | Some(Value::Null) => index(&json!(-2)).map(|i| vec![i]),
-        Some(Value::Array(list)) if !list.is_empty() => list.iter().map(index).collect(),
-        Some(v) => index(v).map(|i| vec![i]),
-    }
-}
 
 /// Tower, connector, decoder.
 #[derive(Module, Debug)]
@@ -167,15 +43,51 @@ impl Vlm {
         let vision_tower = reader.tower(&config.vision);
         let name = weights.names().into_iter().find_map(|name| name.strip_suffix("multi_modal_projector.linear_1.weight")).unwrap_or_default();
         let at = format!("{name}multi_modal_projector");
-        let (d, e, bias) = (config.text.hidden_size, config.vision.hidden_size * config.feature_layers.len(), config.multimodal_projector_bias);
-        let multi_modal_projector = Connector {
-            linear_1: reader.linear(&format!("{at}.linear_1"), d, e, bias),
-            linear_2: (config.connector == ConnectorKind::Mlp).then(|| reader.linear(&format!("{at}.linear_2"), d, d, bias)),
-            hidden_act: config.projector_hidden_act,
-        };
+        let multi_modal_projector = reader.build(|builder| Connector::build(builder, &format!("{at}."), &config));
+        if config.connector == ConnectorKind::Linear {
+            reader.identity(&format!("{at}.linear_2"), config.text.hidden_size);
+        }
         reader.finish(dir, |name| !name.contains("language_model.") && !name.starts_with("lm_head."))?;
         let language_model = Checkpoint::open_part(dir, config.text.clone(), "language_model")?.load(device, precision)?;
         Ok(Self { vision_tower, multi_modal_projector, language_model, config })
+    }
+
+    /// A model that has not learned to see yet: a language model and a tower with a fresh connector between them, a function of the seed.
+    pub fn from_parts(language_model: Decoder, vision_tower: VisionTower, options: &VlmOptions, seed: Seed) -> Result<Self> {
+        let config = VlmConfig::from_parts(language_model.config(), vision_tower.config(), options)?;
+        let mut multi_modal_projector = Connector::init(&config, seed.stream("multi_modal_projector"), &language_model.device())?;
+        let precision = language_model.precision();
+        if precision != Precision::F32 {
+            multi_modal_projector = params::map(multi_modal_projector, |_, _, value| value.cast(precision.dtype()));
+        }
+        Ok(Self { vision_tower, multi_modal_projector, language_model, config })
+    }
+
+    /// Save a LLaVA folder: `config.json`, `generation_config.json`, `preprocessor_config.json` and weights under the names of published
+    /// files, which transformers 4 and 5 read. Tokenizer files are the caller's.
+    pub fn save(&self, dir: impl AsRef<Path>, processor: &ImageProcessor, options: SaveOptions) -> Result<()> {
+        let dir = dir.as_ref();
+        let mut seeing = tower_tensors(&self.vision_tower, "vision_tower.vision_model.");
+        seeing.extend(params::to_host(&self.multi_modal_projector).into_iter().map(|(name, t)| (format!("multi_modal_projector.{name}"), t)));
+        if self.config.connector == ConnectorKind::Linear {
+            let d = self.config.text.hidden_size;
+            let values = (0..d * d).map(|i| if i % (d + 1) == 0 { 1.0 } else { 0.0 }).collect();
+            seeing.insert("multi_modal_projector.linear_2.weight".into(), HostTensor { shape: vec![d, d], values });
+            if self.config.multimodal_projector_bias {
+                seeing.insert("multi_modal_projector.linear_2.bias".into(), HostTensor { shape: vec![d], values: vec![0.0; d] });
+            }
+        }
+        const TEXT: &str = "language_model.";
+        let text = FileTensors::of(&self.language_model);
+        let mut pending: Vec<Pending> = text.pending().into_iter().map(|t| Pending { name: format!("{TEXT}{}", t.name), ..t }).collect();
+        pending.extend(seeing.iter().map(|(name, t)| Pending { name: name.clone(), shape: t.shape.clone() }));
+        weights::save_folder(dir, pending, options, |tensor| match tensor.name.strip_prefix(TEXT) {
+            Some(name) => text.values(name),
+            None => seeing[&tensor.name].values.clone(),
+        })?;
+        write_json(&dir.join("config.json"), &self.config.to_json(options.precision))?;
+        write_json(&dir.join("generation_config.json"), &hf::generation_config(&self.config.text))?;
+        processor.save(dir)
     }
 
     /// Sizes and choices.
@@ -183,9 +95,39 @@ impl Vlm {
         &self.config
     }
 
+    /// Where the language model lives.
+    pub fn device(&self) -> Device {
+        self.language_model.device()
+    }
+
+    /// Number format of the weights.
+    pub fn precision(&self) -> Precision {
+        self.language_model.precision()
+    }
+
+    /// Learned numbers.
+    pub fn num_parameters(&self) -> usize {
+        Module::num_params(&self.vision_tower) + Module::num_params(&self.multi_modal_projector) + self.language_model.num_parameters()
+    }
+
+    /// The same weights, tracked for training.
+    pub fn tracked(self) -> Self {
+        params::track(self)
+    }
+
+    /// The same weights without tracking: for evaluation and generation. Shares memory.
+    pub fn untracked(&self) -> Self {
+        self.valid()
+    }
+
     /// `pixel_values [I, C, image_size, image_size]` -> `[I * P, D]`, image after image.
     pub fn image_features(&self, pixel_values: Tensor<4>) -> Result<Tensor<2>> {
         image_features(&self.vision_tower, &self.multi_modal_projector, &self.config, pixel_values)
+    }
+
+    /// What the connector is given: `pixel_values [I, C, image_size, image_size]` -> `[I * P, E]`.
+    pub fn tower_features(&self, pixel_values: Tensor<4>) -> Result<Tensor<2>> {
+        tower_features(&self.vision_tower, &self.config, pixel_values)
     }
 
     /// Every placeholder becomes as many as an image has tokens: from one token per image to what [`Vlm::embed`] takes.
@@ -214,7 +156,9 @@ impl Vlm {
             next - 1
         };
         let rows: Vec<u32> = ids.iter().enumerate().map(row).collect();
-        let features = features.cast(text_ND.dtype());
+        // Either may be frozen and off the tape.
+        let text_ND = beside(text_ND, &features.device());
+        let features = beside(features, &text_ND.device()).cast(text_ND.dtype());
         Ok(ops::embedding(Tensor::cat(vec![text_ND, features], 0), rows.into()))
     }
 
@@ -231,6 +175,11 @@ impl Vlm {
 
 /// [`Vlm::image_features`] for who holds the parts without the decoder.
 pub fn image_features(tower: &VisionTower, connector: &Connector, config: &VlmConfig, pixel_values: Tensor<4>) -> Result<Tensor<2>> {
+    Ok(connector.forward(tower_features(tower, config, pixel_values)?))
+}
+
+/// The chosen hidden states of the chosen tokens, side by side.
+fn tower_features(tower: &VisionTower, config: &VlmConfig, pixel_values: Tensor<4>) -> Result<Tensor<2>> {
     let images = pixel_values.dims()[0];
     let VlmConfig { vision, feature_layers, select, .. } = config;
     let states = tower.hidden_states(pixel_values, feature_layers.iter().copied().max().unwrap_or(0))?;
@@ -238,5 +187,5 @@ pub fn image_features(tower: &VisionTower, connector: &Connector, config: &VlmCo
     let selected = feature_layers.iter().map(|&i| states[i].clone().narrow(1, first, vision.num_tokens() - first)).collect();
     let x_IPE = Tensor::cat(selected, 2);
     let width = x_IPE.dims()[2];
-    Ok(connector.forward(x_IPE.reshape([images * config.tokens_per_image(), width])))
+    Ok(x_IPE.reshape([images * config.tokens_per_image(), width]))
 }

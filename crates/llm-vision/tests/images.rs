@@ -19,7 +19,11 @@ fn open(name: &str) -> RgbImage {
 
 /// What Pillow gives, under names that begin with `prefix`: the rest of the name, rows, columns, pixels.
 fn pillow(prefix: &str) -> Vec<(String, usize, usize, Vec<u8>)> {
-    let bytes = std::fs::read(fixture("expected_u8.safetensors")).unwrap();
+    recorded("expected_u8.safetensors", prefix)
+}
+
+fn recorded(file: &str, prefix: &str) -> Vec<(String, usize, usize, Vec<u8>)> {
+    let bytes = std::fs::read(fixture(file)).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let wanted = tensors.iter().filter_map(|(name, view)| {
         let name = name.strip_prefix(prefix)?.to_string();
@@ -70,6 +74,20 @@ fn files_hold_the_pixels_that_pillow_finds() {
             _ => 0.0,
         };
         assert!(mean <= limit, "{name}: mean {mean}, at most {off}");
+    }
+}
+
+/// Sixteen bits, interlacing, a transparent colour, profiles, the first frame of animations, restart marks.
+#[test]
+fn rarer_kinds_of_files_hold_them_too() {
+    let cases = recorded("formats/expected_u8.safetensors", "");
+    assert_eq!(cases.len(), 12);
+    for (name, height, width, want) in cases {
+        let got = open(&format!("formats/{name}"));
+        assert_eq!((got.height, got.width), (height, width), "{name}");
+        let off = largest(&got.data, &want);
+        println!("{name}: at most {off}");
+        assert!(off <= if name.ends_with(".jpg") { 3 } else { 0 }, "{name}: {off}");
     }
 }
 
@@ -132,46 +150,4 @@ fn configurations_in_all_spellings() {
     let got = crop_only.resized(&RgbImage { width: 2, height: 1, data: vec![9; 6] }).unwrap();
     assert_eq!(got.data.iter().filter(|v| **v == 9).count(), 6);
     assert_eq!((got.height, got.width), (4, 3));
-}
-
-/// A header that promises a gigapixel, a line that becomes a gigapixel when resized, files cut anywhere or with changed bytes.
-#[test]
-fn hostile_files_are_errors() {
-    let bytes = std::fs::read(fixture("files/rgb.png")).unwrap();
-    let mut bomb = bytes.clone();
-    bomb[16..20].copy_from_slice(&60_000u32.to_be_bytes());
-    bomb[20..24].copy_from_slice(&60_000u32.to_be_bytes());
-    let crc = crc32(&bomb[12..29]);
-    bomb[29..33].copy_from_slice(&crc.to_be_bytes());
-    let message = RgbImage::decode(&bomb).unwrap_err().to_string();
-    assert!(message.contains("60000 x 60000") && message.contains("limit"), "{message}");
-    let message = RgbImage::decode_limited(&bytes, 100).unwrap_err().to_string();
-    assert!(message.contains("36 x 24"), "{message}");
-
-    let line = RgbImage { width: 1_000_000, height: 1, data: vec![0; 3_000_000] };
-    let clip = ImageProcessor::from_json(&serde_json::json!({})).unwrap();
-    assert!(clip.resized(&line).unwrap_err().to_string().contains("limit"));
-    let llava = ImageProcessor::from_json(&serde_json::json!({"image_aspect_ratio": "pad"})).unwrap();
-    assert!(llava.resized(&line).unwrap_err().to_string().contains("limit"));
-
-    assert!(RgbImage::decode(b"GIF89a").unwrap_err().to_string().contains("PNG, JPEG or WebP"));
-    for name in ["rgb.png", "palette.png", "orientation6.jpg", "progressive.jpg", "alpha.webp", "lossy.webp"] {
-        let bytes = std::fs::read(fixture("files").join(name)).unwrap();
-        for cut in (0..bytes.len()).step_by(7) {
-            let _ = RgbImage::decode(&bytes[..cut]);
-        }
-        let mut changed = bytes.clone();
-        for i in 0..600 {
-            let at = (i * 7919 + 13) % changed.len();
-            let kept = std::mem::replace(&mut changed[at], (i * 37) as u8);
-            let _ = RgbImage::decode_limited(&changed, 1 << 20);
-            changed[at] = kept;
-        }
-    }
-}
-
-/// PNG's checksum (specification, annex D), bit by bit.
-fn crc32(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, _: u32| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
-    !bytes.iter().fold(!0, |crc, &b| (0..8).fold(crc ^ u32::from(b), step))
 }

@@ -1,6 +1,7 @@
 //! What the models can do: every measured number with its interval, the same as error bars, and answers side by side.
 
 use super::html::{Cell, Html, details, join, left, number, right, table, tag, text};
+use super::pictures::is_about_pictures;
 use crate::folder::{Evaluated, RunFolder, Sample, Task};
 use crate::term::thousands;
 use std::collections::BTreeSet;
@@ -13,7 +14,10 @@ pub fn section(run: &RunFolder) -> Html {
     if models.is_empty() {
         return Html::default();
     }
-    let names: BTreeSet<&str> = models.iter().flat_map(|m| m.results.tasks.keys()).map(String::as_str).collect();
+    let names: BTreeSet<&str> = models.iter().flat_map(|m| m.results.tasks.keys()).map(String::as_str).filter(|n| !is_about_pictures(n)).collect();
+    if names.is_empty() {
+        return Html::default();
+    }
     let mut page = Html::default();
     let (main, slices): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|n| !n.contains('/'));
     let languages: Vec<&str> = slices.iter().copied().filter(|n| is_language(&models, n)).collect();
@@ -147,7 +151,7 @@ fn language(code: &str) -> String {
 pub fn samples(run: &RunFolder) -> Html {
     let models = run.evaluated();
     let mut questions: Vec<(String, usize)> = Vec::new();
-    for sample in models.iter().flat_map(|m| &m.results.samples) {
+    for sample in models.iter().flat_map(|m| &m.results.samples).filter(|s| !is_about_pictures(&s.task)) {
         let question = sample.question();
         match questions.iter_mut().find(|q| q.0 == question) {
             Some(found) => found.1 += 1,

@@ -53,7 +53,11 @@ fn charts(run: &RunFolder, stage: &StageView) -> Vec<Html> {
     let all = vec![
         chart(
             "Loss",
-            if stage.command == "grpo" { "objective" } else { "nats per token" },
+            match stage.command.as_str() {
+                "grpo" => "objective",
+                "contrastive" => "nats per picture",
+                _ => "nats per token",
+            },
             vec![curve("training", "loss", 0), marked("held out", "val_loss", 1)],
         ),
         Chart {
@@ -62,7 +66,12 @@ fn charts(run: &RunFolder, stage: &StageView) -> Vec<Html> {
             ..chart("Held-out bits per byte", "bits per byte", vec![marked("this model", "val_bits_per_byte", 1)])
         },
         chart("Reward", "mean per step", vec![curve("reward", "reward", 0)]),
-        Chart { zero: true, ..chart("Right answers while training", "share of rollouts", vec![curve("accuracy", "accuracy", 2)]) },
+        match stage.command.as_str() {
+            "contrastive" => {
+                Chart { zero: true, ..chart("Own caption fits best of the batch", "share of pictures", vec![curve("accuracy", "accuracy", 2)]) }
+            }
+            _ => Chart { zero: true, ..chart("Right answers while training", "share of rollouts", vec![curve("accuracy", "accuracy", 2)]) },
+        },
         Chart { zero: true, ..chart("Divergence from the starting model", "KL, nats per token", vec![curve("KL", "kl", 3)]) },
         Chart { zero: true, ..chart("Answer length", "tokens", vec![curve("length", "completion_length", 1)]) },
         Chart { zero: true, ..chart("Learning rate", "", vec![Series { smooth: false, ..curve("learning rate", "lr", 2) }]) },

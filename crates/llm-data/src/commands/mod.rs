@@ -7,6 +7,7 @@ pub mod filter;
 pub mod pack;
 pub mod read;
 pub mod sample;
+pub mod scenes;
 pub mod split;
 pub mod stats;
 

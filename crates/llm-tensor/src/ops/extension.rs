@@ -22,7 +22,14 @@ use kernels::linear_cross_entropy as lce;
 #[backend_extension(Flex, Autodiff)]
 pub trait DecoderOps: Backend {
     fn fused_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// A gradient that is not wanted (of a frozen matrix, of pixels) is empty.
+    fn fused_linear_backward(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        want_x: bool,
+        want_w: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn fused_grouped_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, offsets: Indices) -> FloatTensor<Self>;
     fn fused_grouped_linear_backward(
         x: FloatTensor<Self>,
@@ -133,12 +140,13 @@ impl DecoderOps for Flex {
         let (rows, inputs, outputs) = (dims(&x)[0], last_dim(&x), dims(&w)[0]);
         tensor(kernels::matmul::linear(&Floats::of(&x), &Floats::of(&w), inputs, outputs), vec![rows, outputs])
     }
-    fn fused_linear_backward(x: FlexTensor, w: FlexTensor, d: FlexTensor) -> (FlexTensor, FlexTensor) {
+    fn fused_linear_backward(x: FlexTensor, w: FlexTensor, d: FlexTensor, want_x: bool, want_w: bool) -> (FlexTensor, FlexTensor) {
         let (inputs, outputs) = (last_dim(&x), dims(&w)[0]);
         let d = Floats::of(&d);
-        let dx = kernels::matmul::linear_grad_input(&d, &Floats::of(&w), inputs, outputs);
-        let dw = kernels::matmul::linear_grad_weight(&d, &Floats::of(&x), inputs, outputs);
-        (tensor(dx, dims(&x)), tensor(dw, dims(&w)))
+        let none = || tensor(Vec::new(), vec![0, inputs]);
+        let dx = if want_x { tensor(kernels::matmul::linear_grad_input(&d, &Floats::of(&w), inputs, outputs), dims(&x)) } else { none() };
+        let dw = if want_w { tensor(kernels::matmul::linear_grad_weight(&d, &Floats::of(&x), inputs, outputs), dims(&w)) } else { none() };
+        (dx, dw)
     }
     fn fused_grouped_linear(x: FlexTensor, w: FlexTensor, offsets: Indices) -> FlexTensor {
         let (rows, [_, outputs, inputs]) = (dims(&x)[0], cube(&w));
@@ -272,9 +280,10 @@ impl DecoderOps for Flex {
     }
 }
 
-/// One differentiable operation: forward through `B::$name`, backward through an expression over the saved inputs.
+/// One differentiable operation: forward through `B::$name`, backward through an expression over the saved inputs, which may ask
+/// whose gradients are `$wanted`.
 macro_rules! differentiable {
-    ($name:ident, $count:literal, [$($input:ident),+], [$($constant:ident : $type:ty),*], |$b:ident, $grad:ident| $backward:expr) => {
+    ($name:ident, $count:literal, [$($input:ident),+], [$($constant:ident : $type:ty),*], |$b:ident, $grad:ident $(, $wanted:ident)?| $backward:expr) => {
         fn $name($($input: FloatTensor<Self>,)+ $($constant: $type),*) -> FloatTensor<Self> {
             #[derive(Debug)]
             struct Step;
@@ -284,6 +293,7 @@ macro_rules! differentiable {
                     let ([$($input),+], ($($constant,)*)) = ops.state;
                     $(let $input: $b::FloatTensorPrimitive = checkpointer.retrieve_node_output($input);)+
                     let $grad = grads.consume::<$b>(&ops.node);
+                    $(let $wanted: [bool; $count] = ops.parents.each_ref().map(|parent| parent.is_some());)?
                     let gradients: [$b::FloatTensorPrimitive; $count] = $backward;
                     for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
                         if let Some(parent) = parent {
@@ -325,8 +335,8 @@ fn is_tracked<B: DecoderOps, C: CheckpointStrategy>(x: &FloatTensor<Autodiff<B, 
 }
 
 impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
-    differentiable!(fused_linear, 2, [x, w], [], |B, d| {
-        let (dx, dw) = B::fused_linear_backward(x, w, d);
+    differentiable!(fused_linear, 2, [x, w], [], |B, d, wanted| {
+        let (dx, dw) = B::fused_linear_backward(x, w, d, wanted[0], wanted[1]);
         [dx, dw]
     });
     differentiable!(fused_grouped_linear, 2, [x, w], [offsets: Indices], |B, d| {
@@ -408,7 +418,7 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
         fn fused_square_sum(x: FloatTensor<Self>) -> FloatTensor<Self>;
         fn fused_linear_cross_entropy_unit(h: FloatTensor<Self>, w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>, train_weight: bool) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
         fn fused_linear_cross_entropy_backward(h: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, unit_h: FloatTensor<Self>, unit_w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>) -> (FloatTensor<Self>, FloatTensor<Self>);
-        fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+        fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, want_x: bool, want_w: bool) -> (FloatTensor<Self>, FloatTensor<Self>);
         fn fused_grouped_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, offsets: Indices) -> (FloatTensor<Self>, FloatTensor<Self>);
         fn fused_embedding_backward(table: FloatTensor<Self>, d: FloatTensor<Self>, ids: Indices) -> FloatTensor<Self>;
         fn fused_rms_norm_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>);

@@ -10,6 +10,7 @@
 
 pub mod composed;
 mod extension;
+mod packed;
 mod span;
 
 use crate::kernels::{adamw, attention as attention_kernel};
@@ -24,6 +25,7 @@ pub use crate::kernels::attention::Score;
 pub use crate::kernels::cross_entropy::IGNORE;
 pub use crate::kernels::rope::Pairing;
 pub use composed::RopeTable;
+pub use packed::{PackedWeight, packed_linear, packed_linear_composed};
 pub use span::AttentionSpan;
 
 /// Host-side indices.

@@ -1,0 +1,139 @@
+//! What the three languages have in common: a table of nouns and colours each, and the calls that turn questions, answers
+//! and scenes into sentences.
+
+use super::ask::{Answer, Ask};
+use super::scene::{Cell, Colour, Object, Scene, Shape};
+use super::{english, german, spanish};
+use crate::exercises::Language;
+use llm_run::Rng;
+
+/// A language's sentences about scenes.
+pub(super) trait Wording: Sync {
+    /// One of several ways to ask.
+    fn question(&self, ask: Ask, rng: &mut Rng) -> String;
+    /// The gold answer.
+    fn answer(&self, answer: Answer) -> String;
+    /// Other right ways to say it.
+    fn alternatives(&self, answer: Answer) -> Vec<String>;
+    /// Descriptions of the scene.
+    fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String>;
+}
+
+pub(super) fn of(language: Language) -> &'static dyn Wording {
+    match language {
+        Language::En => &english::English,
+        Language::De => &german::German,
+        Language::Es => &spanish::Spanish,
+    }
+}
+
+/// Answers that mean the same as `answer` in that language, `answer` first. An unknown language or answer has no others.
+pub fn accepted(lang: &str, answer: &str) -> Vec<String> {
+    let mut all = vec![answer.to_string()];
+    if let Some(language) = Language::ALL.into_iter().find(|l| l.code() == lang) {
+        let wording = of(language);
+        let known = every_answer().find(|a| wording.answer(*a) == answer);
+        all.extend(known.map(|known| wording.alternatives(known)).unwrap_or_default());
+    }
+    all
+}
+
+fn every_answer() -> impl Iterator<Item = Answer> {
+    let colours = Colour::ALL.iter().map(|c| Answer::Colour(*c));
+    let shapes = Shape::ALL.iter().map(|s| Answer::Shape(*s));
+    let numbers = (0..=5).map(Answer::Number);
+    let places = (0..9).map(|i| Answer::Place(Cell(i)));
+    colours.chain(shapes).chain(numbers).chain(places).chain([Answer::Left, Answer::Right, Answer::Above, Answer::Below])
+}
+
+/// Replace `{x}` by the value of `x` in one of the templates.
+pub(super) fn fill(templates: &[&str], values: &[(&str, String)], rng: &mut Rng) -> String {
+    let template = rng.pick(templates).to_string();
+    values.iter().fold(template, |text, (name, value)| text.replace(name, value))
+}
+
+/// With a capital letter at the start.
+pub(super) fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// `a`, `a and b`, `a, b and c`.
+pub(super) fn listed(items: &[String], and: &str) -> String {
+    match items {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} {and} {last}", first.join(", ")),
+    }
+}
+
+/// Objects that look alike, sizes aside, with how many there are; the most frequent first.
+pub(super) fn groups(objects: &[Object]) -> Vec<(Colour, Shape, usize)> {
+    let mut groups: Vec<(Colour, Shape, usize)> = Vec::new();
+    for object in objects {
+        match groups.iter_mut().find(|g| (g.0, g.1) == (object.colour, object.shape)) {
+            Some(group) => group.2 += 1,
+            None => groups.push((object.colour, object.shape, 1)),
+        }
+    }
+    groups.sort_by_key(|g| std::cmp::Reverse(g.2));
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ask::Reference;
+    use super::*;
+    use llm_run::Seed;
+    use std::collections::BTreeSet;
+
+    /// All phrasings of a question.
+    fn all(language: Language, ask: Ask) -> BTreeSet<String> {
+        (0..60).map(|i| of(language).question(ask, &mut Seed(i).rng())).collect()
+    }
+
+    #[test]
+    fn genders_and_cases_agree() {
+        let star = Reference::Both(Colour::Red, Shape::Star);
+        let diamond = Reference::Both(Colour::Orange, Shape::Diamond);
+        let german = all(Language::De, Ask::Side(star, diamond));
+        assert!(german.contains("Ist der rote Stern links oder rechts von der orangefarbenen Raute?"), "{german:?}");
+        let german = all(Language::De, Ask::Level(diamond, star));
+        assert!(german.contains("Ist die orangefarbene Raute über oder unter dem roten Stern?"), "{german:?}");
+        assert!(all(Language::De, Ask::Where(star)).contains("Wo siehst du den roten Stern?"));
+        let spanish = all(Language::Es, Ask::Side(star, Reference::Shape(Shape::Circle)));
+        assert!(spanish.contains("¿Está la estrella roja a la izquierda o a la derecha del círculo?"), "{spanish:?}");
+        assert!(all(Language::Es, Ask::CountShape(Shape::Cross)).contains("¿Cuántas cruces hay?"));
+        assert!(all(Language::Es, Ask::CountColour(Colour::Blue)).contains("¿Cuántas figuras azules ves?"));
+        assert!(all(Language::En, Ask::ShapeOf(Reference::At(Cell(4)))).contains("Which shape is in the centre?"));
+    }
+
+    #[test]
+    fn every_question_is_asked_in_several_ways() {
+        for language in Language::ALL {
+            for ask in [Ask::CountAll, Ask::Word, Ask::Highest, Ask::Lowest, Ask::Bars, Ask::FirstBar, Ask::ColourOfWord] {
+                assert!(all(language, ask).len() >= 2, "{language:?} {ask:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_ways_to_say_it_count_and_other_answers_do_not() {
+        let has = |lang: &str, answer: &str, other: &str| accepted(lang, answer).iter().any(|a| a == other);
+        assert!(has("es", "rojo", "roja") && has("de", "rot", "rotes") && has("en", "3", "three") && has("de", "1", "eine"));
+        assert!(has("de", "Kreis", "der Kreis") && has("es", "a la izquierda", "izquierda") && has("en", "centre", "center"));
+        assert!(!has("es", "rojo", "azul") && !has("en", "2", "three") && !has("en", "top left", "left"));
+        assert_eq!(accepted("fr", "rouge"), ["rouge"]);
+        // No two different answers share a way of saying them: a wrong answer could be taken for a right one.
+        for language in Language::ALL {
+            let forms: Vec<BTreeSet<String>> = every_answer()
+                .map(|a| of(language).alternatives(a).into_iter().chain([of(language).answer(a)]).map(|s| s.to_lowercase()).collect())
+                .collect();
+            for (i, one) in forms.iter().enumerate() {
+                for other in &forms[..i] {
+                    assert!(one.is_disjoint(other), "{language:?}: {one:?} and {other:?}");
+                }
+            }
+        }
+    }
+}
