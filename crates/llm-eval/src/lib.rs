@@ -34,7 +34,7 @@
 //! | [`results`] | `Results` | `results.json` |
 //!
 //! Deliberately absent: a second way to run a model (everything generates through `llm_infer`), and answer extraction of
-//! its own (`llm_data::exercises` grades here and in training alike).
+//! its own for exercises (`llm_data::exercises` grades here and in training alike; [`grade`] is that of the benchmarks).
 
 pub mod backend;
 pub mod bits_per_byte;
