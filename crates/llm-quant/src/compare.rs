@@ -1,8 +1,8 @@
 //! `llm-quant compare`: what a smaller model costs against its original, on the same text.
 //!
-//! Documents are read by the rule of `llm_eval::bits_per_byte`: BOS (or EOS) in front, windows of the model's context, every text token scored once. On each
-//! token both models' whole distributions are compared: KL(original || smaller) in nats, and whether the most likely token is another one.
-//! Two models are in memory at a time.
+//! Documents are read by the rule of `llm_eval::bits_per_byte`: BOS (or EOS) in front, windows of the model's context, every text token scored
+//! once. On each token both models' whole distributions are compared: KL(original || smaller) in nats, and whether the most likely token is
+//! another one. Two models are in memory at a time.
 
 use crate::error::check_interrupt;
 use crate::{Error, Result};
