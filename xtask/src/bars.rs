@@ -1,7 +1,10 @@
-//! What a quickstart must reach, as a check with an exit status: `cargo xtask quickstart --check`.
+//! What a run must reach, as a check with an exit status: `cargo xtask quickstart --check`, and `pipeline run FILE --check` for
+//! recipes that promise something.
 //!
 //! The bars of a whole run are those the project promises: time, memory, learning and alignment. A `--quick` run is far too
 //! small for the last two, so there it is only asked that every stage did its work and that the loss went down.
+
+mod experts;
 
 use crate::folder::{Evaluated, Progress, RunFolder, Task};
 use crate::quickstart::Asked;
@@ -22,7 +25,17 @@ pub struct Bar {
     met: bool,
 }
 
-/// Compare a run with its bars.
+/// How the runs of a recipe are measured.
+pub fn of(recipe: &str) -> Result<fn(&RunFolder) -> Vec<Bar>> {
+    match recipe {
+        "moe" => Ok(experts::measure),
+        "quickstart" => Ok(|run| measure(run, None, false)),
+        "quickstart-ci" => Ok(|run| measure(run, None, true)),
+        other => bail!("--check: the recipe `{other}` promises nothing that could be checked; quickstart and moe do"),
+    }
+}
+
+/// Compare a quickstart with its bars.
 pub fn measure(run: &RunFolder, asked: Option<&Asked>, quick: bool) -> Vec<Bar> {
     let mut bars = Vec::new();
     let mut bar = |what, measured: String, bar: &str, met| bars.push(Bar { what, measured, bar: bar.to_string(), met });

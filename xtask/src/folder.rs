@@ -150,6 +150,8 @@ impl Sample {
 pub struct Evaluated<'a> {
     /// What the model is called.
     pub label: String,
+    /// The stage that made it, if it is one of this run.
+    pub maker: Option<&'a str>,
     /// Its results.
     pub results: &'a Results,
 }
@@ -199,12 +201,13 @@ impl RunFolder {
             let Some(results) = &stage.results else {
                 continue;
             };
-            found.push(Evaluated { label: self.label(stage, results), results });
+            let maker = self.maker(stage, results);
+            found.push(Evaluated { label: self.label(stage, maker), maker: maker.map(|m| m.id.as_str()), results });
         }
         found
     }
 
-    fn label(&self, stage: &StageView, results: &Results) -> String {
+    fn maker(&self, stage: &StageView, results: &Results) -> Option<&StageView> {
         let path = stage
             .manifest
             .as_ref()
@@ -212,11 +215,15 @@ impl RunFolder {
             .or_else(|| results.model.get("path"))
             .and_then(Value::as_str)
             .unwrap_or_default();
-        let maker = path.split('/').rev().find_map(|part| self.stages.iter().find(|s| s.id == part));
+        path.split('/').rev().find_map(|part| self.stages.iter().find(|s| s.id == part))
+    }
+
+    fn label(&self, stage: &StageView, maker: Option<&StageView>) -> String {
+        let alone = |command: &str| self.stages.iter().filter(|s| s.command == command).count() == 1;
         match maker.map(|m| (m.command.as_str(), m.id.as_str())) {
-            Some(("pretrain", _)) => "Base".to_string(),
-            Some(("sft", _)) => "SFT".to_string(),
-            Some(("grpo", _)) => "GRPO".to_string(),
+            Some(("pretrain", _)) if alone("pretrain") => "Base".to_string(),
+            Some(("sft", _)) if alone("sft") => "SFT".to_string(),
+            Some(("grpo", _)) if alone("grpo") => "GRPO".to_string(),
             Some((_, id)) => id.to_string(),
             None => stage.id.clone(),
         }

@@ -15,6 +15,7 @@ mod bars;
 mod bench;
 mod chat;
 mod client;
+mod experts;
 mod folder;
 mod machine;
 mod pipeline;
@@ -91,6 +92,9 @@ struct RunArgs {
     /// Show what would run and why
     #[arg(long)]
     dry_run: bool,
+    /// Compare the result with what this recipe must reach, and fail when it does not
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(clap::Args)]
@@ -128,6 +132,7 @@ fn run_recipe(args: &RunArgs) -> Result<()> {
         recipe.device.clone_from(device);
     }
     recipe.set(&args.sets)?;
+    let bars = if args.check { Some(bars::of(&recipe.name)?) } else { None };
     let out = args.out.clone().unwrap_or_else(|| folder::runs().join(&recipe.name));
     let options =
         pipeline::Options { from: args.from.clone(), only: args.only.clone(), force: args.force, dry_run: args.dry_run, again: again(), out };
@@ -137,7 +142,10 @@ fn run_recipe(args: &RunArgs) -> Result<()> {
     }
     let report = report::write(&options.out, None)?;
     eprintln!("{} ran, {} unchanged; report: {}", outcome.ran.len(), outcome.skipped.len(), report.display());
-    Ok(())
+    match bars {
+        Some(bars) => bars::report(&bars(&folder::RunFolder::open(&options.out)?), term::Paint::stdout()),
+        None => Ok(()),
+    }
 }
 
 /// The command line that continues this run: the same, without what forces stages to run again.

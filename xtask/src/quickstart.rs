@@ -18,10 +18,11 @@ use std::time::Instant;
 use toml::Value;
 
 /// Name and text of the embedded recipes.
-pub const RECIPES: [(&str, &str); 3] = [
+pub const RECIPES: [(&str, &str); 4] = [
     ("quickstart.toml", include_str!("../recipes/quickstart.toml")),
     ("quickstart-ci.toml", include_str!("../recipes/quickstart-ci.toml")),
     ("real-text.toml", include_str!("../recipes/real-text.toml")),
+    ("moe.toml", include_str!("../recipes/moe.toml")),
 ];
 
 /// Flags of `quickstart`.

@@ -4,6 +4,8 @@
 mod chart;
 mod data;
 mod evaluation;
+mod experts;
+mod heat;
 mod html;
 mod lineage;
 mod pictures;
@@ -17,7 +19,7 @@ use html::{Html, escape, join, tag, text};
 use llm_run::progress::human_seconds;
 use std::path::{Path, PathBuf};
 
-const STYLE: &str = include_str!("report/style.css");
+const STYLE: &str = concat!(include_str!("report/style.css"), include_str!("report/experts.css"));
 
 /// Write the report of a run; the default place is `report.html` in its folder.
 pub fn write(dir: &Path, out: Option<&Path>) -> Result<PathBuf> {
@@ -40,6 +42,7 @@ fn render(run: &RunFolder) -> String {
         Section { id: "tokenizer", title: "Tokenizer", body: tokenizer::section(run) },
         Section { id: "pictures", title: "Pictures", body: pictures::section(run) },
         Section { id: "training", title: "Training", body: training::section(run) },
+        Section { id: "experts", title: "Experts", body: experts::section(run) },
         Section { id: "evaluation", title: "Evaluation", body: evaluation::section(run) },
         Section { id: "samples", title: "Samples", body: evaluation::samples(run) },
         Section { id: "stages", title: "Stages", body: lineage::stages(run) },
@@ -118,5 +121,7 @@ fn tiles(run: &RunFolder) -> Html {
     if tiles.is_empty() { Html::default() } else { tag("div class=tiles", tiles) }
 }
 
+#[cfg(test)]
+pub mod samples;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ const TOP: [&str; 9] = ["Cargo.toml", "Cargo.lock", "README.md", "LICENSE", "rus
 /// May be there too.
 const TOP_ALSO: [&str; 3] = ["fixtures", "target", "runs"];
 /// From the ground up: a crate may use crates of earlier rows only.
-const ORDER: [&[&str]; 9] = [
+const ORDER: [&[&str]; 10] = [
     &["llm-run"],
     &["llm-tokenizer", "llm-tensor"],
     &["llm-data", "llm-moe"],
@@ -27,7 +27,8 @@ const ORDER: [&[&str]; 9] = [
     &["llm-vision"],
     &["llm-infer"],
     &["llm-train"],
-    &["llm-align", "llm-eval", "llm-quant", "llm-serve"],
+    &["llm-align", "llm-eval", "llm-serve"],
+    &["llm-quant"],
     &["xtask"],
 ];
 /// Crates that xtask and the data crates must never link.

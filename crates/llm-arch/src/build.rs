@@ -7,7 +7,8 @@ use crate::parameters::block_norms;
 use crate::{Error, Result};
 use llm_moe::Moe;
 use llm_tensor::burn::tensor::Device;
-use llm_tensor::nn::{Embedding, Linear, Norm, NormKind, parameter_from};
+use llm_tensor::nn::{Embedding, Linear, Norm, NormKind, Weight, parameter_from};
+use llm_tensor::quant::Packed;
 use llm_tensor::{Precision, params};
 
 /// Latent attention's norms ignore the configured eps in the reference implementation and keep their class's own.
@@ -16,11 +17,15 @@ const LATENT_NORM_EPS: f64 = 1e-6;
 /// Hands out a parameter's values by canonical name and shape, row-major.
 pub type Init<'a> = &'a mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>>;
 
+/// Hands out the quantised matrix of a projection by canonical name and shape, where there is one.
+pub(crate) type PackedInit<'a> = &'a mut dyn FnMut(&str, [usize; 2]) -> Result<Option<Packed>>;
+
 pub(crate) struct Builder<'a> {
     pub config: &'a DecoderConfig,
     pub device: &'a Device,
     pub precision: Precision,
     pub init: Init<'a>,
+    pub packed: PackedInit<'a>,
 }
 
 impl Builder<'_> {
@@ -43,12 +48,16 @@ impl Builder<'_> {
     }
 
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear> {
-        let weight = (self.init)(&format!("{name}.weight"), &[outputs, inputs])?;
+        let shape = [outputs, inputs];
+        let weight = match (self.packed)(&format!("{name}.weight"), shape)? {
+            Some(matrix) => Weight::packed(matrix, self.device),
+            None => {
+                let values = (self.init)(&format!("{name}.weight"), &shape)?;
+                parameter_from(values, shape, self.precision, self.device).into()
+            }
+        };
         let bias = if bias { Some((self.init)(&format!("{name}.bias"), &[outputs])?) } else { None };
-        Ok(Linear {
-            weight: parameter_from(weight, [outputs, inputs], self.precision, self.device),
-            bias: bias.map(|values| parameter_from(values, [outputs], self.precision, self.device)),
-        })
+        Ok(Linear { weight, bias: bias.map(|values| parameter_from(values, [outputs], self.precision, self.device)) })
     }
 
     fn norm(&mut self, name: &str, size: usize, kind: NormKind, eps: f64) -> Result<Norm> {

@@ -9,7 +9,7 @@
 //! Legend: N tokens, D hidden, F feed-forward, V vocabulary.
 
 use crate::attention::{Attention, Context, LatentAttention, Place};
-use crate::build::{Builder, Init};
+use crate::build::{Builder, Init, PackedInit};
 use crate::cache::{CachedBatch, KvPool};
 use crate::config::{Layout, Positions};
 use crate::parameters::{self, Role};
@@ -113,7 +113,8 @@ struct Pass<'a> {
     observer: Option<Observer<'a>>,
     /// Training: noise of the routers. None at inference.
     routing_noise: Option<Seed>,
-    routing: Vec<Routing>,
+    /// What the routers did, if someone asks.
+    routing: Option<Vec<Routing>>,
 }
 
 fn apply(norm: &Option<Norm>, x_ND: Tensor<2>) -> Tensor<2> {
@@ -136,8 +137,13 @@ impl Decoder {
 
     /// A decoder whose values `init` hands out by canonical name and shape.
     pub fn build(config: &DecoderConfig, device: &Device, precision: Precision, init: Init) -> Result<Self> {
+        Self::build_packed(config, device, precision, init, &mut |_, _| Ok(None))
+    }
+
+    /// [`Decoder::build`] where `packed` is asked first for the matrix of each projection.
+    pub(crate) fn build_packed(config: &DecoderConfig, device: &Device, precision: Precision, init: Init, packed: PackedInit) -> Result<Self> {
         config.validate()?;
-        let mut builder = Builder { config, device, precision, init };
+        let mut builder = Builder { config, device, precision, init, packed };
         let (model, lm_head) = builder.decoder()?;
         Ok(Self { model, lm_head, config: config.clone(), rope: Self::rope_table(config) })
     }
@@ -218,11 +224,12 @@ impl Decoder {
         self.run(self.embed(batch.ids.clone()), &batch.positions, Context::Packed(batch), &mut Pass::default())
     }
 
-    /// [`Decoder::hidden`] for training a mixture: also what the router of each sparse layer did. `noise` seeds its jitter.
-    pub fn hidden_routed(&self, batch: &PackedBatch, noise: Seed) -> (Tensor<2>, Vec<Routing>) {
-        let mut pass = Pass { routing_noise: Some(noise), ..Pass::default() };
+    /// [`Decoder::hidden`] of a mixture with what the router of each sparse layer did. In training `noise` seeds their jitter and
+    /// switches the capacity on; without it this is inference, watched.
+    pub fn hidden_routed(&self, batch: &PackedBatch, noise: Option<Seed>) -> (Tensor<2>, Vec<Routing>) {
+        let mut pass = Pass { routing_noise: noise, routing: Some(Vec::new()), ..Pass::default() };
         let hidden = self.run(self.embed(batch.ids.clone()), &batch.positions, Context::Packed(batch), &mut pass);
-        (hidden, pass.routing)
+        (hidden, pass.routing.unwrap_or_default())
     }
 
     /// [`Decoder::hidden`] that shows the residual stream on the way.
@@ -278,12 +285,28 @@ impl Decoder {
         self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.weight.val(), |head| head.weight.val())
     }
 
+    /// The residual stream `[N, D]` as it enters the first block.
+    pub fn enter(&self, batch: &PackedBatch) -> Tensor<2> {
+        self.with_positions(self.embed(batch.ids.clone()), &batch.positions)
+    }
+
+    /// One block: the residual stream `[N, D]` of a packed batch before it to that after it.
+    pub fn through_block(&self, layer: usize, x_ND: Tensor<2>, batch: &PackedBatch) -> Tensor<2> {
+        let mut context = Context::Packed(batch);
+        let place = self.place(&batch.positions, &context);
+        self.block(layer, &self.model.layers[layer], x_ND, &place, &mut context, &mut Pass::default())
+    }
+
+    fn with_positions(&self, x_ND: Tensor<2>, positions: &Indices) -> Tensor<2> {
+        match &self.model.position_embeddings {
+            Some(table) => x_ND + table.forward(positions.clone()),
+            None => x_ND,
+        }
+    }
+
     fn run(&self, embedded_ND: Tensor<2>, positions: &Indices, mut context: Context, pass: &mut Pass) -> Tensor<2> {
         let place = self.place(positions, &context);
-        let mut x_ND = match &self.model.position_embeddings {
-            Some(table) => embedded_ND + table.forward(positions.clone()),
-            None => embedded_ND,
-        };
+        let mut x_ND = self.with_positions(embedded_ND, positions);
         for (i, block) in self.model.layers.iter().enumerate() {
             if let Some(observer) = &mut pass.observer {
                 observer(i, &x_ND);
@@ -335,8 +358,8 @@ impl Decoder {
             (None, Some(moe)) => {
                 let noise = pass.routing_noise.map(|seed| seed.stream("router").at(i as u64));
                 let (y_ND, routing) = moe.forward(x_ND, noise);
-                if noise.is_some() {
-                    pass.routing.push(routing);
+                if let Some(all) = &mut pass.routing {
+                    all.push(routing);
                 }
                 y_ND
             }

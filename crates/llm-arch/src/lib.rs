@@ -6,6 +6,7 @@
 //! | [`rope`] | `RopeScaling` | rotary frequencies and their stretching |
 //! | [`parameters`] | `Parameter` | names and shapes of all weights, counts, initial values |
 //! | [`decoder`] | `Decoder` | the model: packed training forward, cached inference forward |
+//! | `linears` | `Decoder::linears_mut` | the projections by name |
 //! | [`attention`] | `Attention`, `LatentAttention` | how a block attends |
 //! | [`cache`] | `KvPool`, `CachedBatch` | storage of keys and values in pages |
 //! | [`presets`] | `preset`, `PRESETS` | published models by name |
@@ -25,6 +26,7 @@ pub mod config;
 pub mod decoder;
 mod error;
 pub mod hf;
+mod linears;
 pub mod parameters;
 pub mod parity;
 pub mod presets;

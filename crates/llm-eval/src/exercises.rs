@@ -146,10 +146,11 @@ pub fn ask(model: &dyn LanguageModel, exercises: &[Exercise], max_tokens: usize)
     let prompts: Vec<Vec<u32>> = requests.iter().map(|r| r.prompt.clone()).collect();
     let mut progress = Progress::new("exercises", exercises.len() as u64, "exercises");
     let mut generated = 0;
-    let completions = model.generate(requests, &mut |tokens| {
-        generated += tokens;
+    let completions = model.generate(requests, &mut |_, completion| {
+        generated += completion.tokens.len();
         progress.message(format!("{generated} tokens"));
         progress.inc(1);
+        Ok(())
     })?;
     let samples: Vec<Sample> = exercises
         .iter()
@@ -176,6 +177,7 @@ pub fn ask(model: &dyn LanguageModel, exercises: &[Exercise], max_tokens: usize)
                 finish_reason: Some(finish_reason(completion.finish_reason).to_string()),
                 prompt_tokens: prompt,
                 response_tokens: completion.tokens,
+                ..Sample::default()
             }
         })
         .collect();

@@ -1,4 +1,4 @@
-//! `llm-eval run` measures a model; `llm-eval compare` says whether one result is better than another.
+//! `llm-eval run` measures a model, `llm-eval tasks` lists the benchmarks, `llm-eval compare` says whether one result is better than another.
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -9,7 +9,7 @@ use llm_eval::results::TaskResult;
 use llm_infer::Model;
 use llm_run::{Args, Seed};
 use llm_tensor::DeviceSpec;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Evaluate language models: bits per byte, exact match, paired comparison.
@@ -24,6 +24,12 @@ struct Cli {
 enum Command {
     /// Measure a model folder; writes results.json and samples.parquet.
     Run(Args),
+    /// List the benchmarks: name, kind, examples, metric, and whether their files are there.
+    Tasks {
+        /// Folder of the benchmark files.
+        #[arg(long, default_value = "../shared/data/benchmarks")]
+        data: PathBuf,
+    },
     /// Print logits and greedy tokens of prompts as JSON, to check against another implementation.
     Logits {
         /// Model folder.
@@ -55,6 +61,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = llm_eval::sandbox::cell_main() {
+        return code;
+    }
     let cli = Cli::parse();
     llm_run::program::main(|| body(cli.command))
 }
@@ -69,6 +78,7 @@ fn body(command: Command) -> Result<()> {
                 println!("{}", line(name, task));
             }
         }
+        Command::Tasks { data } => print!("{}", table(&data)),
         Command::Logits { model, prompts, device } => {
             let text = std::fs::read_to_string(&prompts).with_context(|| format!("{}: cannot read", prompts.display()))?;
             let asked: Prompts = serde_json::from_str(&text).with_context(|| format!("{}: expected prompts and max_tokens", prompts.display()))?;
@@ -86,7 +96,24 @@ fn body(command: Command) -> Result<()> {
     Ok(())
 }
 
+fn table(data: &Path) -> String {
+    let mut text = format!("{:<46} {:<16} {:>5}  {:<28} file under {}\n", "task", "kind", "shots", "metric", data.display());
+    for task in llm_eval::tasks::all() {
+        let spec = task.spec();
+        let metrics = spec.metrics.iter().map(|m| m.metric.name()).collect::<Vec<_>>().join(", ");
+        let files = match spec.found(data) {
+            Some(files) => files.iter().map(|f| f.strip_prefix(data).unwrap_or(f).display().to_string()).collect::<Vec<_>>().join(", "),
+            None => "not found".to_string(),
+        };
+        text.push_str(&format!("{:<46} {:<16} {:>5}  {metrics:<28} {files}\n", spec.name.to_string(), spec.kind, spec.shots));
+    }
+    text
+}
+
 fn line(name: &str, task: &TaskResult) -> String {
     let interval = task.ci95.map(|[low, high]| format!("  95 % [{low:.4}, {high:.4}]")).unwrap_or_default();
-    format!("{name:<24} {:.4}{interval}  n {}", task.value, task.n)
+    let counted = task.details.get("failures").and_then(|f| f.as_object());
+    let failures: Vec<String> = counted.into_iter().flatten().map(|(why, count)| format!("{count} {why}")).collect();
+    let failures = if failures.is_empty() { String::new() } else { format!("  failures: {}", failures.join("; ")) };
+    format!("{name:<36} {:.4}{interval}  n {}{failures}", task.value, task.n)
 }

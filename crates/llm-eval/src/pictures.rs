@@ -117,7 +117,10 @@ pub fn ask_with(
     }
     let prompts: Vec<Vec<u32>> = requests.iter().map(|r| r.prompt.clone()).collect();
     let mut progress = Progress::new(TASK, asked.len() as u64, "questions");
-    let completions = model.generate(requests, &mut |_| progress.inc(1))?;
+    let completions = model.generate(requests, &mut |_, _| {
+        progress.inc(1);
+        Ok(())
+    })?;
     let samples: Vec<Sample> = asked
         .iter()
         .zip(prompts)
@@ -143,6 +146,7 @@ pub fn ask_with(
                 finish_reason: Some(finish_reason(completion.finish_reason).to_string()),
                 prompt_tokens: prompt,
                 response_tokens: completion.tokens,
+                ..Sample::default()
             }
         })
         .collect();

@@ -17,14 +17,64 @@ pub enum Metric {
     BitsPerByte,
     /// Share of items whose extracted answer is right; higher is better.
     ExactMatch,
+    /// Share of items where the likeliest choice is right; of log-likelihood tasks, where the answer is the greedy one.
+    Acc,
+    /// [`Metric::Acc`] with log-likelihoods divided by the characters of the choice.
+    AccNorm,
+    /// [`Metric::Acc`] with log-likelihoods divided by the bytes of the choice.
+    AccBytes,
+    /// exp of the mean negative log-likelihood of the answers; lower is better.
+    Perplexity,
+    /// exp of the negative log-likelihood per word of text; lower is better.
+    WordPerplexity,
+    /// exp of the negative log-likelihood per byte of text; lower is better.
+    BytePerplexity,
+    /// Share of problems whose first program passes its tests.
+    #[serde(rename = "pass@1")]
+    PassAt1,
+    /// Estimated share of problems that the best of 2 programs would pass.
+    #[serde(rename = "pass@2")]
+    PassAt2,
+    /// ... of 8.
+    #[serde(rename = "pass@8")]
+    PassAt8,
+    /// ... of 16.
+    #[serde(rename = "pass@16")]
+    PassAt16,
+    /// ... of 32.
+    #[serde(rename = "pass@32")]
+    PassAt32,
+    /// ... of 64.
+    #[serde(rename = "pass@64")]
+    PassAt64,
+    /// [`Metric::ExactMatch`] with numbers within 5 %.
+    RelaxedAccuracy,
 }
 
 impl Metric {
     /// Which way is better.
     pub fn higher_is_better(self) -> bool {
+        !matches!(self, Self::BitsPerByte | Self::Perplexity | Self::WordPerplexity | Self::BytePerplexity)
+    }
+
+    /// Its name in `results.json`.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::BitsPerByte => false,
-            Self::ExactMatch => true,
+            Self::BitsPerByte => "bits_per_byte",
+            Self::ExactMatch => "exact_match",
+            Self::Acc => "acc",
+            Self::AccNorm => "acc_norm",
+            Self::AccBytes => "acc_bytes",
+            Self::Perplexity => "perplexity",
+            Self::WordPerplexity => "word_perplexity",
+            Self::BytePerplexity => "byte_perplexity",
+            Self::PassAt1 => "pass@1",
+            Self::PassAt2 => "pass@2",
+            Self::PassAt8 => "pass@8",
+            Self::PassAt16 => "pass@16",
+            Self::PassAt32 => "pass@32",
+            Self::PassAt64 => "pass@64",
+            Self::RelaxedAccuracy => "relaxed_accuracy",
         }
     }
 }

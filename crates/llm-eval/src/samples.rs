@@ -63,6 +63,18 @@ pub struct Sample {
     pub tokens: u32,
     /// `stop` or `length`.
     pub finish_reason: Option<String>,
+    /// Continuations that were scored, delimiter included.
+    pub choices: Vec<String>,
+    /// Their tokens.
+    pub choice_tokens: Vec<Vec<u32>>,
+    /// Their log-likelihoods in nats.
+    pub log_likelihoods: Vec<f64>,
+    /// Whether each is what greedy decoding writes.
+    pub greedy: Vec<bool>,
+    /// JSON object: metric, with its filter, -> value of this item.
+    pub metrics: Option<String>,
+    /// JSON object: filter -> what it made of the answer.
+    pub filtered: Option<String>,
 }
 
 impl Sample {
@@ -112,6 +124,23 @@ fn to_batch(samples: &[Sample]) -> std::result::Result<RecordBatch, arrow_schema
         samples.iter().for_each(|s| column.append_value(get(s)));
         Arc::new(column.finish())
     }
+    let mut choices = ListBuilder::new(StringBuilder::new());
+    let mut choice_tokens = ListBuilder::new(ListBuilder::new(UInt32Builder::new()));
+    let mut log_likelihoods = ListBuilder::new(Float64Builder::new());
+    let mut greedy = ListBuilder::new(BooleanBuilder::new());
+    for sample in samples {
+        sample.choices.iter().for_each(|c| choices.values().append_value(c));
+        choices.append(true);
+        for tokens in &sample.choice_tokens {
+            choice_tokens.values().values().append_slice(tokens);
+            choice_tokens.values().append(true);
+        }
+        choice_tokens.append(true);
+        log_likelihoods.values().append_slice(&sample.log_likelihoods);
+        log_likelihoods.append(true);
+        greedy.values().append_slice(&sample.greedy);
+        greedy.append(true);
+    }
     let mut correct = BooleanBuilder::new();
     let mut tokens = UInt32Builder::new();
     for sample in samples {
@@ -136,6 +165,12 @@ fn to_batch(samples: &[Sample]) -> std::result::Result<RecordBatch, arrow_schema
         ("weight", number(samples, |s| s.weight), false),
         ("tokens", Arc::new(tokens.finish()), false),
         ("finish_reason", optional(samples, |s| &s.finish_reason), true),
+        ("choices", Arc::new(choices.finish()), false),
+        ("choice_tokens", Arc::new(choice_tokens.finish()), false),
+        ("log_likelihoods", Arc::new(log_likelihoods.finish()), false),
+        ("greedy", Arc::new(greedy.finish()), false),
+        ("metrics", optional(samples, |s| &s.metrics), true),
+        ("filtered", optional(samples, |s| &s.filtered), true),
     ];
     RecordBatch::try_from_iter_with_nullable(columns)
 }

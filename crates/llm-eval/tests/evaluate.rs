@@ -8,7 +8,7 @@ use llm_eval::ngram::ByteTrigram;
 use llm_eval::results::{Group, ModelInfo, Results};
 use llm_eval::run::evaluate;
 use llm_eval::{Result, exercises, samples};
-use llm_infer::{Completion, FinishReason, Request};
+use llm_infer::{Completion, FinishReason, Likelihood, Request, Scored};
 use llm_run::Seed;
 use llm_tokenizer::Tokenizer;
 use llm_tokenizer::trainer::{TrainerConfig, train};
@@ -53,17 +53,21 @@ impl LanguageModel for Scripted {
         assert!(sequences.iter().all(|s| s.len() <= self.context), "a window exceeds the context");
         Ok(sequences.iter().map(|s| s.windows(2).map(|w| log_p(w[0], w[1])).collect()).collect())
     }
-    fn generate(&self, requests: Vec<Request>, done: &mut dyn FnMut(usize)) -> Result<Vec<Completion>> {
-        let answer = |request: Request| {
+    fn likelihoods(&self, sequences: &[Scored]) -> Result<Vec<Likelihood>> {
+        let sum = |s: &Scored| s.tokens[s.start - 1..].windows(2).map(|w| f64::from(log_p(w[0], w[1]))).sum();
+        Ok(sequences.iter().map(|s| Likelihood { sum: sum(s), greedy: s.tokens.len().is_multiple_of(2) }).collect())
+    }
+    fn generate(&self, requests: Vec<Request>, done: &mut dyn FnMut(usize, &Completion) -> Result<()>) -> Result<Vec<Completion>> {
+        let mut answer = |(place, request): (usize, Request)| {
             assert!(request.prompt.len() + request.sampling.max_tokens <= self.context);
             assert_eq!(request.sampling.temperature, 0.0);
             let mut tokens = self.tokenizer.encode_with_special((self.reply)(&self.tokenizer.decode(&request.prompt, false)));
             let finish_reason = if tokens.len() > request.sampling.max_tokens { FinishReason::Length } else { FinishReason::Stop };
             tokens.truncate(request.sampling.max_tokens);
-            done(tokens.len());
-            Completion { logprobs: vec![0.0; tokens.len()], tokens, finish_reason, end_token: None }
+            let completion = Completion { logprobs: vec![0.0; tokens.len()], tokens, finish_reason, end_token: None };
+            done(place, &completion).map(|()| completion)
         };
-        Ok(requests.into_iter().map(answer).collect())
+        requests.into_iter().enumerate().map(&mut answer).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use llm_data::pictures::{Picture, Question};
 use llm_eval::model::LanguageModel;
 use llm_eval::{Result, pictures};
-use llm_infer::{Completion, FinishReason, Image, Request};
+use llm_infer::{Completion, FinishReason, Image, Likelihood, Request, Scored};
 use llm_run::Seed;
 use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
@@ -35,8 +35,11 @@ impl LanguageModel for Seer {
     fn log_probabilities(&self, _: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
         unreachable!("questions are answered, not scored")
     }
-    fn generate(&self, requests: Vec<Request>, done: &mut dyn FnMut(usize)) -> Result<Vec<Completion>> {
-        let answer = |request: Request| {
+    fn likelihoods(&self, _: &[Scored]) -> Result<Vec<Likelihood>> {
+        unreachable!("questions are answered, not scored")
+    }
+    fn generate(&self, requests: Vec<Request>, done: &mut dyn FnMut(usize, &Completion) -> Result<()>) -> Result<Vec<Completion>> {
+        let mut answer = |(place, request): (usize, Request)| {
             assert_eq!((request.images.len(), request.sampling.temperature), (1, 0.0));
             self.prompts.borrow_mut().push(self.tokenizer.decode(&request.prompt, false));
             let known = |n: u8| image_of(n).hash() == request.images[0].hash();
@@ -45,10 +48,10 @@ impl LanguageModel for Seer {
             let german = self.tokenizer.decode(&request.prompt, true).contains("Wie");
             let text = if german { " 1 " } else { ["zero", "one", "2", "three.", "five"][usize::from(number)] };
             let tokens = self.tokenizer.encode(text);
-            done(tokens.len());
-            Completion { logprobs: vec![0.0; tokens.len()], tokens, finish_reason: FinishReason::Stop, end_token: None }
+            let completion = Completion { logprobs: vec![0.0; tokens.len()], tokens, finish_reason: FinishReason::Stop, end_token: None };
+            done(place, &completion).map(|()| completion)
         };
-        Ok(requests.into_iter().map(answer).collect())
+        requests.into_iter().enumerate().map(&mut answer).collect()
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`pages`] | `PagedKv` | which page of the cache belongs to whom; prefixes are shared |
 //! | [`engine`] | `Engine`, `Request` | requests join and leave the batch at every step |
 //! | [`score`](mod@score) | `score` | log-probabilities of given tokens |
+//! | [`likelihood`] | `likelihoods` | how likely are many endings of shared beginnings |
 //!
 //! Evaluation, rollouts and the server all generate through here: what is scored is what is served.
 //!
@@ -17,6 +18,7 @@
 
 pub mod engine;
 mod error;
+pub mod likelihood;
 pub mod model;
 pub mod pages;
 pub mod score;
@@ -24,8 +26,9 @@ pub mod vision;
 
 pub use engine::{Completion, Engine, EngineConfig, Event, FinishReason, Request, RequestId};
 pub use error::{Error, Result};
+pub use likelihood::{Likelihood, Scored, likelihoods};
 pub use llm_tensor::sample as sampling;
 pub use model::Model;
 pub use sampling::Sampling;
-pub use score::score;
+pub use score::{TokenScore, score, score_top};
 pub use vision::{Image, ImageReader, Vision};

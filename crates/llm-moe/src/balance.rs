@@ -22,7 +22,7 @@ use llm_tensor::{burn, host};
 use std::ops::Range;
 
 /// Scores that sum to 1 over the experts.
-fn probabilities(scoring: Scoring, logits_NE: Tensor<2>) -> Tensor<2> {
+pub(crate) fn probabilities(scoring: Scoring, logits_NE: Tensor<2>) -> Tensor<2> {
     let p_NE = scores(scoring, logits_NE.cast(DType::F32));
     match scoring {
         Scoring::Softmax => p_NE,

@@ -158,6 +158,6 @@ impl Source<'_> {
     }
 
     fn linear(&mut self, name: &str, shape: [usize; 2]) -> Result<Linear> {
-        Ok(Linear { weight: parameter(self.tensor(name, shape)?), bias: None })
+        Ok(Linear::dense(parameter(self.tensor(name, shape)?), None))
     }
 }

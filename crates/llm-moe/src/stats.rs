@@ -2,8 +2,14 @@
 //!
 //! A collapsed router feeds a few experts and starves the rest, and does not recover: who gets no tokens gets no gradient.
 //!
-//! Legend: E experts, K experts per token.
+//! Two entropies: that of the load ([`RoutingStats::entropy`]) says how evenly the experts are used, that of the router
+//! ([`router_entropy`]) how undecided it is about a single token. A good mixture has the first high and the second low.
+//!
+//! Legend: N tokens, E experts, K experts per token.
 
+use crate::{Scoring, balance};
+use burn::tensor::Tensor;
+use llm_tensor::burn;
 use serde_json::{Map, Value, json};
 
 /// Choices per expert on average from which a verdict is given: below, chance alone empties experts. Above, a balanced
@@ -78,9 +84,28 @@ impl RoutingStats {
     }
 }
 
+/// The load of each expert over the mean load: 1 is balanced, 0 an expert without tokens. Rounded to thousandths for the metrics;
+/// whoever has a token keeps at least one, so that 0 always means dead.
+pub fn relative_load(counts: &[u64]) -> Vec<f64> {
+    let mean = counts.iter().sum::<u64>() as f64 / counts.len().max(1) as f64;
+    let relative = |count: u64| if count == 0 { 0.0 } else { (count as f64 / mean * 1e3).round().max(1.0) / 1e3 };
+    counts.iter().map(|&count| relative(count)).collect()
+}
+
+/// Mean over the tokens of the entropy of the router's probabilities, divided by ln E: 1 undecided, 0 sure. `[N, E]` -> `[1]`.
+pub fn router_entropy(scoring: Scoring, logits_NE: Tensor<2>) -> Tensor<1> {
+    let [n, e] = logits_NE.dims();
+    let p_NE = balance::probabilities(scoring, logits_NE);
+    // p ln p is 0 where p is 0.
+    (p_NE.clone() * (p_NE + f32::MIN_POSITIVE).log()).sum() * (-1.0 / ((n.max(1) as f64) * (e.max(2) as f64).ln()))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::RoutingStats;
+    use super::{RoutingStats, relative_load, router_entropy};
+    use crate::Scoring;
+    use llm_tensor::burn::tensor::Device;
+    use llm_tensor::host;
 
     #[test]
     fn balanced_and_collapsed_loads_have_the_documented_numbers() {
@@ -101,6 +126,28 @@ mod tests {
         assert!(starving.collapsed().unwrap().contains("of 8 experts"));
         let uneven = RoutingStats::new(&[200, 150, 100, 100, 80, 70, 60, 40], 2, 0);
         assert_eq!(uneven.collapsed(), None, "uneven is not collapsed");
+    }
+
+    #[test]
+    fn zero_load_means_dead_and_nothing_else_does() {
+        assert_eq!(relative_load(&[30, 10, 0, 40]), [1.5, 0.5, 0.0, 2.0]);
+        assert_eq!(relative_load(&[1, 9_999_999]), [0.001, 2.0], "a single token among millions is not dead");
+        assert_eq!(relative_load(&[0, 0]), [0.0, 0.0]);
+        assert!(relative_load(&[]).is_empty());
+    }
+
+    #[test]
+    fn an_undecided_router_has_entropy_one_and_a_sure_one_zero() {
+        let entropy = |scoring, rows: &[f32]| {
+            let logits_NE = host::from_vec::<2>(rows.to_vec(), [rows.len() / 4, 4], &Device::flex());
+            host::scalar(router_entropy(scoring, logits_NE))
+        };
+        for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+            assert!((entropy(scoring, &[0.3; 8]) - 1.0).abs() < 1e-6);
+            assert!(entropy(scoring, &[90.0, -90.0, -90.0, -90.0]).abs() < 1e-6);
+        }
+        let two = entropy(Scoring::Softmax, &[50.0, 50.0, -50.0, -50.0, 1.0, 1.0, 1.0, 1.0]);
+        assert!((two - 0.75).abs() < 1e-6, "the mean of half (two of four) and one: {two}");
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use crate::access::Tally;
 use crate::api::completion::{CompletionRequest, Prompt};
 use crate::api::response::{Head, Reply, TextChoice, TextLogprobs};
+use crate::api::sampling::SamplingParams;
 use crate::app::{App, Served};
 use crate::assemble::Assembler;
 use crate::error::ApiError;
 use crate::generate::{Choices, Step};
-use crate::logprobs::push_text;
+use crate::logprobs::{prompt_lists, push_text};
 use crate::sse;
 use axum::Json;
 use axum::body::Bytes;
@@ -28,6 +29,7 @@ pub async fn handle(
     let request = CompletionRequest::parse(&body)?;
     served.check_name(request.model.as_deref())?;
 
+    let texts: Vec<Option<String>> = request.prompts.iter().map(|p| if let Prompt::Text(text) = p { Some(text.clone()) } else { None }).collect();
     let prompts = encode(served, request.prompts).await?;
     let mut requests = Vec::new();
     for prompt in &prompts {
@@ -39,7 +41,10 @@ pub async fn handle(
 
     let head = served.head("cmpl", "text_completion");
     let tokenizer = request.sampling.logprobs.map(|_| served.tokenizer.clone());
-    let growing = vec![Growing::default(); count];
+    let growing = match request.echo {
+        true => echo(served, &prompts, &texts, &request.sampling).await?,
+        false => vec![Growing::default(); count],
+    };
     if request.delivery.stream {
         Ok(sse::respond(choices, Chunks { head, tokenizer, growing }, request.delivery.include_usage, tally))
     } else {
@@ -52,6 +57,24 @@ async fn encode(served: &Served, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, 
     let tokenizer = served.tokenizer.clone();
     let encoded = tokio::task::spawn_blocking(move || prompts.into_iter().map(|prompt| encode_one(&tokenizer, prompt)).collect());
     encoded.await.map_err(|_| ApiError::internal("the tokenizer panicked"))?
+}
+
+/// Choices that begin with their prompt.
+async fn echo(served: &Served, prompts: &[Vec<u32>], texts: &[Option<String>], sampling: &SamplingParams) -> Result<Vec<Growing>, ApiError> {
+    let scores = match sampling.logprobs {
+        Some(top) => served.worker.score(prompts.to_vec(), top).await?,
+        None => vec![Vec::new(); prompts.len()],
+    };
+    let mut growing = Vec::new();
+    for ((ids, text), scores) in prompts.iter().zip(texts).zip(&scores) {
+        // Text prompts got a begin-of-text token that is not in their text; ids are shown as they are.
+        let added = if text.is_some() { served.tokenizer.bos_id().iter().count() } else { 0 };
+        let text = text.clone().unwrap_or_else(|| served.tokenizer.decode(ids, false));
+        let logprobs = if sampling.logprobs.is_some() { prompt_lists(&served.tokenizer, ids, added, scores) } else { TextLogprobs::default() };
+        let offset = text.chars().count();
+        growing.extend(std::iter::repeat_n(Growing { text, logprobs, offset, finish_reason: None }, sampling.n));
+    }
+    Ok(growing)
 }
 
 fn encode_one(tokenizer: &Tokenizer, prompt: Prompt) -> Result<Vec<u32>, ApiError> {

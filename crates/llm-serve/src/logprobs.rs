@@ -1,6 +1,7 @@
 //! Log-probabilities in the two forms of the API.
 
 use crate::api::response::{TextLogprobs, TokenLogprob};
+use llm_infer::TokenScore;
 use llm_tokenizer::Tokenizer;
 use serde_json::{Map, Value};
 
@@ -33,9 +34,28 @@ pub fn push_text(lists: &mut TextLogprobs, tokenizer: &Tokenizer, token: u32, lo
     let (text, _) = text_of(tokenizer, token);
     let next = offset + text.chars().count();
     lists.tokens.push(text);
-    lists.token_logprobs.push(logprob);
+    lists.token_logprobs.push(Some(logprob));
     let alternatives: Map<String, Value> = top.iter().map(|&(id, lp)| (text_of(tokenizer, id).0, Value::from(lp))).collect();
-    lists.top_logprobs.push(alternatives);
+    lists.top_logprobs.push(Some(alternatives));
     lists.text_offset.push(offset);
     next
+}
+
+/// Completion form of an echoed prompt; `added` of its first tokens are not part of the caller's text and take no room in it.
+/// Offsets count the characters that have begun before a token, so half a character moves nothing.
+pub fn prompt_lists(tokenizer: &Tokenizer, ids: &[u32], added: usize, scores: &[TokenScore]) -> TextLogprobs {
+    let mut lists = TextLogprobs::default();
+    let mut offset = 0;
+    for (i, &id) in ids.iter().enumerate() {
+        let (text, bytes) = text_of(tokenizer, id);
+        lists.tokens.push(text);
+        let score = i.checked_sub(1).and_then(|before| scores.get(before));
+        lists.token_logprobs.push(score.map(|s| s.logprob));
+        lists.top_logprobs.push(score.map(|s| s.top.iter().map(|&(id, lp)| (text_of(tokenizer, id).0, Value::from(lp))).collect()));
+        lists.text_offset.push(offset);
+        if i >= added {
+            offset += bytes.iter().filter(|&&b| b & 0xC0 != 0x80).count();
+        }
+    }
+    lists
 }

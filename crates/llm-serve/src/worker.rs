@@ -8,7 +8,7 @@
 //! does not take the server down.
 
 use crate::error::{ApiError, Error, Result};
-use llm_infer::{Engine, EngineConfig, Event, FinishReason, Model, Request, RequestId};
+use llm_infer::{Engine, EngineConfig, Event, FinishReason, Model, Request, RequestId, TokenScore};
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,8 +40,12 @@ struct Job {
     accepted: oneshot::Sender<Result<(), ApiError>>,
 }
 
+/// Log-probabilities of the tokens of one prompt, from its second token on.
+pub type PromptScores = Vec<TokenScore>;
+
 enum Command {
     Run(Job),
+    Score { prompts: Vec<Vec<u32>>, top: usize, answer: oneshot::Sender<Result<Vec<PromptScores>, ApiError>> },
     Stop,
 }
 
@@ -112,6 +116,14 @@ impl Worker {
         }
     }
 
+    /// How likely are the prompts' own tokens, with the `top` likeliest at each place. Running requests wait for it.
+    pub async fn score(&self, prompts: Vec<Vec<u32>>, top: usize) -> Result<Vec<PromptScores>, ApiError> {
+        let gone = || ApiError::unavailable("the engine is not running");
+        let (answer, scores) = oneshot::channel();
+        self.commands.send(Command::Score { prompts, top, answer }).map_err(|_| gone())?;
+        scores.await.map_err(|_| gone())?
+    }
+
     /// Requests that the engine holds at this moment.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
@@ -164,6 +176,13 @@ impl EngineLoop<'_> {
             for command in first.into_iter().chain(inbox.try_iter()) {
                 match command {
                     Command::Run(job) => self.admit(job),
+                    Command::Score { prompts, top, answer } => {
+                        let model = self.model;
+                        let all = || prompts.iter().map(|prompt| llm_infer::score_top(model, prompt, top).map_err(|e| refused(&e))).collect();
+                        let scores = std::panic::catch_unwind(AssertUnwindSafe(all));
+                        // Whoever asked may have gone.
+                        let _ = answer.send(scores.unwrap_or_else(|_| Err(ApiError::internal("the model panicked"))));
+                    }
                     Command::Stop => return self.fail_all("the server is shutting down"),
                 }
             }

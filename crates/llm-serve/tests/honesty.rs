@@ -122,6 +122,42 @@ fn completions_and_their_logprobs_equal_the_library() {
     assert_eq!(body["choices"].as_array().unwrap().len(), 2);
 }
 
+/// What an evaluation program needs of `/v1/completions`: the prompt's own log-probabilities, its offsets, and no generation.
+#[test]
+fn an_echoed_prompt_has_the_librarys_log_probabilities() {
+    let server = TestServer::start();
+    let model = server.model();
+    let text = "the cät ate";
+    let ids: Vec<u32> = model.tokenizer.bos_id().into_iter().chain(model.tokenizer.encode(text)).collect();
+    let expected = llm_infer::score(&model, std::slice::from_ref(&ids)).unwrap().remove(0);
+    let body = json!({"prompt": [text, "one"], "max_tokens": 0, "echo": true, "logprobs": 1});
+    let (status, body) = server.post("/v1/completions", &body);
+    assert_eq!(status, 200, "{body}");
+    let choice = &body["choices"][0];
+    assert_eq!((choice["text"].as_str(), body["choices"][1]["text"].as_str()), (Some(text), Some("one")));
+    let lists = &choice["logprobs"];
+    let logs = lists["token_logprobs"].as_array().unwrap();
+    assert!(logs[0].is_null() && lists["top_logprobs"][0].is_null());
+    assert_eq!(logs.len(), ids.len());
+    for (got, expected) in logs[1..].iter().zip(&expected) {
+        assert!((got.as_f64().unwrap() as f32 - expected).abs() < 1e-4, "{got} is not {expected}");
+    }
+    // Offsets name where each token's text begins in the text, the begin-of-text token takes no room.
+    let offsets: Vec<usize> = lists["text_offset"].as_array().unwrap().iter().map(|o| o.as_u64().unwrap() as usize).collect();
+    for i in 1..ids.len() {
+        let before = model.tokenizer.decode(&ids[1..i], true);
+        assert_eq!(offsets[i], before.trim_end_matches('\u{fffd}').chars().count() + usize::from(before.ends_with('\u{fffd}')), "token {i}");
+    }
+    for i in 1..ids.len() {
+        let best = lists["top_logprobs"][i].as_object().unwrap().values().next().unwrap().as_f64().unwrap();
+        assert!(best >= logs[i].as_f64().unwrap());
+    }
+    let (_, longer) = server.post("/v1/completions", &json!({"prompt": text, "max_tokens": 2, "echo": true, "logprobs": 1}));
+    let plain = server.post("/v1/completions", &json!({"prompt": text, "max_tokens": 2})).1;
+    assert_eq!(longer["choices"][0]["text"].as_str().unwrap(), format!("{text}{}", plain["choices"][0]["text"].as_str().unwrap()));
+    assert!(server.post("/v1/completions", &json!({"prompt": text, "echo": true, "stream": true})).0 == 400);
+}
+
 #[test]
 fn thinking_is_split_off_by_token() {
     let server = TestServer::start();

@@ -1,6 +1,7 @@
 //! Which machine computes: parsed from a flag, turned into a Burn device once.
 
 use crate::{Error, Result};
+use burn::backend::DispatchDevice;
 use burn::tensor::Device;
 use std::fmt;
 use std::str::FromStr;
@@ -66,6 +67,19 @@ impl<'de> serde::Deserialize<'de> for DeviceSpec {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// True for the processor of this machine, where a tensor's numbers are in our own memory.
+pub fn is_cpu(device: &Device) -> bool {
+    fn flex(device: &DispatchDevice) -> bool {
+        match device {
+            DispatchDevice::Flex(_) => true,
+            DispatchDevice::Autodiff(inner) => flex(&inner.clone().inner()),
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+    flex(device.as_dispatch())
 }
 
 impl DeviceSpec {

@@ -12,6 +12,7 @@
 //! | [`kernels`] | the CPU kernels behind them, on plain slices |
 //! | [`nn`] | `Linear`, `Embedding`, `Norm` |
 //! | [`params`] | parameters and gradients by checkpoint name |
+//! | [`quant`] | matrices in 4 and 8 bits, and their layouts in files |
 //! | [`weights`] | safetensors in and out, in Hugging Face layout |
 //! | [`sample`] | from logits to a token, on plain slices |
 //! | [`host`] | tensors to and from `Vec<f32>` |
@@ -26,6 +27,7 @@ pub mod kernels;
 pub mod nn;
 pub mod ops;
 pub mod params;
+pub mod quant;
 pub mod sample;
 pub mod weights;
 

@@ -1,8 +1,12 @@
 //! Layers of a decoder, made from tensors that already have their values.
 //!
-//! [`Linear`] is the one door for projections: later variants (LoRA, 4-bit, 8-bit) live behind its `forward`.
+//! [`Linear`] is the one door for projections: its [`Weight`] is dense or quantised, and nobody above needs to know.
 //!
 //! Legend: N tokens, I/O features, V vocabulary, D hidden.
+
+mod weight;
+
+pub use weight::{Watcher, Weight};
 
 use crate::{Precision, host, ops};
 use burn::module::{Module, Param};
@@ -25,15 +29,20 @@ pub fn parameter_from<const D: usize>(values: Vec<f32>, shape: [usize; D], preci
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[O, I]`, the checkpoint's own layout.
-    pub weight: Param<Tensor<2>>,
+    pub weight: Weight,
     /// `[O]`.
     pub bias: Option<Param<Tensor<1>>>,
 }
 
 impl Linear {
+    /// From a dense matrix `[O, I]` and a bias `[O]`.
+    pub fn dense(weight: Param<Tensor<2>>, bias: Option<Param<Tensor<1>>>) -> Self {
+        Self { weight: Weight::Dense(weight), bias }
+    }
+
     /// `[N, I]` -> `[N, O]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let y = ops::linear(x, self.weight.val());
+        let y = self.weight.forward(x);
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze::<2>(),
             None => y,

@@ -7,13 +7,15 @@ use crate::dtype::Precision;
 use crate::{Error, Result};
 use llm_run::atomic::AtomicFile;
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+pub use safetensors::Dtype;
 
 /// A tensor on the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -180,6 +182,11 @@ impl Weights {
         Ok(bytes.iter().enumerate().map(value).collect())
     }
 
+    /// Number format, dimensions and bytes as they lie in the file.
+    pub fn raw(&self, name: &str) -> Result<(Dtype, &[usize], &[u8])> {
+        self.entry(name).map(|(entry, _, bytes)| (entry.dtype, entry.shape.as_slice(), bytes))
+    }
+
     /// Token ids and other whole numbers, for fixtures and indices.
     pub fn integers(&self, name: &str) -> Result<Vec<i64>> {
         let (entry, path, bytes) = self.entry(name)?;
@@ -226,34 +233,88 @@ impl Default for SaveOptions {
     }
 }
 
+/// A tensor in a file's own number format.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawTensor {
+    /// Name in the file.
+    pub name: String,
+    /// Number format.
+    pub dtype: Dtype,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Little-endian elements, row-major.
+    pub bytes: Vec<u8>,
+}
+
+/// Name, format and shape of a tensor of a file.
+struct Head {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl Head {
+    fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+}
+
+impl Precision {
+    fn dtype_in_file(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::Bf16 => Dtype::BF16,
+            Self::F16 => Dtype::F16,
+        }
+    }
+}
+
 /// Write `model.safetensors`, or shards with an index, into `dir`; `values` is asked for one tensor at a time. Files appear
 /// whole, the index last.
-pub fn save_folder(dir: &Path, mut tensors: Vec<Pending>, options: SaveOptions, mut values: impl FnMut(&Pending) -> Vec<f32>) -> Result<()> {
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    let size = |t: &Pending| t.shape.iter().product::<usize>() * options.precision.bytes();
-    let mut shards: Vec<Vec<Pending>> = vec![Vec::new()];
+pub fn save_folder(dir: &Path, tensors: Vec<Pending>, options: SaveOptions, values: impl FnMut(&Pending) -> Vec<f32>) -> Result<()> {
+    save_mixed_folder(dir, tensors, options, values, Vec::new())
+}
+
+/// [`save_folder`] with further tensors that are written as they are.
+pub fn save_mixed_folder(
+    dir: &Path,
+    tensors: Vec<Pending>,
+    options: SaveOptions,
+    mut values: impl FnMut(&Pending) -> Vec<f32>,
+    raw: Vec<RawTensor>,
+) -> Result<()> {
+    let dtype = options.precision.dtype_in_file();
+    let mut heads: Vec<Head> = tensors.into_iter().map(|t| Head { name: t.name, dtype, shape: t.shape }).collect();
+    heads.extend(raw.iter().map(|t| Head { name: t.name.clone(), dtype: t.dtype, shape: t.shape.clone() }));
+    heads.sort_by(|a, b| a.name.cmp(&b.name));
+    let raw: HashMap<String, Vec<u8>> = raw.into_iter().map(|t| (t.name, t.bytes)).collect();
+    let mut write = |head: &Head, file: &mut AtomicFile| match raw.get(&head.name) {
+        Some(bytes) => file.write_all(bytes).map(|()| bytes.len()),
+        None => write_values(&values(&Pending { name: head.name.clone(), shape: head.shape.clone() }), options.precision, file),
+    };
+    let mut shards: Vec<Vec<Head>> = vec![Vec::new()];
     let mut filled = 0;
-    for tensor in tensors {
-        let bytes = size(&tensor);
+    for head in heads {
+        let bytes = head.bytes();
         if filled > 0 && filled + bytes > options.max_shard_bytes {
             shards.push(Vec::new());
             filled = 0;
         }
         filled += bytes;
         if let Some(shard) = shards.last_mut() {
-            shard.push(tensor);
+            shard.push(head);
         }
     }
     if let [single] = shards.as_slice() {
-        save_file(&dir.join("model.safetensors"), single, options.precision, &mut values)?;
+        save_file(&dir.join("model.safetensors"), single, &mut write)?;
         let _ = std::fs::remove_file(dir.join("model.safetensors.index.json"));
         return Ok(());
     }
     let (mut weight_map, mut total) = (Map::new(), 0);
     for (i, shard) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
-        save_file(&dir.join(&name), shard, options.precision, &mut values)?;
-        total += shard.iter().map(size).sum::<usize>();
+        save_file(&dir.join(&name), shard, &mut write)?;
+        total += shard.iter().map(Head::bytes).sum::<usize>();
         weight_map.extend(shard.iter().map(|t| (t.name.clone(), json!(name))));
     }
     let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
@@ -265,23 +326,26 @@ pub fn save_folder(dir: &Path, mut tensors: Vec<Pending>, options: SaveOptions, 
 
 /// Write tensors as one `f32` safetensors file, atomically. Equal tensors give equal bytes.
 pub fn save(path: impl AsRef<Path>, tensors: &BTreeMap<String, HostTensor>) -> Result<()> {
-    let pending: Vec<Pending> = tensors.iter().map(|(name, t)| Pending { name: name.clone(), shape: t.shape.clone() }).collect();
-    save_file(path.as_ref(), &pending, Precision::F32, &mut |t| tensors[&t.name].values.clone())
+    let heads: Vec<Head> = tensors.iter().map(|(name, t)| Head { name: name.clone(), dtype: Dtype::F32, shape: t.shape.clone() }).collect();
+    save_file(path.as_ref(), &heads, &mut |head, file| write_values(&tensors[&head.name].values, Precision::F32, file))
+}
+
+/// Encoded in pieces, so that the copy stays small. Returns the bytes written.
+fn write_values(values: &[f32], precision: Precision, file: &mut AtomicFile) -> std::io::Result<usize> {
+    for piece in values.chunks(1 << 20) {
+        file.write_all(&precision.encode(piece))?;
+    }
+    Ok(values.len() * precision.bytes())
 }
 
 /// One safetensors file: length of the header, header, data (the format's own description, huggingface/safetensors).
-fn save_file(path: &Path, tensors: &[Pending], precision: Precision, values: &mut impl FnMut(&Pending) -> Vec<f32>) -> Result<()> {
+fn save_file(path: &Path, tensors: &[Head], write: &mut impl FnMut(&Head, &mut AtomicFile) -> std::io::Result<usize>) -> Result<()> {
     let bad = |message: String| Error::Weights { path: path.to_path_buf(), message };
-    let dtype = match precision {
-        Precision::F32 => "F32",
-        Precision::Bf16 => "BF16",
-        Precision::F16 => "F16",
-    };
     let mut header = Map::from_iter([("__metadata__".to_string(), json!({"format": "pt"}))]);
     let mut at = 0;
     for tensor in tensors {
-        let end = at + tensor.shape.iter().product::<usize>() * precision.bytes();
-        header.insert(tensor.name.clone(), json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [at, end]}));
+        let end = at + tensor.bytes();
+        header.insert(tensor.name.clone(), json!({"dtype": tensor.dtype.to_string(), "shape": tensor.shape, "data_offsets": [at, end]}));
         at = end;
     }
     let mut header = Value::Object(header).to_string().into_bytes();
@@ -291,14 +355,9 @@ fn save_file(path: &Path, tensors: &[Pending], precision: Precision, values: &mu
     file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
     file.write_all(&header).map_err(io)?;
     for tensor in tensors {
-        let values = values(tensor);
-        let expected = tensor.shape.iter().product::<usize>();
-        if values.len() != expected {
-            return Err(bad(format!("tensor `{}` has {} elements, expected {expected}", tensor.name, values.len())));
-        }
-        // In pieces, so that the encoded copy stays small.
-        for piece in values.chunks(1 << 20) {
-            file.write_all(&precision.encode(piece)).map_err(io)?;
+        let (written, expected) = (write(tensor, &mut file).map_err(io)?, tensor.bytes());
+        if written != expected {
+            return Err(bad(format!("tensor `{}` has {written} bytes, expected {expected}", tensor.name)));
         }
     }
     Ok(file.commit()?)

@@ -172,6 +172,21 @@ impl Tokenizer {
         self.0.bos
     }
 
+    /// True if Hugging Face's `encode` with its defaults puts the begin-of-text token in front: the post-processor's template
+    /// starts with it, or the configuration of an older tokenizer class says `add_bos_token`. Ours never adds one on its own.
+    pub fn adds_bos(&self) -> bool {
+        fn starts(processor: &Value, bos: &str) -> bool {
+            let first = &processor["single"][0]["SpecialToken"]["id"];
+            first == bos || processor["processors"].as_array().is_some_and(|list| list.iter().any(|p| starts(p, bos)))
+        }
+        let text = |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_string);
+        let Some(bos) = self.0.config.get("bos_token").and_then(text) else { return false };
+        if let Some(said) = self.0.config.get("add_bos_token").and_then(Value::as_bool) {
+            return said;
+        }
+        serde_json::from_str::<Value>(&self.0.json).is_ok_and(|json| starts(&json["post_processor"], &bos))
+    }
+
     /// Ends a document.
     pub fn eos_id(&self) -> Option<u32> {
         self.0.eos

@@ -47,6 +47,7 @@ fn finish<M: Trainable>(mut run: Run, inputs: &[&Path], outcome: &Outcome<M>) ->
         "tokens_per_second": outcome.tokens as f64 / outcome.elapsed_seconds,
         "training_seconds": outcome.elapsed_seconds,
         "parameters": outcome.model.num_parameters(),
+        "active_parameters": outcome.model.num_active_parameters(),
         "validation_first": outcome.validations.first(),
         "validation_last": outcome.validations.last(),
     }))?;

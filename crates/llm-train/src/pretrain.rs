@@ -130,10 +130,11 @@ impl Objective for Pretrain {
 
     fn loss(&mut self, model: &Decoder, batch: &PretrainBatch) -> Result<Loss> {
         let noise = Seed(self.config.seed).stream("routing").at(batch.number);
-        let (hidden, balance) = self.mixture.hidden(model, &batch.rows.batch, noise);
-        let mut value = model.nll(hidden, batch.rows.targets.clone()).sum() / batch.step_targets.max(1) as f32;
+        let targets = batch.step_targets.max(1) as f32;
+        let (hidden, balance) = self.mixture.hidden(model, &batch.rows.batch, noise, batch.rows.counted as f32 / targets);
+        let mut value = model.nll(hidden, batch.rows.targets.clone()).sum() / targets;
         if let Some(balance) = balance {
-            value = value + balance * (batch.rows.counted as f32 / batch.step_targets.max(1) as f32);
+            value = value + balance;
         }
         Ok(Loss { value, tokens: batch.rows.batch.ids.len() as u64 })
     }
@@ -144,32 +145,39 @@ impl Objective for Pretrain {
     }
 
     fn metrics(&mut self) -> Map<String, Value> {
-        self.mixture.metrics(self.config.model.moe.as_ref().map_or(1, |moe| moe.num_experts_per_tok))
+        self.mixture.metrics(self.experts_per_token())
     }
 
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
         let Some(heldout) = &self.heldout else { return Ok(Map::new()) };
         let rows = if self.config.eval_rows == 0 { heldout.len() } else { self.config.eval_rows.min(heldout.len()) };
         let (mut nll, mut bytes, mut targets) = (0f64, 0u64, 0usize);
+        let mut mixture = Mixture::default();
         for chunk in (0..rows).collect::<Vec<_>>().chunks(self.config.micro_batch_size) {
             // Evenly spread over the held-out set, so that all its domains count.
             let rows: Vec<Row> = chunk.iter().map(|&i| heldout.row(i * heldout.len() / rows)).collect();
             bytes += rows.iter().map(|r| u64::from(r.target_bytes)).sum::<u64>();
             let rows = TokenRows::new(&rows);
             targets += rows.counted;
-            let losses = host::to_vec(model.nll(model.hidden(&rows.batch), rows.targets));
+            let losses = host::to_vec(model.nll(mixture.watch(model, &rows.batch), rows.targets));
             nll += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
         }
         let loss = nll / targets.max(1) as f64;
-        Ok(Map::from_iter([
+        let mut record = Map::from_iter([
             ("val_loss".to_string(), json!(loss)),
             ("val_perplexity".to_string(), json!(loss.exp())),
             ("val_bits_per_byte".to_string(), json!(nll / std::f64::consts::LN_2 / bytes.max(1) as f64)),
-        ]))
+        ]);
+        record.extend(mixture.metrics(self.experts_per_token()).into_iter().map(|(name, value)| (format!("val_{name}"), value)));
+        Ok(record)
     }
 }
 
 impl Pretrain {
+    fn experts_per_token(&self) -> usize {
+        self.config.model.moe.as_ref().map_or(1, |moe| moe.num_experts_per_tok)
+    }
+
     /// Open the shards and check that they, the tokenizer and the model belong together.
     pub fn open(config: &mut PretrainConfig) -> Result<(Self, Tokenizer)> {
         for (key, path) in [("train", &config.train), ("tokenizer", &config.tokenizer)] {

@@ -36,6 +36,11 @@ pub trait Trainable: Module {
     fn num_parameters(&self) -> usize {
         self.num_params()
     }
+
+    /// Learned numbers that work on one token: in a mixture without the experts it does not use.
+    fn num_active_parameters(&self) -> usize {
+        self.num_parameters()
+    }
 }
 
 impl Trainable for Decoder {
@@ -61,6 +66,10 @@ impl Trainable for Decoder {
 
     fn num_parameters(&self) -> usize {
         self.num_parameters()
+    }
+
+    fn num_active_parameters(&self) -> usize {
+        self.config().num_active_parameters()
     }
 }
 

@@ -43,7 +43,7 @@ impl<'a> Builder<'a> {
 
     pub fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Linear {
         let weight = self.parameter(&format!("{name}.weight"), [outputs, inputs]);
-        Linear { weight, bias: bias.then(|| self.parameter(&format!("{name}.bias"), [outputs])) }
+        Linear { weight: weight.into(), bias: bias.then(|| self.parameter(&format!("{name}.bias"), [outputs])) }
     }
 
     fn norm(&mut self, name: &str, size: usize, eps: f64) -> Norm {
@@ -57,7 +57,7 @@ impl<'a> Builder<'a> {
         let clip = config.family == VisionFamily::Clip;
         let patches = (self.values)(&format!("{at}embeddings.patch_embedding.weight"), &[d, c, p, p]);
         let patch_embedding = Linear {
-            weight: parameter_from(patches, [d, c * p * p], self.precision, self.device),
+            weight: parameter_from(patches, [d, c * p * p], self.precision, self.device).into(),
             bias: (!clip).then(|| self.parameter(&format!("{at}embeddings.patch_embedding.bias"), [d])),
         };
         let embeddings = Embeddings {

@@ -9,7 +9,7 @@ use crate::exif;
 use crate::{Error, Result};
 
 fn cut_off(what: &str) -> Error {
-    Error::Image(format!("cut off inside {what}; the file is truncated, copy or download it again"))
+    Error::Image(format!("cut off inside {what}: the file is truncated or damaged; copy or download it again"))
 }
 
 fn big32(bytes: &[u8], at: usize) -> Option<usize> {

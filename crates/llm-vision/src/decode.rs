@@ -179,7 +179,7 @@ fn webp(bytes: &[u8], max_pixels: usize) -> Result<(RgbImage, u8)> {
 fn unknown(bytes: &[u8]) -> Error {
     let text = String::from_utf8_lossy(bytes.get(..64).unwrap_or(bytes)).trim_start().to_lowercase();
     let kind = match bytes {
-        [] => return Error::Image("the file is empty".into()),
+        [] => return Error::Image("the file is empty; expected a PNG, JPEG or WebP file".into()),
         [b'G', b'I', b'F', b'8', ..] => "a GIF file",
         [b'B', b'M', ..] => "a BMP file",
         [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => "a TIFF file",

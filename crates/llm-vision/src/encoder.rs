@@ -63,7 +63,7 @@ pub(crate) enum Sight {
     /// Those before it and itself.
     Causal(AttentionSpan),
     /// `[B, 1, T, T]` or what broadcasts to it, true where the query of the third dimension must not see the key of the fourth.
-    Masked(Tensor<4, Bool>),
+    Masked(Box<Tensor<4, Bool>>),
 }
 
 /// What a block needs to know about the rows it works on.
@@ -137,7 +137,7 @@ impl SelfAttention {
                 let score = Score { scale: 1.0 / ((d / heads) as f32).sqrt(), softcap: None };
                 return self.out_proj.forward(ops::attention(split(q_ND), split(k_ND), split(v_ND), span, score).reshape([n, d]));
             }
-            Sight::Masked(hidden) => Some(hidden),
+            Sight::Masked(hidden) => Some(hidden.as_ref()),
             Sight::All => None,
         };
         let split = |x: Tensor<2>| x.reshape([rows.batch, n / rows.batch, d]);

@@ -101,7 +101,7 @@ impl TextBatch {
             Some(visible) => {
                 let hidden: Vec<bool> = visible.iter().map(|v| !v).collect();
                 let hidden = Tensor::<4, Bool>::from_data(TensorData::new(hidden, [b, 1, 1, l]), device).expand([b, 1, l, l]);
-                Sight::Masked(if causal { hidden.bool_or(AttentionSpan::causal(b, l).mask(device)) } else { hidden })
+                Sight::Masked(Box::new(if causal { hidden.bool_or(AttentionSpan::causal(b, l).mask(device)) } else { hidden }))
             }
         }
     }

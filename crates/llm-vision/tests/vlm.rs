@@ -179,8 +179,11 @@ fn a_frozen_tower_needs_no_tape() {
     let gradients = params::gradients(&mixed, &loss(&mixed, pixel_values).backward());
     let rest: Vec<&String> = want.keys().filter(|name| !name.starts_with("vision_tower.")).collect();
     assert_eq!(gradients.keys().collect::<Vec<_>>(), rest);
+    // Another tape may add the parts of a gradient in another order.
     for name in rest {
-        assert_eq!(to_vec(gradients[name].clone()), to_vec(want[name].clone()), "{name}");
+        let (got, want) = (to_vec(gradients[name].clone()), to_vec(want[name].clone()));
+        let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+        assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 1e-5 * largest), "{name}");
     }
 }
 

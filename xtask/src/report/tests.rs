@@ -95,6 +95,31 @@ fn markup_is_balanced() {
 }
 
 #[test]
+fn a_mixture_is_shown_beside_the_dense_model() {
+    let dir = samples::mixture_run(1.6, 0.0, 3.5);
+    let page = render(&RunFolder::open(dir.path()).unwrap());
+    let section = page.split("<section id=experts>").nth(1).unwrap().split("</section>").next().unwrap();
+    for part in ["3,000,000", "1,980,000", "8,765", "1.60", "0.00", "Layer 0", "Layer 1", "Max/mean load of a step", "Entropy of the router"] {
+        assert!(section.contains(part), "{part}");
+    }
+    // The balancing loss of 0.5 is not part of what is compared; both losses are in one chart.
+    assert!(section.contains(">3.0000<") && section.contains(">3.5000<") && !section.contains(">3.50000<"));
+    let losses = section.split("<figure").nth(1).unwrap();
+    assert!(losses.contains("curve s0") && losses.contains("curve s1") && losses.contains("mixture") && losses.contains("dense"));
+    assert_eq!(section.matches("class=dead").count(), 1, "the second expert of layer 1, and no other");
+    assert!(page.contains(">1.750<") || page.contains(">1.75<"), "bits per byte under the names of the stages");
+    let models: Vec<String> = RunFolder::open(dir.path()).unwrap().evaluated().into_iter().map(|m| m.label).collect();
+    assert_eq!(models, ["dense", "mixture"], "two models of the same kind have their own names");
+    for name in ["div", "figure", "svg", "span", "td", "text"] {
+        let open = page.matches(&format!("<{name} ")).count() + page.matches(&format!("<{name}>")).count();
+        assert_eq!(open, page.matches(&format!("</{name}>")).count(), "{name}");
+    }
+    assert!(!page.contains("NaN"));
+    fs::write(dir.path().join("mixture/metrics.jsonl"), "{\"step\": 1, \"loss\": 2.0, \"moe_load\": \"gone\"}\n").unwrap();
+    assert!(!render(&RunFolder::open(dir.path()).unwrap()).contains("id=experts"));
+}
+
+#[test]
 fn partial_and_damaged_runs_still_have_a_report() {
     let dir = whole();
     for name in ["fertility", "eval-sft", "eval-grpo"] {

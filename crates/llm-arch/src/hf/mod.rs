@@ -6,12 +6,15 @@
 //! | `read` | `config.json` to a configuration, a short function per family |
 //! | `write` | the way back |
 //! | `names` | which tensor holds which parameter |
+//! | `quantised` | which projections are quantised, and how |
 
 mod fields;
 mod names;
+mod quantised;
 mod read;
 mod write;
 
+pub use quantised::Quantisation;
 #[cfg(test)]
 pub(crate) use read::rope_scaling;
 pub use read::{MODEL_TYPES, config_from_json};
@@ -20,7 +23,9 @@ pub use write::config_to_json;
 use crate::parameters::parameters;
 use crate::{Decoder, DecoderConfig, Error, Result};
 use llm_tensor::burn::tensor::Device;
-use llm_tensor::weights::{self, HostTensor, Pending, SaveOptions, Weights};
+use llm_tensor::nn::Weight;
+use llm_tensor::quant::{Packed, Stored};
+use llm_tensor::weights::{self, HostTensor, Pending, RawTensor, SaveOptions, Weights};
 use llm_tensor::{Precision, params};
 use names::{Source, ignorable, sources};
 use serde_json::{Map, Value};
@@ -45,6 +50,7 @@ pub fn load_with(dir: impl AsRef<Path>, config: &DecoderConfig, device: &Device,
         let message = "describes a model of other sizes than the one being trained".to_string();
         return Err(Error::File { path: dir.join("config.json"), message });
     }
+    // For training: every parameter dense, whatever the file.
     Decoder::build(config, device, precision, &mut |name, shape| checkpoint.parameter(name, shape))
 }
 
@@ -59,6 +65,9 @@ pub struct Checkpoint {
     parts: HashMap<String, Vec<usize>>,
     /// The names as this file spells them, where a prefix is missing.
     spelled: HashMap<String, String>,
+    quantisation: Option<Quantisation>,
+    /// The layers that are quantised, as this file names them, by source.
+    quantised: HashMap<String, String>,
 }
 
 impl Checkpoint {
@@ -70,23 +79,43 @@ impl Checkpoint {
         if let Some([rows, columns]) = block_size(&value) {
             weights = weights.with_block_size(rows, columns);
         }
-        Self::resolve(dir, config, weights, None)
+        let quantisation = Quantisation::of(&value).map_err(|message| Error::File { path: dir.join("config.json"), message })?;
+        Self::resolve(dir, config, weights, None, quantisation)
     }
 
     /// The decoder inside a larger model whose tensors lie in `dir`: `PREFIX.model.layers...` and `PREFIX.lm_head...` as files have it, or
     /// `model.PREFIX.layers...` and `lm_head...` as transformers 5 names them in memory. Tensors outside the prefix are others' business.
     pub fn open_part(dir: &Path, config: DecoderConfig, prefix: &str) -> Result<Self> {
         config.validate()?;
-        Self::resolve(dir, config, Weights::open(dir)?, Some(prefix))
+        Self::resolve(dir, config, Weights::open(dir)?, Some(prefix), None)
     }
 
-    /// Build the decoder.
+    /// Build the decoder. Quantised projections stay so, except on a device that tracks gradients: there everything is dense.
     pub fn load(&self, device: &Device, precision: Precision) -> Result<Decoder> {
-        Decoder::build(&self.config, device, precision, &mut |name, shape| self.parameter(name, shape))
+        if device.is_autodiff() {
+            return Decoder::build(&self.config, device, precision, &mut |name, shape| self.parameter(name, shape));
+        }
+        let (mut dense, mut packed) = (|name: &str, shape: &[usize]| self.parameter(name, shape), |name: &str, shape| self.packed(name, shape));
+        let mut decoder = Decoder::build_packed(&self.config, device, precision, &mut dense, &mut packed)?;
+        if self.quantisation.is_some() {
+            // The builder of a mixture knows dense shared experts only.
+            for (name, linear) in decoder.linears_mut().into_iter().filter(|(name, _)| name.contains(".moe.")) {
+                if let Some(matrix) = self.packed(&format!("{name}.weight"), linear.weight.shape())? {
+                    linear.weight = Weight::packed(matrix, device);
+                }
+            }
+        }
+        Ok(decoder)
     }
 
-    fn resolve(dir: &Path, config: DecoderConfig, weights: Weights, prefix: Option<&str>) -> Result<Self> {
+    /// How the projections are stored, where not dense.
+    pub fn quantisation(&self) -> Option<Quantisation> {
+        self.quantisation
+    }
+
+    fn resolve(dir: &Path, config: DecoderConfig, weights: Weights, prefix: Option<&str>, quantisation: Option<Quantisation>) -> Result<Self> {
         let sources = sources(&config);
+        let mut quantised = HashMap::new();
         let (mut problems, mut known, mut spelled) = (Vec::new(), HashSet::new(), HashMap::new());
         for source in &sources {
             // Base models are saved without the first part of the name (`wte.weight`, `layers.0...`).
@@ -96,6 +125,15 @@ impl Checkpoint {
                 Some(prefix) if source.name.starts_with("model.") => vec![format!("{prefix}.{}", source.name), format!("model.{prefix}.{short}")],
                 Some(prefix) => vec![format!("{prefix}.{}", source.name), source.name.clone()],
             };
+            let packed = quantisation.filter(|_| source.shape.len() == 2).and_then(|quantisation| {
+                let layers = spellings.iter().filter_map(|name| name.strip_suffix(".weight"));
+                layers.map(|layer| (layer, quantisation.tensors(&weights, layer))).find(|(_, tensors)| !tensors.is_empty())
+            });
+            if let Some((layer, tensors)) = packed {
+                known.extend(tensors);
+                quantised.insert(source.name.clone(), layer.to_string());
+                continue;
+            }
             let found = spellings.iter().find(|name| weights.contains(name)).unwrap_or(&spellings[0]).clone();
             match weights.shape(&found) {
                 None => problems.push(format!("missing `{found}` {:?}", source.shape)),
@@ -128,7 +166,32 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Self { config, weights, sources, parts, spelled })
+        Ok(Self { config, weights, sources, parts, spelled, quantisation, quantised })
+    }
+
+    /// The quantised matrix of a source, `[outputs, inputs]` whatever the family's habit.
+    fn matrix(&self, source: &Source) -> Result<Option<Packed>> {
+        let (Some(quantisation), Some(layer)) = (self.quantisation, self.quantised.get(&source.name)) else { return Ok(None) };
+        let inputs = source.width();
+        let shape = [source.shape.iter().product::<usize>() / inputs.max(1), inputs];
+        let path = ["qweight", "weight"].iter().find_map(|name| self.weights.file(&format!("{layer}.{name}"))).unwrap_or(Path::new("")).to_path_buf();
+        quantisation.read(&self.weights, layer, shape).map(Some).map_err(|message| Error::File { path, message })
+    }
+
+    /// The quantised matrix of one of our parameters: a source, or rows of one. None where it is dense or comes from several.
+    fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Option<Packed>> {
+        let Some([i]) = self.parts.get(name).map(Vec::as_slice) else { return Ok(None) };
+        let source = &self.sources[*i];
+        let Some(matrix) = self.matrix(source)? else { return Ok(None) };
+        let (mut rows, mut at) = (Vec::new(), 0);
+        for run in &source.runs {
+            if run.parameter == name {
+                rows.push(at..at + run.rows);
+            }
+            at += run.rows;
+        }
+        let matrix = if source.runs.len() == 1 { matrix } else { matrix.rows(&rows) };
+        Ok(Some(matrix).filter(|m| [m.outputs(), m.inputs()] == shape))
     }
 
     /// The values of one of our parameters, gathered from wherever the checkpoint keeps them.
@@ -138,13 +201,18 @@ impl Checkpoint {
         for &i in self.parts.get(name).map_or(&[][..], Vec::as_slice) {
             let source = &self.sources[i];
             let found = self.spelled.get(&source.name).unwrap_or(&source.name);
-            let mut values = self.weights.get(found)?.values;
+            let packed = self.matrix(source)?.map(|matrix| matrix.dequantize());
+            let transposed = source.transposed && packed.is_none();
+            let mut values = match packed {
+                Some(values) => values,
+                None => self.weights.get(found)?.values,
+            };
             if let Some(at) = values.iter().position(|v| !v.is_finite()) {
                 let path = self.weights.file(found).unwrap_or(Path::new("")).to_path_buf();
                 let message = format!("tensor `{found}` holds {} at element {at}; the checkpoint is damaged or its training diverged", values[at]);
                 return Err(Error::File { path, message });
             }
-            if source.transposed {
+            if transposed {
                 values = transpose(&values, source.shape[0], source.shape[1]);
             }
             let width = source.width();
@@ -180,14 +248,45 @@ pub fn save(dir: impl AsRef<Path>, decoder: &Decoder) -> Result<()> {
     save_as(dir, decoder, SaveOptions::default())
 }
 
-/// [`save`] in a chosen number format, in shards of a chosen size.
+/// [`save`] in a chosen number format, in shards of a chosen size. Quantised projections are written dequantised.
 pub fn save_as(dir: impl AsRef<Path>, decoder: &Decoder, options: SaveOptions) -> Result<()> {
-    let dir = dir.as_ref();
+    write_folder(dir.as_ref(), decoder, options, &BTreeMap::new(), None)
+}
+
+/// [`save_as`] with some projections quantised: `stored` by canonical name without `.weight`; `quantization_config` says how.
+pub fn save_quantised(
+    dir: impl AsRef<Path>,
+    decoder: &Decoder,
+    options: SaveOptions,
+    stored: &BTreeMap<String, Stored>,
+    quantization_config: Value,
+) -> Result<()> {
+    write_folder(dir.as_ref(), decoder, options, stored, Some(quantization_config))
+}
+
+/// The projections that a family's checkpoints keep in tensors of their own: those that [`save_quantised`] can write.
+pub fn separate_projections(config: &DecoderConfig) -> HashSet<String> {
+    let single = |s: Source| if let [run] = s.runs.as_slice() { run.parameter.strip_suffix(".weight").map(str::to_string) } else { None };
+    sources(config).into_iter().filter_map(single).collect()
+}
+
+fn write_folder(
+    dir: &Path,
+    decoder: &Decoder,
+    options: SaveOptions,
+    stored: &BTreeMap<String, Stored>,
+    quantization_config: Option<Value>,
+) -> Result<()> {
     let config = decoder.config();
-    let tensors = FileTensors::of(decoder);
-    weights::save_folder(dir, tensors.pending(), options, |tensor| tensors.values(&tensor.name))?;
+    let mut tensors = FileTensors::of(decoder);
+    let raw = tensors.take_stored(stored);
+    weights::save_mixed_folder(dir, tensors.pending(), options, |tensor| tensors.values(&tensor.name), raw)?;
     let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
-    llm_run::atomic::write(dir.join("config.json"), pretty(&config_to_json(config, options.precision)))?;
+    let mut json = config_to_json(config, options.precision);
+    if let (Some(settings), Some(object)) = (quantization_config, json.as_object_mut()) {
+        object.insert("quantization_config".into(), settings);
+    }
+    llm_run::atomic::write(dir.join("config.json"), pretty(&json))?;
     Ok(llm_run::atomic::write(dir.join("generation_config.json"), pretty(&generation_config(config)))?)
 }
 
@@ -211,6 +310,19 @@ impl FileTensors {
     pub fn of(decoder: &Decoder) -> Self {
         let sources = sources(decoder.config()).into_iter().map(|s| (s.name.clone(), s)).collect();
         Self { ours: params::to_host(decoder), sources }
+    }
+
+    /// Leave out what is stored in another form; gives the tensors of that form.
+    fn take_stored(&mut self, stored: &BTreeMap<String, Stored>) -> Vec<RawTensor> {
+        let mut raw = Vec::new();
+        self.sources.retain(|_, source| {
+            let [run] = source.runs.as_slice() else { return true };
+            let matrix = run.parameter.strip_suffix(".weight").and_then(|name| stored.get(name));
+            let layer = source.name.strip_suffix(".weight").unwrap_or(&source.name);
+            raw.extend(matrix.map(|matrix| matrix.tensors(layer)).unwrap_or_default());
+            matrix.is_none()
+        });
+        raw
     }
 
     /// Names and shapes.

@@ -32,6 +32,8 @@ pub struct CompletionRequest {
     pub sampling: SamplingParams,
     /// Streamed or not.
     pub delivery: Delivery,
+    /// The prompt stands in front of its continuation, with its log-probabilities if those were asked for.
+    pub echo: bool,
 }
 
 impl CompletionRequest {
@@ -45,16 +47,19 @@ impl CompletionRequest {
             let message = format!("{} prompts with 'n' = {} make more than {MAX_CHOICES} choices; send several requests", prompts.len(), sampling.n);
             return Err(ApiError::invalid("prompt", message));
         }
-        let max_tokens = fields.integer("max_tokens", 1..=i64::MAX)?;
+        let echo = fields.boolean("echo")?.unwrap_or(false);
+        let max_tokens = fields.integer("max_tokens", if echo { 0 } else { 1 }..=i64::MAX)?;
         sampling.max_tokens = Some(max_tokens.map_or(DEFAULT_MAX_TOKENS, |n| usize::try_from(n).unwrap_or(usize::MAX)));
         sampling.logprobs = fields.integer("logprobs", 0..=MAX_LOGPROBS)?.map(|k| k as usize);
         let delivery = Delivery::take(&mut fields)?;
-        fields.only_neutral("echo", |v| v == false, "leave it out; the prompt is not repeated")?;
+        if echo && delivery.stream {
+            return Err(ApiError::unsupported("echo", "'echo' is not supported together with 'stream': leave one of them out"));
+        }
         fields.only_neutral("best_of", |v| v.as_u64() == Some(sampling.n as u64), "it must equal 'n'")?;
         fields.only_neutral("suffix", |v| v == "", "leave it out")?;
         fields.only_neutral("response_format", |v| v.get("type").is_some_and(|t| t == "text"), "only {\"type\":\"text\"} is available")?;
         fields.finish()?;
-        Ok(Self { model, prompts, sampling, delivery })
+        Ok(Self { model, prompts, sampling, delivery, echo })
     }
 }
 
@@ -113,13 +118,17 @@ mod tests {
     #[test]
     fn defaults_and_neutral_values() {
         let r = parse(json!({"prompt": "a", "echo": false, "n": 2, "best_of": 2, "suffix": null, "logprobs": 0})).unwrap();
-        assert_eq!((r.sampling.max_tokens, r.sampling.logprobs, r.sampling.n), (Some(16), Some(0), 2));
+        assert_eq!((r.sampling.max_tokens, r.sampling.logprobs, r.sampling.n, r.echo), (Some(16), Some(0), 2, false));
+        let r = parse(json!({"prompt": "a", "echo": true, "max_tokens": 0})).unwrap();
+        assert_eq!((r.sampling.max_tokens, r.echo), (Some(0), true));
     }
 
     #[test]
     fn what_would_change_the_meaning_is_refused() {
         for (extra, param) in [
-            (json!({"echo": true}), "echo"),
+            (json!({"echo": true, "stream": true}), "echo"),
+            (json!({"echo": "yes"}), "echo"),
+            (json!({"max_tokens": 0}), "max_tokens"),
             (json!({"best_of": 3}), "best_of"),
             (json!({"suffix": "x"}), "suffix"),
             (json!({"prompt": vec!["a"; 20], "n": 128}), "prompt"),

@@ -146,11 +146,11 @@ pub struct TextChoice {
 pub struct TextLogprobs {
     /// Text of each token.
     pub tokens: Vec<String>,
-    /// Natural logarithms.
-    pub token_logprobs: Vec<f32>,
-    /// Text -> log-probability of the best tokens at each place.
-    pub top_logprobs: Vec<serde_json::Map<String, serde_json::Value>>,
-    /// Where each token's text starts, in characters of the continuation.
+    /// Natural logarithms; null for the first token of an echoed prompt, which nothing precedes.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// Text -> log-probability of the best tokens at each place; null as above.
+    pub top_logprobs: Vec<Option<serde_json::Map<String, serde_json::Value>>>,
+    /// Where each token's text starts, in characters of the text.
     pub text_offset: Vec<usize>,
 }
 

@@ -8,7 +8,8 @@ use gemm::{Parallelism, gemm};
 /// Products with fewer multiply-adds than this are not worth waking a second thread for.
 const PARALLEL_FROM: usize = 1 << 21;
 
-pub(crate) fn parallelism(work: usize) -> Parallelism {
+/// How many threads a product of so many multiply-adds gets.
+pub fn parallelism(work: usize) -> Parallelism {
     if work >= PARALLEL_FROM { Parallelism::Rayon(0) } else { Parallelism::None }
 }
 

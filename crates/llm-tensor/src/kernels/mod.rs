@@ -11,11 +11,14 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
+pub mod divergence;
 pub mod embedding;
 pub mod grouped;
+mod lanes;
 pub mod layer_norm;
 pub mod linear_cross_entropy;
 pub mod matmul;
+pub mod packed;
 pub mod paged_attention;
 pub mod rms_norm;
 pub mod rope;
@@ -127,10 +130,10 @@ pub(crate) fn tanh(x: f32) -> f32 {
 }
 
 /// Lanes of a reduction: fixed, so a sum has one order whatever the instruction set.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     for width in [8, 4, 2, 1] {
         for i in 0..width {
             lanes[i] = f(lanes[i], lanes[i + width]);

@@ -10,10 +10,11 @@
 
 pub mod composed;
 mod extension;
+mod packed;
 mod span;
 
 use crate::kernels::{adamw, attention as attention_kernel};
-use burn::backend::{Dispatch, DispatchDevice};
+use burn::backend::Dispatch;
 use burn::tensor::{DType, Tensor};
 use extension::DecoderOps;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use crate::kernels::attention::Score;
 pub use crate::kernels::cross_entropy::IGNORE;
 pub use crate::kernels::rope::Pairing;
 pub use composed::RopeTable;
+pub use packed::{PackedWeight, packed_linear, packed_linear_composed};
 pub use span::AttentionSpan;
 
 /// Host-side indices.
@@ -31,15 +33,7 @@ pub type Indices = Arc<[u32]>;
 
 /// True when the fused CPU kernels apply.
 fn fused<const D: usize>(x: &Tensor<D>) -> bool {
-    fn flex(device: &DispatchDevice) -> bool {
-        match device {
-            DispatchDevice::Flex(_) => true,
-            DispatchDevice::Autodiff(inner) => flex(&inner.clone().inner()),
-            #[allow(unreachable_patterns)]
-            _ => false,
-        }
-    }
-    x.dtype() == DType::F32 && flex(x.device().as_dispatch())
+    x.dtype() == DType::F32 && crate::device::is_cpu(&x.device())
 }
 
 /// `y = x w^T`: `x [N, I]`, `w [O, I]` -> `[N, O]`.

@@ -62,6 +62,20 @@ fn log_sum_exp(logits: &[f32]) -> f32 {
     max + logits.iter().map(|l| f64::from(l - max).exp()).sum::<f64>().ln() as f32
 }
 
+crate::kernels::vectorized! {
+    /// The logarithm of the sum of exponentials of a row of logits: what turns a logit into a log-probability.
+    pub fn normaliser(logits: &[f32]) -> f32 {
+        let largest = crate::kernels::max(logits);
+        largest + crate::kernels::sum_exp(logits, largest).ln()
+    }
+
+    /// True if no other logit is larger, nor equal to it and before it.
+    pub fn is_largest(logits: &[f32], token: usize) -> bool {
+        let (before, from) = logits.split_at(token);
+        crate::kernels::max(before) < from[0] && crate::kernels::max(from) <= from[0]
+    }
+}
+
 /// Probabilities `(token, p)` after all processors and filters, most likely first; dropped tokens are not in the list.
 pub fn distribution(logits: &[f32], sampling: &Sampling, history: History<'_>) -> Vec<(u32, f64)> {
     candidates(logits, sampling, history, f64::INFINITY)
@@ -139,6 +153,15 @@ mod tests {
         assert_eq!(tokens(&Sampling { min_p: 0.3, ..base.clone() }), [1, 2]);
         let penalised = distribution(&LOGITS, &Sampling { repetition_penalty: 2.0, ..base }, History { tokens: &[1, 3], ..History::default() });
         assert_eq!(penalised[0].0, 2, "3.0 / 2 < 2.0");
+    }
+
+    #[test]
+    fn a_row_is_normalised_and_its_largest_found() {
+        let row: Vec<f32> = (0..100).map(|i| ((i * 37) % 23) as f32 * 0.3 - 2.0).collect();
+        assert!((normaliser(&row) - log_sum_exp(&row)).abs() < 1e-5);
+        let best = argmax(&row) as usize;
+        assert!((0..row.len()).all(|i| is_largest(&row, i) == (i == best)), "only the first of equals is the largest");
+        assert!(is_largest(&[1.0], 0) && !is_largest(&[1.0, 1.0], 1));
     }
 
     #[test]

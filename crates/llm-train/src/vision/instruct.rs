@@ -372,3 +372,36 @@ pub fn instruct(config: InstructConfig, out: &Path) -> Result<Outcome<Vlm>> {
     };
     trainer.run(&mut Instruct { train, heldout, text, config, tower_frozen }, || Ok(model), &tokenizer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sequences::Sequence;
+    use llm_vision::VisionConfig;
+
+    /// If this fails, text is trained more or less often than asked for, or rows are seen twice before others are seen once.
+    #[test]
+    fn text_has_its_share_and_every_row_comes_once_an_epoch() {
+        let conversation = |picture: Option<usize>, id: u32| {
+            let sequence = Sequence { ids: vec![id, id], loss_mask: vec![false, true] };
+            Conversation { picture, sequence, kind: String::new() }
+        };
+        let processor = ImageProcessor::for_tower(&VisionConfig::defaults(VisionFamily::Clip));
+        let images = Images::take(&mut [], Path::new("none"), processor, 224, 0).unwrap();
+        let conversations = (0..12).map(|i| conversation(Some(i), i as u32)).collect();
+        let objective = Instruct {
+            train: Pictured { images, conversations, features: None },
+            heldout: None,
+            text: (100..104).map(|id| conversation(None, id)).collect(),
+            config: InstructConfig { text_share: 0.25, batch_size: 8, ..InstructConfig::default() },
+            tower_frozen: false,
+        };
+        for epoch in 0..3 {
+            let steps = [objective.picked(2 * epoch), objective.picked(2 * epoch + 1)];
+            assert!(steps.iter().all(|step| step.iter().filter(|c| c.picture.is_none()).count() == 2));
+            let mut ids: Vec<u32> = steps.concat().iter().map(|c| c.sequence.ids[0]).collect();
+            ids.sort_unstable();
+            assert_eq!(ids, (0..12).chain(100..104).collect::<Vec<u32>>());
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! | module | noun | job |
 //! |---|---|---|
 //! | [`contrastive`](mod@contrastive) | `Contrastive` | a vision and a text tower from pictures and their captions |
-//! | [`instruct`] | `Instruct` | a language model that answers about pictures: connector stage and instruction stage |
+//! | [`instruct`](mod@instruct) | `Instruct` | a language model that answers about pictures: connector stage and instruction stage |
 //! | [`conversations`] | `Conversation` | captions, questions and text exercises as token sequences with image placeholders |
 //! | [`images`] | `Images` | decoded and resized once, normalised when asked for |
 //! | [`features`] | `Features` | what a frozen tower sees, computed once |

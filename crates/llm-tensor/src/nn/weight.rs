@@ -1,0 +1,148 @@
+//! The matrix of a projection: dense, watched, or quantised.
+//!
+//! A quantised matrix is no parameter: it is not trained, moved by an optimiser or averaged. Whoever walks the parameters sees its values
+//! dequantised, so that counting, saving and comparing work as for a dense one.
+
+use super::parameter;
+use crate::ops;
+use crate::quant::Packed;
+use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
+use std::fmt;
+use std::sync::Arc;
+
+/// Sees the inputs of a projection, `[N, I]`.
+#[derive(Clone)]
+pub struct Watcher(Arc<dyn Fn(&Tensor<2>) + Send + Sync>);
+
+impl Watcher {
+    /// Call `see` before every product.
+    pub fn new(see: impl Fn(&Tensor<2>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(see))
+    }
+}
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watcher")
+    }
+}
+
+/// The matrix `[O, I]` of a [`super::Linear`].
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// A parameter.
+    Dense(Param<Tensor<2>>),
+    /// A parameter whose inputs somebody looks at: calibration.
+    Watched(Param<Tensor<2>>, Watcher),
+    /// 4 or 8 bits.
+    Packed(ops::PackedWeight),
+}
+
+impl From<Param<Tensor<2>>> for Weight {
+    fn from(weight: Param<Tensor<2>>) -> Self {
+        Self::Dense(weight)
+    }
+}
+
+impl Weight {
+    /// A quantised matrix for that device.
+    pub fn packed(matrix: Packed, device: &Device) -> Self {
+        Self::Packed(ops::PackedWeight::new(Arc::new(matrix), device))
+    }
+
+    /// The values, `[O, I]`; a quantised matrix is decoded for it.
+    pub fn val(&self) -> Tensor<2> {
+        match self {
+            Self::Dense(weight) | Self::Watched(weight, _) => weight.val(),
+            Self::Packed(packed) => packed.dequantize(),
+        }
+    }
+
+    /// The quantised matrix, if it is one.
+    pub fn as_packed(&self) -> Option<&Packed> {
+        if let Self::Packed(packed) = self { Some(packed.matrix()) } else { None }
+    }
+
+    /// `[O, I]`.
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weight) | Self::Watched(weight, _) => weight.val().dims(),
+            Self::Packed(packed) => [packed.matrix().outputs(), packed.matrix().inputs()],
+        }
+    }
+
+    /// `x W^T`: `[N, I]` -> `[N, O]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Dense(weight) => ops::linear(x, weight.val()),
+            Self::Watched(weight, watcher) => {
+                (watcher.0)(&x);
+                ops::linear(x, weight.val())
+            }
+            Self::Packed(packed) => ops::packed_linear(x, packed),
+        }
+    }
+
+    fn with(self, f: impl FnOnce(Param<Tensor<2>>) -> Param<Tensor<2>>) -> Self {
+        match self {
+            Self::Dense(weight) => Self::Dense(f(weight)),
+            Self::Watched(weight, watcher) => Self::Watched(f(weight), watcher),
+            packed => packed,
+        }
+    }
+}
+
+impl Module for Weight {
+    fn collect_devices(&self, mut devices: Devices) -> Devices {
+        match self {
+            Self::Dense(weight) | Self::Watched(weight, _) => weight.collect_devices(devices),
+            Self::Packed(packed) => {
+                if !devices.contains(packed.device()) {
+                    devices.push(packed.device().clone());
+                }
+                devices
+            }
+        }
+    }
+    fn fork(self, device: &Device) -> Self {
+        match self {
+            Self::Packed(packed) => Self::Packed(packed.on(device)),
+            dense => dense.with(|weight| weight.fork(device)),
+        }
+    }
+    fn to_device(self, device: &Device) -> Self {
+        match self {
+            Self::Packed(packed) => Self::Packed(packed.on(device)),
+            dense => dense.with(|weight| weight.to_device(device)),
+        }
+    }
+    fn train(self) -> Self {
+        self.with(Module::train)
+    }
+    fn valid(&self) -> Self {
+        self.clone().with(|weight| weight.valid())
+    }
+    fn materialize(self) -> Self {
+        self.with(Module::materialize)
+    }
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        match self {
+            Self::Dense(weight) | Self::Watched(weight, _) => weight.visit(visitor),
+            Self::Packed(packed) => parameter(packed.dequantize()).set_require_grad(false).visit(visitor),
+        }
+    }
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        self.with(|weight| Module::map(weight, mapper))
+    }
+}
+
+impl ModuleDisplay for Weight {}
+impl ModuleDisplayDefault for Weight {
+    fn content(&self, content: Content) -> Option<Content> {
+        match self {
+            Self::Dense(weight) | Self::Watched(weight, _) => content.add_single(weight).optional(),
+            Self::Packed(packed) => content.add_formatted(&format!("{:?}", packed.matrix())).optional(),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Products with quantised matrices: the CPU kernel on Flex, elsewhere codes kept on the device and decoded there.
+//!
+//! The composed body keeps the codes in 32-bit words (every backend has those), decodes the whole matrix to `f32` with shifts and masks, and
+//! multiplies in the input's format: memory at rest is that of the codes, one matrix at a time is whole. Under autodiff the decoded matrix is a
+//! constant, so gradients reach the input and nothing else.
+//!
+//! Legend: N tokens, I/O features, G groups, M codes of a group, W words of a row.
+
+#![allow(non_snake_case)] // shape suffixes
+
+use super::{composed, fused, linear};
+use crate::host;
+use crate::kernels::packed;
+use crate::quant::{Codes, Packed, Zeros};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use std::sync::{Arc, OnceLock};
+
+/// A quantised matrix and the device it is used on. Clones share memory.
+#[derive(Debug, Clone)]
+pub struct PackedWeight {
+    matrix: Arc<Packed>,
+    device: Device,
+    placed: Arc<OnceLock<Placed>>,
+}
+
+/// The codes on a device.
+#[derive(Debug)]
+struct Placed {
+    words_OW: Tensor<2, Int>,
+    scales_OG: Tensor<2>,
+    /// `[O, G]`, or `[1, 1]` where all are the same.
+    zeros: Tensor<2>,
+    table: Option<Tensor<1>>,
+    order_I: Option<Tensor<1, Int>>,
+}
+
+impl PackedWeight {
+    /// A matrix for that device.
+    pub fn new(matrix: Arc<Packed>, device: &Device) -> Self {
+        Self { matrix, device: device.clone(), placed: Arc::default() }
+    }
+
+    /// The matrix.
+    pub fn matrix(&self) -> &Packed {
+        &self.matrix
+    }
+
+    /// Where it is used.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The same matrix for another device.
+    pub fn on(&self, device: &Device) -> Self {
+        Self::new(self.matrix.clone(), device)
+    }
+
+    /// All values in `f32`, `[O, I]`.
+    pub fn dequantize(&self) -> Tensor<2> {
+        host::from_vec(self.matrix.dequantize(), [self.matrix.outputs(), self.matrix.inputs()], &self.device)
+    }
+
+    fn placed(&self, device: &Device) -> &Placed {
+        self.placed.get_or_init(|| Placed::new(&self.matrix, device))
+    }
+}
+
+fn ints<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) -> Tensor<D, Int> {
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::I32))
+}
+
+impl Placed {
+    fn new(w: &Packed, device: &Device) -> Self {
+        let (outputs, groups, bits) = (w.outputs(), w.groups(), w.bits());
+        let n = 32 / bits;
+        let words = (groups * w.group()).div_ceil(n);
+        let mut codes = vec![0u32; outputs * words];
+        for (row, codes) in codes.chunks_exact_mut(words.max(1)).enumerate() {
+            for k in 0..w.inputs() {
+                codes[k / n] |= u32::from(w.raw_code(row, k)) << (bits * (k % n));
+            }
+        }
+        // Bytes are kept unsigned in words.
+        let moved = if bits == 8 { 128.0 } else { 0.0 };
+        let zeros = match w.zeros() {
+            Zeros::None => host::from_vec(vec![moved], [1, 1], device),
+            Zeros::Same(zero) => host::from_vec(vec![zero + moved], [1, 1], device),
+            Zeros::Each(zeros) => host::from_vec(zeros.iter().map(|&z| f32::from(z) + moved).collect(), [outputs, groups], device),
+        };
+        Self {
+            words_OW: ints(codes.into_iter().map(u32::cast_signed).collect(), [outputs, words], device),
+            scales_OG: host::from_vec((0..outputs).flat_map(|o| w.row_scales(o)).copied().collect(), [outputs, groups], device),
+            zeros,
+            table: if let Codes::Table4(_, table) = w.codes() { Some(host::from_vec(table.to_vec(), [16], device)) } else { None },
+            order_I: w.order().map(|order| ints(order.iter().map(|&i| i as i32).collect(), [order.len()], device)),
+        }
+    }
+
+    /// The values in the order of the codes, `[O, I]`.
+    fn decode(&self, w: &Packed) -> Tensor<2> {
+        let device = self.words_OW.device();
+        let (outputs, groups, group, bits) = (w.outputs(), w.groups(), w.group(), w.bits());
+        let (n, words) = (32 / bits, self.words_OW.dims()[1]);
+        let shifts = ints((0..n).map(|j| (bits * j) as i32).collect(), [1, 1, n], &device).expand([outputs, words, n]);
+        let words_OWn = self.words_OW.clone().reshape([outputs, words, 1]).expand([outputs, words, n]);
+        // The shift keeps the sign; the mask takes it away.
+        let codes = words_OWn.bitwise_right_shift(shifts).bitwise_and_scalar((1 << bits) - 1);
+        let values = match &self.table {
+            Some(table) => table.clone().select(0, codes.reshape([outputs * words * n])).reshape([outputs, words * n]),
+            None => codes.float().cast(DType::F32).reshape([outputs, words * n]),
+        };
+        let values_OGM = values.slice([0..outputs, 0..groups * group]).reshape([outputs, groups, group]);
+        let [zero_rows, zero_groups] = self.zeros.dims();
+        let zeros = self.zeros.clone().reshape([zero_rows, zero_groups, 1]);
+        let scaled = (values_OGM - zeros) * self.scales_OG.clone().reshape([outputs, groups, 1]);
+        scaled.reshape([outputs, groups * group]).slice([0..outputs, 0..w.inputs()])
+    }
+}
+
+/// `y = x W^T`: `x [N, I]` -> `[N, O]`.
+pub fn packed_linear(x: Tensor<2>, weight: &PackedWeight) -> Tensor<2> {
+    let device = x.device();
+    if device.is_autodiff() {
+        let w = host::from_vec(weight.matrix.dequantize(), [weight.matrix.outputs(), weight.matrix.inputs()], &device);
+        let dtype = x.dtype();
+        return linear(x, w.cast(dtype));
+    }
+    if fused(&x) {
+        let n = x.dims()[0];
+        return host::from_vec(packed::linear(&host::to_vec(x), &weight.matrix), [n, weight.matrix.outputs()], &device);
+    }
+    packed_linear_composed(x, weight)
+}
+
+/// [`packed_linear`] from Burn's own operations: every backend and float type.
+pub fn packed_linear_composed(x: Tensor<2>, weight: &PackedWeight) -> Tensor<2> {
+    let placed = weight.placed(&x.device());
+    let w_OI = placed.decode(&weight.matrix).cast(x.dtype());
+    let x = match &placed.order_I {
+        Some(order) => x.select(1, order.clone()),
+        None => x,
+    };
+    composed::linear(x, w_OI)
+}
