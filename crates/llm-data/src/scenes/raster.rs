@@ -138,11 +138,11 @@ fn between(low: f32, high: f32, rng: &mut Rng) -> f32 {
 
 fn object_at(canvas: &mut Canvas, cell: Cell, shape: Shape, small: bool, colour: [u8; 3], rng: &mut Rng) {
     let width = SIDE / GRID as f32;
-    let radius = if small { between(4.8, 5.8, rng) } else { between(7.6, 8.8, rng) };
-    let free = (width / 2.0 - radius * 1.15).max(0.0);
+    let radius = if small { between(5.8, 6.6, rng) } else { between(8.0, 9.0, rng) };
+    let free = (width / 2.0 - radius * 1.15).clamp(0.0, 1.5);
     let mut centre = |index: usize| (index as f32 + 0.5) * width + between(-free, free, rng);
     let (x0, y0) = (centre(cell.column()), centre(cell.row()));
-    let (sin, cos) = between(-0.2, 0.2, rng).sin_cos();
+    let (sin, cos) = between(-0.15, 0.15, rng).sin_cos();
     let points: Vec<(f32, f32)> =
         corners(shape).into_iter().map(|(x, y)| (x0 + radius * (x * cos - y * sin), y0 + radius * (x * sin + y * cos))).collect();
     let reach = radius * 1.4;

@@ -51,7 +51,7 @@ pub struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// One conversation for each caption, or for every `together` questions of a picture in an order of the seed's.
+    /// One conversation for each caption, or for every `together` questions of a picture in one language, in an order of the seed's.
     pub fn pictures(&self, path: &Path, pictures: &[Picture], form: Form, together: usize, seed: Seed) -> Result<Vec<Conversation>> {
         let place = |picture: &Picture| format!("{}: picture `{}`", path.display(), picture.id);
         let write = |(i, picture): (usize, &Picture)| -> Result<Vec<Conversation>> {
@@ -63,8 +63,11 @@ impl Writer<'_> {
                 Form::Questions => {
                     let mut questions: Vec<&Question> = picture.questions.iter().collect();
                     seed.stream(&picture.id).rng().shuffle(&mut questions);
+                    // A conversation has one language: the same question in another would give the answer away.
+                    questions.sort_by(|a, b| a.lang.cmp(&b.lang));
                     let kind = |group: &[&Question]| if let [one] = group { one.kind.clone() } else { String::new() };
-                    questions.chunks(together.max(1)).map(|group| (dialogue(group), kind(group))).collect()
+                    let groups = questions.chunk_by(|a, b| a.lang == b.lang).flat_map(|same| same.chunks(together.max(1)));
+                    groups.map(|group| (dialogue(group), kind(group))).collect()
                 }
             };
             let one = |(messages, kind): (Vec<Message>, String)| {
