@@ -186,10 +186,11 @@ fn summary(group: Option<Group>, samples: &[&Sample]) -> TaskResult {
     let n = samples.len() as u64;
     let share = |k: u64| k as f64 / n.max(1) as f64;
     let right = samples.iter().filter(|s| s.correct == Some(true)).count() as u64;
-    let mut golds: BTreeMap<(Option<&str>, Option<&str>), BTreeMap<Option<&str>, u64>> = BTreeMap::new();
+    // By language and kind: how often each answer is the right one.
+    let mut golds = BTreeMap::new();
     for sample in samples {
-        let place = (sample.lang.as_deref(), sample.category.as_deref());
-        *golds.entry(place).or_default().entry(sample.gold.as_deref()).or_default() += 1;
+        let answers: &mut BTreeMap<_, u64> = golds.entry((&sample.lang, &sample.category)).or_default();
+        *answers.entry(&sample.gold).or_default() += 1;
     }
     let majority: u64 = golds.values().filter_map(|answers| answers.values().max()).sum();
     let cut = samples.iter().filter(|s| s.finish_reason.as_deref() == Some("length")).count() as u64;

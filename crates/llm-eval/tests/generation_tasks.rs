@@ -19,7 +19,7 @@ fn data() -> Option<&'static Path> {
 
 fn named(name: &str) -> Box<dyn Task> {
     let family = [tasks::all(), tasks::humaneval::with_runner(Some(CELL.into())), tasks::mbpp::with_runner(Some(CELL.into()))];
-    family.into_iter().flatten().filter(|t| t.spec().name.is(name)).next_back().unwrap_or_else(|| panic!("no task {name}"))
+    family.into_iter().flatten().rfind(|t| t.spec().name.is(name)).unwrap_or_else(|| panic!("no task {name}"))
 }
 
 fn text(text: impl Into<String>) -> Vec<Answer> {

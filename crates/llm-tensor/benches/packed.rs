@@ -19,7 +19,7 @@ fn best(mut f: impl FnMut()) -> f64 {
 }
 
 fn matrix(outputs: usize, inputs: usize, group: usize, meaning: Meaning, ordered: bool) -> Packed {
-    let codes: Vec<u8> = (0..outputs * inputs).map(|i| (i * 7919 >> 3) as u8 % if meaning == Meaning::Bits8 { 255 } else { 16 }).collect();
+    let codes: Vec<u8> = (0..outputs * inputs).map(|i| ((i * 7919) >> 3) as u8 % if meaning == Meaning::Bits8 { 255 } else { 16 }).collect();
     let groups = inputs / group;
     let zeros = match meaning {
         Meaning::Bits8 => Some(vec![128; outputs * groups]),
