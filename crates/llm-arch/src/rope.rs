@@ -147,7 +147,14 @@ impl RopeScaling {
     /// Inverse frequencies, `rotary_dim / 2` of them, for texts of up to `length` tokens. `trained` is `max_position_embeddings`.
     pub fn inverse_frequencies(&self, theta: f64, rotary_dim: usize, trained: usize, length: usize) -> Vec<f32> {
         let d = rotary_dim as f64;
-        let plain = |theta: f64| move |i: usize| theta.powf(-(2.0 * i as f64) / d);
+        // Rounded where transformers rounds: exponent, power and reciprocal are float32 there. Late in a long text the last bit of a
+        // frequency is the fourth digit of an angle.
+        let plain = |theta: f64| {
+            move |i: usize| {
+                let power = theta.powf(f64::from(2.0 * i as f32 / rotary_dim as f32)) as f32;
+                f64::from(1.0 / power)
+            }
+        };
         let all = 0..rotary_dim / 2;
         let frequencies: Vec<f64> = match self {
             Self::Default => all.map(plain(theta)).collect(),
