@@ -14,8 +14,9 @@ pub fn dynamic_map() -> Vec<f32> {
     for decade in 0..7 {
         let items = 1usize << decade;
         let step = (1.0 - 0.1f32) / items as f32;
-        // Ends of a linspace as PyTorch computes them: from the left in the first half, from the right in the second.
-        let boundary = |i: usize| if i < items.div_ceil(2) { 0.1 + step * i as f32 } else { 1.0 - step * (items - i) as f32 };
+        // A linspace as PyTorch computes it: from the left in the first half, from the right in the second, multiply and add fused.
+        let at = |i: usize| f64::from(step) * i as f64;
+        let boundary = |i: usize| if i < items.div_ceil(2) { (f64::from(0.1f32) + at(i)) as f32 } else { (1.0 - at(items - i)) as f32 };
         let factor = 10f64.powi(decade - 6) as f32;
         for i in 0..items {
             let mean = f32::midpoint(boundary(i), boundary(i + 1));
