@@ -192,7 +192,7 @@ impl Wording for German {
             }
             Answer::Number(1) => vec!["eins".into(), "ein".into(), "eine".into(), "einer".into(), "eines".into()],
             Answer::Number(n) => vec![number(n).into()],
-            Answer::Place(cell) => vec![PLACES[cell.0].replace("in der ", ""), PLACES[cell.0].replace("in der Mitte ", "")],
+            Answer::Place(cell) => vec![PLACES[cell.0].replace("in der ", "")],
             Answer::Left => vec!["links davon".into()],
             Answer::Right => vec!["rechts davon".into()],
             Answer::Above => vec!["darüber".into(), "oberhalb".into()],

@@ -179,7 +179,7 @@ impl Wording for Spanish {
             }
             Answer::Number(1) => vec!["uno".into(), "una".into(), "un".into()],
             Answer::Number(n) => vec![number(n).into()],
-            Answer::Place(cell) => vec![PLACES[cell.0].replace("en el centro a", "a"), PLACES[cell.0].replace("en el ", "")],
+            Answer::Place(cell) => vec![PLACES[cell.0].replace("en el ", "")],
             Answer::Left => vec!["izquierda".into()],
             Answer::Right => vec!["derecha".into()],
             Answer::Above => vec!["arriba".into()],
