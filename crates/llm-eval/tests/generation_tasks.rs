@@ -128,7 +128,8 @@ fn canonical_programs_pass() {
     let early = score(&*humaneval, &loaded.documents[0], "    exit(0)\n");
     assert_eq!((early[0].value, early[0].failure), (0.0, Some("failed")));
     let endless = score(&*humaneval, &loaded.documents[0], "    while True: pass\n");
-    assert_eq!((endless[0].value, endless[0].failure), (0.0, Some("timed_out")));
+    // By the processor's limit or by the clock, whichever the machine reaches first.
+    assert!(endless[0].value == 0.0 && matches!(endless[0].failure, Some("timed_out" | "limit")), "{endless:?}");
 
     // Two of four programs pass.
     let sampled = named("humaneval_64");

@@ -163,6 +163,9 @@ fn llama_like(f: Fields, family: Family) -> Result<DecoderConfig> {
     Ok(c)
 }
 
+/// Lists by layer are made no longer than this; [`DecoderConfig::validate`] refuses models that are deeper.
+const MOST_LAYERS: usize = 1 << 14;
+
 /// Windows. Qwen switches them with a flag and from a layer on, Gemma 2 on every other layer.
 fn sliding(f: Fields, c: &mut DecoderConfig) -> Result<()> {
     let layers = c.num_hidden_layers;
@@ -170,7 +173,7 @@ fn sliding(f: Fields, c: &mut DecoderConfig) -> Result<()> {
         Family::Mistral => (f.optional_size("sliding_window", Some(4096))?, Vec::new()),
         Family::Gemma2 => {
             let kind = |i: usize| if i.is_multiple_of(2) { LayerType::SlidingAttention } else { LayerType::FullAttention };
-            (f.optional_size("sliding_window", Some(4096))?, (0..layers.min(1 << 14)).map(kind).collect())
+            (f.optional_size("sliding_window", Some(4096))?, (0..layers.min(MOST_LAYERS)).map(kind).collect())
         }
         Family::Qwen2 | Family::Qwen3 | Family::Qwen2Moe | Family::Qwen3Moe => {
             let window = if f.flag("use_sliding_window", false)? { f.optional_size("sliding_window", Some(4096))? } else { None };
@@ -179,7 +182,7 @@ fn sliding(f: Fields, c: &mut DecoderConfig) -> Result<()> {
                 _ => f.size_or("max_window_layers", 28)?,
             };
             let kind = |i: usize| if i >= from { LayerType::SlidingAttention } else { LayerType::FullAttention };
-            (window, (0..layers.min(1 << 14)).map(kind).collect())
+            (window, (0..layers.min(MOST_LAYERS)).map(kind).collect())
         }
         Family::Mixtral | Family::Phi3 => (f.size("sliding_window")?, Vec::new()),
         _ => (None, Vec::new()),
@@ -237,7 +240,7 @@ fn experts(f: Fields, c: &mut DecoderConfig) -> Result<()> {
             }
             let step = f.size_or("decoder_sparse_step", 1)?.max(1);
             let listed = f.sizes("mlp_only_layers")?;
-            c.mlp_only_layers = (0..c.num_hidden_layers).filter(|i| listed.contains(i) || !(i + 1).is_multiple_of(step)).collect();
+            c.mlp_only_layers = (0..c.num_hidden_layers.min(MOST_LAYERS)).filter(|i| listed.contains(i) || !(i + 1).is_multiple_of(step)).collect();
         }
         _ => {}
     }
@@ -293,7 +296,7 @@ fn deepseek(f: Fields, c: &mut DecoderConfig) -> Result<()> {
     });
     let dense = f.size_or("first_k_dense_replace", if v3 { 3 } else { 0 })?;
     let every = f.size_or("moe_layer_freq", 1)?.max(1);
-    c.mlp_only_layers = (0..c.num_hidden_layers).filter(|i| *i < dense || !i.is_multiple_of(every)).collect();
+    c.mlp_only_layers = (0..c.num_hidden_layers.min(MOST_LAYERS)).filter(|i| *i < dense || !i.is_multiple_of(every)).collect();
     Ok(())
 }
 
