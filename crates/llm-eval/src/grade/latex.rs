@@ -6,7 +6,7 @@
 //! (intervals, tuples, matrices, words) equals nothing but itself, which the caller checks. SymPy, which the harness asks,
 //! decides the same question by simplification.
 //!
-//! Hostile input: at most [`MOST_CHARS`] characters and [`MOST_DEPTH`] levels, so time and stack are bounded.
+//! Hostile input: at most `MOST_CHARS` characters and `MOST_DEPTH` levels, so time and stack are bounded.
 
 /// Longest expression.
 const MOST_CHARS: usize = 2000;
