@@ -9,6 +9,9 @@ use llm_tensor::nn::NormKind;
 use llm_tensor::ops::Activation;
 use serde::{Deserialize, Serialize};
 
+/// No model is deeper. Readers make no list by layer that is longer, whatever a file says.
+pub(crate) const MOST_LAYERS: usize = 1 << 14;
+
 /// Which `config.json` dialect and tensor names a model reads and writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -316,7 +319,7 @@ impl DecoderConfig {
                 return bad(format!("`{name}` = {value}: expected a positive size below 2^28"));
             }
         }
-        if self.head_dim > 1 << 16 || self.num_hidden_layers > 1 << 14 {
+        if self.head_dim > 1 << 16 || self.num_hidden_layers > MOST_LAYERS {
             return bad(format!("head_dim = {}, num_hidden_layers = {}: too large", self.head_dim, self.num_hidden_layers));
         }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {

@@ -9,7 +9,7 @@ use crate::documents::hash_order;
 use crate::error::{Error, Result};
 use crate::model::LanguageModel;
 use crate::results::{Group, Metric, ShownSample, TaskResult};
-use crate::samples::Sample;
+use crate::samples::{Sample, slices};
 use crate::stats::wilson95;
 use llm_data::exercises::{extract_answer, is_correct};
 use llm_infer::{FinishReason, Request, Sampling};
@@ -196,18 +196,7 @@ pub(crate) fn finish_reason(reason: FinishReason) -> &'static str {
 
 /// The overall result and its slices: `exercises`, `exercises/LANG`, `exercises/CATEGORY`.
 pub fn summarise(samples: &[Sample]) -> BTreeMap<String, TaskResult> {
-    let mut slices: BTreeMap<String, (Option<Group>, Vec<&Sample>)> = BTreeMap::new();
-    for sample in samples {
-        let mut add = |name: String, group| slices.entry(name).or_insert((group, Vec::new())).1.push(sample);
-        add(TASK.to_string(), None);
-        if let Some(lang) = &sample.lang {
-            add(format!("{TASK}/{lang}"), Some(Group::Language));
-        }
-        if let Some(category) = &sample.category {
-            add(format!("{TASK}/{category}"), Some(Group::Category));
-        }
-    }
-    slices.into_iter().map(|(name, (group, samples))| (name, summary(group, &samples))).collect()
+    slices(TASK, samples).into_iter().map(|(name, (group, samples))| (name, summary(group, &samples))).collect()
 }
 
 /// No answer, or no number where one was asked for.

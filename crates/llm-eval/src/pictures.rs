@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::exercises::{finish_reason, split_answer};
 use crate::model::{LanguageModel, Local};
 use crate::results::{Group, Metric, ShownSample, TaskResult};
-use crate::samples::Sample;
+use crate::samples::{Sample, slices};
 use crate::stats::wilson95;
 use llm_data::pictures::{Picture, Question};
 use llm_data::scenes::accepted;
@@ -168,18 +168,7 @@ fn is_right(question: &Question, response: &str) -> bool {
 
 /// The overall result and its slices: `pictures`, `pictures/LANG`, `pictures/KIND`.
 pub fn summarise(samples: &[Sample]) -> BTreeMap<String, TaskResult> {
-    let mut slices: BTreeMap<String, (Option<Group>, Vec<&Sample>)> = BTreeMap::new();
-    for sample in samples {
-        let mut add = |name: String, group| slices.entry(name).or_insert((group, Vec::new())).1.push(sample);
-        add(TASK.to_string(), None);
-        if let Some(lang) = &sample.lang {
-            add(format!("{TASK}/{lang}"), Some(Group::Language));
-        }
-        if let Some(kind) = &sample.category {
-            add(format!("{TASK}/{kind}"), Some(Group::Category));
-        }
-    }
-    slices.into_iter().map(|(name, (group, samples))| (name, summary(group, &samples))).collect()
+    slices(TASK, samples).into_iter().map(|(name, (group, samples))| (name, summary(group, &samples))).collect()
 }
 
 fn summary(group: Option<Group>, samples: &[&Sample]) -> TaskResult {

@@ -5,6 +5,7 @@
 //! how a tokenizer cut it), so two models with different tokenizers can be compared and changed items are noticed.
 
 use crate::error::{Error, Result};
+use crate::results::Group;
 use crate::stats::Item;
 use arrow_array::builder::{BooleanBuilder, Float64Builder, ListBuilder, StringBuilder, UInt32Builder};
 use arrow_array::cast::AsArray;
@@ -15,6 +16,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -25,6 +27,22 @@ pub const FILE: &str = "samples.parquet";
 
 /// Rows per record batch.
 const BATCH: usize = 4096;
+
+/// The samples of a task as a whole, by language and by category: `TASK`, `TASK/LANG`, `TASK/CATEGORY`.
+pub(crate) fn slices<'a>(task: &str, samples: &'a [Sample]) -> BTreeMap<String, (Option<Group>, Vec<&'a Sample>)> {
+    let mut slices: BTreeMap<String, (Option<Group>, Vec<&Sample>)> = BTreeMap::new();
+    for sample in samples {
+        let mut add = |name: String, group| slices.entry(name).or_insert((group, Vec::new())).1.push(sample);
+        add(task.to_string(), None);
+        if let Some(lang) = &sample.lang {
+            add(format!("{task}/{lang}"), Some(Group::Language));
+        }
+        if let Some(category) = &sample.category {
+            add(format!("{task}/{category}"), Some(Group::Category));
+        }
+    }
+    slices
+}
 
 /// One scored item.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -1,9 +1,10 @@
 //! Benchmarks while training: what `metrics.jsonl` says is what `llm-eval` finds for the same weights. If this fails, a curve during
 //! training and the number afterwards are about two different things.
 
+mod common;
+
+use common::packed;
 use llm_arch::DecoderConfig;
-use llm_data::document::{Document, DocumentWriter};
-use llm_data::pack::{PackConfig, pack};
 use llm_eval::evaluate::{Options, evaluate};
 use llm_eval::{model::Local, tasks};
 use llm_run::Metrics;
@@ -15,24 +16,7 @@ use std::path::Path;
 
 /// Shards, a tokenizer and a benchmark file in `dir`, and a configuration of a few steps.
 fn workshop(dir: &Path) -> PretrainConfig {
-    let text = |i: usize| format!("Die Sonne scheint über Ort {i}. {}", "The sun shines on every place. ".repeat(3 + i % 5));
-    for (name, n) in [("train", 60), ("heldout", 8)] {
-        let mut writer = DocumentWriter::create(&dir.join(name)).unwrap();
-        let document = |i: usize| Document { id: format!("{name}{i}"), text: text(i), source: "test".into(), ..Document::default() };
-        (0..n).for_each(|i| writer.push(document(i)).unwrap());
-        writer.finish().unwrap();
-    }
-    let texts: Vec<String> = (0..8).map(text).collect();
-    let tokenizer = llm_tokenizer::trainer::train(&texts, &llm_tokenizer::trainer::TrainerConfig { vocab_size: 300, ..Default::default() }).unwrap();
-    tokenizer.save(dir.join("tokenizer")).unwrap();
-    let packing = PackConfig {
-        tokenizer: dir.join("tokenizer"),
-        train: dir.join("train"),
-        heldout: Some(dir.join("heldout")),
-        sequence_length: 32,
-        ..PackConfig::default()
-    };
-    pack(&packing, &dir.join("pack")).unwrap();
+    packed(dir, 60, 8, |i| format!("Die Sonne scheint über Ort {i}. {}", "The sun shines on every place. ".repeat(3 + i % 5)));
     std::fs::create_dir_all(dir.join("benchmarks/lambada")).unwrap();
     let lines: String = (0..6).map(|i| format!("{{\"text\": \"The sun shines on every place {i}. The sun shines\"}}\n")).collect();
     std::fs::write(dir.join("benchmarks/lambada/lambada_test.jsonl"), lines).unwrap();

@@ -1,9 +1,10 @@
 //! Pre-training a tiny mixture from packed documents: what `metrics.jsonl` says about its experts, what the loss holds, and that the
 //! balancing loss balances.
 
+mod common;
+
+use common::packed;
 use llm_arch::{DecoderConfig, config::Family};
-use llm_data::document::{Document, DocumentWriter};
-use llm_data::pack::{PackConfig, pack};
 use llm_moe::MoeConfig;
 use llm_run::Metrics;
 use llm_tensor::DeviceSpec;
@@ -18,23 +19,7 @@ const LAYERS: usize = 2;
 /// Shards and a tokenizer in `dir`, and a configuration to train a mixture on them.
 fn workshop(dir: &Path) -> PretrainConfig {
     let lines = ["fn größe() { vec![1, 2, 3] }\n", "Experts share the work. ", "Der Router entscheidet. ", "0 1 2 3 4 5 6 7 8 9\n"];
-    let document = |i: usize| Document { id: format!("d{i}"), text: lines[i % 4].repeat(4 + i % 9), source: "test".into(), ..Document::default() };
-    for (name, n) in [("train", 120), ("heldout", 12)] {
-        let mut writer = DocumentWriter::create(&dir.join(name)).unwrap();
-        (0..n).for_each(|i| writer.push(document(i)).unwrap());
-        writer.finish().unwrap();
-    }
-    let texts: Vec<String> = (0..8).map(|i| document(i).text).collect();
-    let tokenizer = llm_tokenizer::trainer::train(&texts, &llm_tokenizer::trainer::TrainerConfig { vocab_size: 300, ..Default::default() }).unwrap();
-    tokenizer.save(dir.join("tokenizer")).unwrap();
-    let packing = PackConfig {
-        tokenizer: dir.join("tokenizer"),
-        train: dir.join("train"),
-        heldout: Some(dir.join("heldout")),
-        sequence_length: 32,
-        ..PackConfig::default()
-    };
-    pack(&packing, &dir.join("pack")).unwrap();
+    packed(dir, 120, 12, |i| lines[i % 4].repeat(4 + i % 9));
     PretrainConfig {
         train: dir.join("pack/train"),
         heldout: dir.join("pack/heldout"),

@@ -4,7 +4,7 @@
 //! leave out what equals the class default, so those defaults are part of the format and stand here.
 
 use super::fields::Fields;
-use crate::config::{DecoderConfig, Family, LayerType, Layout, MlaConfig, Positions, QkNorm};
+use crate::config::{DecoderConfig, Family, LayerType, Layout, MOST_LAYERS, MlaConfig, Positions, QkNorm};
 use crate::rope::RopeScaling;
 use llm_moe::{MoeConfig, Scoring, TopkMethod};
 use llm_tensor::nn::NormKind;
@@ -162,9 +162,6 @@ fn llama_like(f: Fields, family: Family) -> Result<DecoderConfig> {
     }
     Ok(c)
 }
-
-/// Lists by layer are made no longer than this; [`DecoderConfig::validate`] refuses models that are deeper.
-const MOST_LAYERS: usize = 1 << 14;
 
 /// Windows. Qwen switches them with a flag and from a layer on, Gemma 2 on every other layer.
 fn sliding(f: Fields, c: &mut DecoderConfig) -> Result<()> {
