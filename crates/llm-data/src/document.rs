@@ -45,6 +45,8 @@ pub struct Document {
     pub domain: String,
     /// Learned quality score, 0 to 1.
     pub quality: Option<f32>,
+    /// When it was written or fetched, ISO 8601 (`2026-11-24` or with a time), if known.
+    pub date: Option<String>,
 }
 
 impl Document {
@@ -67,6 +69,7 @@ fn schema() -> SchemaRef {
         text("license", true),
         text("domain", false),
         number("quality"),
+        text("date", true),
     ]))
 }
 
@@ -92,6 +95,7 @@ fn to_batch(documents: &[Document]) -> Result<RecordBatch, arrow_schema::ArrowEr
             optional(documents, |d| d.license.as_deref()),
             text(documents, |d| &d.domain),
             number(documents, |d| d.quality),
+            optional(documents, |d| d.date.as_deref()),
         ],
     )
 }
@@ -361,6 +365,7 @@ impl RowReader {
         let mut langs = strings("lang")?.into_iter();
         let mut licenses = strings("license")?.into_iter();
         let mut domains = strings("domain")?.into_iter();
+        let mut dates = strings("date")?.into_iter();
         let (lang_scores, qualities) = (floats("lang_score"), floats("quality"));
         let first = self.row;
         let rows = lang_scores.into_iter().zip(qualities).enumerate().map(|(i, (lang_score, quality))| {
@@ -381,6 +386,7 @@ impl RowReader {
                     license: take(&mut licenses),
                     domain: domain.unwrap_or_default(),
                     quality,
+                    date: take(&mut dates),
                 },
             }
         });
@@ -426,6 +432,7 @@ mod tests {
                 license: None,
                 domain: "docs".into(),
                 quality: (i % 3 == 0).then_some(0.25),
+                date: (i % 4 == 0).then(|| format!("2026-11-{i:02}")),
             })
             .collect()
     }

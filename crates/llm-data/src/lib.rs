@@ -16,6 +16,7 @@ pub mod minhash;
 pub mod pack;
 pub mod pictures;
 pub mod quality;
+pub mod ranks;
 pub mod read;
 pub mod redact;
 pub mod sample;
@@ -23,5 +24,6 @@ pub mod scenes;
 pub mod shards;
 pub mod split;
 pub mod stats;
+pub mod step;
 
 pub use error::{Error, Result};

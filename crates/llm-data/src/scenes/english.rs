@@ -2,7 +2,7 @@
 
 use super::ask::{Answer, Ask, Reference};
 use super::scene::{Bar, Cell, Colour, Content, Object, Scene, Shape};
-use super::wording::{Wording, capital, fill, groups, listed};
+use super::wording::{Wording, capital, counted, fill, listed, plural};
 use llm_run::Rng;
 
 pub(super) struct English;
@@ -49,8 +49,9 @@ fn one(object: &Object) -> String {
     format!("{} {words} {}", article(&words), at(object.cell))
 }
 
-fn group((c, s, n): (Colour, Shape, usize)) -> String {
-    format!("{} {} {}", number(n), colour(c), SHAPES[s as usize][usize::from(n != 1)])
+/// `two red circles and one star`, by what `words` makes of each kind and number.
+fn summed<K: PartialEq>(objects: &[Object], key: impl Fn(&Object) -> K, words: impl Fn(&K, usize) -> String) -> String {
+    listed(&counted(objects, key).iter().map(|(k, n)| format!("{} {}", number(*n), words(k, *n))).collect::<Vec<_>>(), "and")
 }
 
 impl Wording for English {
@@ -120,14 +121,21 @@ impl Wording for English {
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String> {
         match &scene.content {
             Content::Shapes(objects) => {
-                let counted = listed(&groups(objects).into_iter().map(group).collect::<Vec<_>>(), "and");
+                let noun = |s: Shape, n| SHAPES[s as usize][plural(n)];
+                let all_known = summed(objects, |o| (o.colour, o.shape), |(c, s), n| format!("{} {}", colour(*c), noun(*s, n)));
+                let shapes = summed(objects, |o| o.shape, |s, n| noun(*s, n).to_string());
+                let colours = summed(objects, |o| o.colour, |c, n| format!("{} {}", colour(*c), ["shape", "shapes"][plural(n)]));
+                let places = listed(&objects.iter().map(|o| at(o.cell)).collect::<Vec<_>>(), "and");
                 let all = match objects.len() {
                     1 => "one shape".to_string(),
                     n => format!("{} shapes", number(n)),
                 };
                 vec![
                     format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "and"))),
-                    fill(&["{A}: {g}.", "The picture shows {a}: {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", counted)], rng),
+                    fill(&["{A}: {g}.", "The picture shows {a}: {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
+                    format!("{}.", capital(&shapes)),
+                    format!("{}.", capital(&colours)),
+                    format!("{} {places}.", ["A shape", "Shapes"][plural(objects.len())]),
                 ]
             }
             Content::Word { word, colour: c } => {

@@ -2,7 +2,7 @@
 
 use super::ask::{Answer, Ask, Reference};
 use super::scene::{Bar, Colour, Content, Object, Scene, Shape};
-use super::wording::{Wording, capital, fill, groups, listed};
+use super::wording::{Wording, capital, counted, fill, listed, plural};
 use llm_run::Rng;
 
 pub(super) struct German;
@@ -94,7 +94,21 @@ fn one(object: &Object) -> String {
     format!("{} {}", indefinite(object.colour, object.shape, object.small), PLACES[object.cell.0])
 }
 
-fn group((c, s, n): (Colour, Shape, usize)) -> String {
+/// `zwei rote Kreise und ein Stern`, by what `words` makes of each kind and number.
+fn summed<K: PartialEq>(objects: &[Object], key: impl Fn(&Object) -> K, words: impl Fn(&K, usize) -> String) -> String {
+    listed(&counted(objects, key).iter().map(|(k, n)| words(k, *n)).collect::<Vec<_>>(), "und")
+}
+
+fn shapes_of(s: Shape, n: usize) -> String {
+    let (one, many, gender) = SHAPES[s as usize];
+    if n == 1 { format!("{} {one}", if gender == 'f' { "eine" } else { "ein" }) } else { format!("{} {many}", number(n)) }
+}
+
+fn colours_of(c: Colour, n: usize) -> String {
+    if n == 1 { format!("eine {}e Figur", stem(c)) } else { format!("{} {}e Figuren", number(n), stem(c)) }
+}
+
+fn objects_of(c: Colour, s: Shape, n: usize) -> String {
     if n == 1 { indefinite(c, s, false) } else { format!("{} {}e {}", number(n), stem(c), SHAPES[s as usize].1) }
 }
 
@@ -204,14 +218,20 @@ impl Wording for German {
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String> {
         match &scene.content {
             Content::Shapes(objects) => {
-                let counted = listed(&groups(objects).into_iter().map(group).collect::<Vec<_>>(), "und");
+                let all_known = summed(objects, |o| (o.colour, o.shape), |(c, s), n| objects_of(*c, *s, n));
+                let shapes = summed(objects, |o| o.shape, |s, n| shapes_of(*s, n));
+                let colours = summed(objects, |o| o.colour, |c, n| colours_of(*c, n));
+                let places = listed(&objects.iter().map(|o| PLACES[o.cell.0].to_string()).collect::<Vec<_>>(), "und");
                 let all = match objects.len() {
                     1 => "eine Figur".to_string(),
                     n => format!("{} Figuren", number(n)),
                 };
                 vec![
                     format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "und"))),
-                    fill(&["{A}: {g}.", "Zu sehen: {a}, {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", counted)], rng),
+                    fill(&["{A}: {g}.", "Zu sehen: {a}, {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
+                    format!("{}.", capital(&shapes)),
+                    format!("{}.", capital(&colours)),
+                    format!("{} {places}.", ["Eine Figur", "Figuren"][plural(objects.len())]),
                 ]
             }
             Content::Word { word, colour: c } => {

@@ -2,7 +2,7 @@
 
 use super::ask::{Answer, Ask, Reference};
 use super::scene::{Bar, Cell, Colour, Content, Object, Scene, Shape};
-use super::wording::{Wording, capital, fill, groups, listed};
+use super::wording::{Wording, capital, counted, fill, listed, plural};
 use llm_run::Rng;
 
 pub(super) struct Spanish;
@@ -89,9 +89,23 @@ fn one(object: &Object) -> String {
     format!("{} {}", indefinite(object.colour, object.shape, object.small), PLACES[object.cell.0])
 }
 
-fn group((c, s, n): (Colour, Shape, usize)) -> String {
-    let (_, plural, feminine) = SHAPES[s as usize];
-    if n == 1 { indefinite(c, s, false) } else { format!("{} {plural} {}", number(n), colour(c, feminine, true)) }
+/// `dos círculos rojos y una estrella`, by what `words` makes of each kind and number.
+fn summed<K: PartialEq>(objects: &[Object], key: impl Fn(&Object) -> K, words: impl Fn(&K, usize) -> String) -> String {
+    listed(&counted(objects, key).iter().map(|(k, n)| words(k, *n)).collect::<Vec<_>>(), "y")
+}
+
+fn shapes_of(s: Shape, n: usize) -> String {
+    let (one, many, feminine) = SHAPES[s as usize];
+    if n == 1 { format!("{} {one}", if feminine { "una" } else { "un" }) } else { format!("{} {many}", number(n)) }
+}
+
+fn colours_of(c: Colour, n: usize) -> String {
+    if n == 1 { format!("una figura {}", colour(c, true, false)) } else { format!("{} figuras {}", number(n), colour(c, true, true)) }
+}
+
+fn objects_of(c: Colour, s: Shape, n: usize) -> String {
+    let (_, many, feminine) = SHAPES[s as usize];
+    if n == 1 { indefinite(c, s, false) } else { format!("{} {many} {}", number(n), colour(c, feminine, true)) }
 }
 
 impl Wording for Spanish {
@@ -191,14 +205,20 @@ impl Wording for Spanish {
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String> {
         match &scene.content {
             Content::Shapes(objects) => {
-                let counted = listed(&groups(objects).into_iter().map(group).collect::<Vec<_>>(), "y");
+                let all_known = summed(objects, |o| (o.colour, o.shape), |(c, s), n| objects_of(*c, *s, n));
+                let shapes = summed(objects, |o| o.shape, |s, n| shapes_of(*s, n));
+                let colours = summed(objects, |o| o.colour, |c, n| colours_of(*c, n));
+                let places = listed(&objects.iter().map(|o| PLACES[o.cell.0].to_string()).collect::<Vec<_>>(), "y");
                 let all = match objects.len() {
                     1 => "una figura".to_string(),
                     n => format!("{} figuras", number(n)),
                 };
                 vec![
                     format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "y"))),
-                    fill(&["{A}: {g}.", "La imagen muestra {a}: {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", counted)], rng),
+                    fill(&["{A}: {g}.", "La imagen muestra {a}: {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
+                    format!("{}.", capital(&shapes)),
+                    format!("{}.", capital(&colours)),
+                    format!("{} {places}.", ["Una figura", "Figuras"][plural(objects.len())]),
                 ]
             }
             Content::Word { word, colour: c } => {

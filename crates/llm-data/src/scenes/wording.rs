@@ -15,7 +15,8 @@ pub(super) trait Wording: Sync {
     fn answer(&self, answer: Answer) -> String;
     /// Other right ways to say it.
     fn alternatives(&self, answer: Answer) -> Vec<String>;
-    /// Descriptions of the scene.
+    /// Descriptions of the scene: of everything, and of shapes, colours or places alone. What tells pictures apart by one kind of
+    /// thing has to be seen, not guessed from the others.
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String>;
 }
 
@@ -67,17 +68,23 @@ pub(super) fn listed(items: &[String], and: &str) -> String {
     }
 }
 
-/// Objects that look alike, sizes aside, with how many there are; the most frequent first.
-pub(super) fn groups(objects: &[Object]) -> Vec<(Colour, Shape, usize)> {
-    let mut groups: Vec<(Colour, Shape, usize)> = Vec::new();
+/// What objects are, told apart by `key`, with how many there are; the most frequent first.
+pub(super) fn counted<K: PartialEq>(objects: &[Object], key: impl Fn(&Object) -> K) -> Vec<(K, usize)> {
+    let mut counts: Vec<(K, usize)> = Vec::new();
     for object in objects {
-        match groups.iter_mut().find(|g| (g.0, g.1) == (object.colour, object.shape)) {
-            Some(group) => group.2 += 1,
-            None => groups.push((object.colour, object.shape, 1)),
+        let key = key(object);
+        match counts.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, n)) => *n += 1,
+            None => counts.push((key, 1)),
         }
     }
-    groups.sort_by_key(|g| std::cmp::Reverse(g.2));
-    groups
+    counts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    counts
+}
+
+/// Which of two forms a number takes: 0 for one, else 1.
+pub(super) fn plural(n: usize) -> usize {
+    usize::from(n != 1)
 }
 
 #[cfg(test)]
