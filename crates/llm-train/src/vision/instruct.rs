@@ -42,6 +42,8 @@ pub struct InstructConfig {
     pub feature_layer: i64,
     /// Which of its tokens; by default all but a class token.
     pub select: Option<SelectStrategy>,
+    /// Patches along a side of the squares that become one image token; 1 is LLaVA.
+    pub spatial_merge_size: usize,
     /// Pictures to train on: a Parquet file or a folder of them.
     pub train: PathBuf,
     /// Held-out pictures; empty is no validation.
@@ -85,6 +87,7 @@ impl Default for InstructConfig {
             connector: ConnectorKind::Mlp,
             feature_layer: -2,
             select: None,
+            spatial_merge_size: 1,
             train: PathBuf::new(),
             heldout: PathBuf::new(),
             form: Form::Captions,
@@ -298,6 +301,7 @@ fn open(config: &InstructConfig, tokenizer: &Tokenizer) -> Result<(Vlm, ImagePro
         connector: config.connector,
         vision_feature_layer: vec![config.feature_layer],
         vision_feature_select_strategy: config.select.unwrap_or(by_family),
+        spatial_merge_size: config.spatial_merge_size,
         ..VlmOptions::default()
     };
     let processor = match ["preprocessor_config.json", "processor_config.json"].iter().any(|name| config.tower.join(name).exists()) {
