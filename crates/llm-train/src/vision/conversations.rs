@@ -48,6 +48,8 @@ pub struct Writer<'a> {
     pub max_length: usize,
     /// Request for a caption, by language.
     pub caption_prompts: &'a BTreeMap<String, String>,
+    /// Only the longest caption of each language.
+    pub longest_captions: bool,
 }
 
 impl Writer<'_> {
@@ -58,7 +60,11 @@ impl Writer<'_> {
             let turns: Vec<(Vec<Message>, String)> = match form {
                 Form::Captions => {
                     let turn = |c: &Caption| Ok((self.caption(&place(picture), c)?, String::new()));
-                    picture.captions.iter().map(turn).collect::<Result<_>>()?
+                    let fullest = |c: &&Caption| {
+                        let others = picture.captions.iter().filter(|other| other.lang == c.lang);
+                        others.map(|other| other.text.len()).max() == Some(c.text.len())
+                    };
+                    picture.captions.iter().filter(|c| !self.longest_captions || fullest(c)).map(turn).collect::<Result<_>>()?
                 }
                 Form::Questions => {
                     let mut questions: Vec<&Question> = picture.questions.iter().collect();
