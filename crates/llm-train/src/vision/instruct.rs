@@ -206,14 +206,14 @@ impl Objective for Instruct {
             trained += sequences.trained();
             let losses = host::to_vec(model.language_model.nll(hidden_MD.clone(), sequences.targets.clone()));
             nll += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
-            if self.config.form == Form::Questions {
+            if self.config.form != Form::Captions {
                 let logits_MV = model.language_model.logits(hidden_MD);
                 let vocab = logits_MV.dims()[1];
                 let mut right = vec![true; group.len()];
                 for (m, row) in host::to_vec(logits_MV).chunks_exact(vocab).enumerate() {
                     right[sequences.owner[m]] &= largest(row) == sequences.targets[m] as usize;
                 }
-                for (conversation, right) in group.iter().zip(right) {
+                for (conversation, right) in group.iter().zip(right).filter(|(c, _)| !c.kind.is_empty()) {
                     let (sum, n) = exact.entry(&conversation.kind).or_default();
                     *sum += usize::from(right);
                     *n += 1;
