@@ -9,9 +9,10 @@ use arrow_array::{Array, ArrayRef, Float32Array, LargeStringArray, RecordBatch, 
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use llm_run::atomic::{AtomicDir, walk};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::ChunkReader;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ impl Document {
     }
 }
 
-fn schema() -> SchemaRef {
+pub(crate) fn schema() -> SchemaRef {
     let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
     let number = |name: &str| Field::new(name, DataType::Float32, true);
     Arc::new(Schema::new(vec![
@@ -73,7 +74,7 @@ fn schema() -> SchemaRef {
     ]))
 }
 
-fn to_batch(documents: &[Document]) -> Result<RecordBatch, arrow_schema::ArrowError> {
+pub(crate) fn to_batch(documents: &[Document]) -> Result<RecordBatch, arrow_schema::ArrowError> {
     fn text<'a>(documents: &'a [Document], get: impl Fn(&'a Document) -> &'a str) -> ArrayRef {
         Arc::new(StringArray::from_iter_values(documents.iter().map(get)))
     }
@@ -98,6 +99,15 @@ fn to_batch(documents: &[Document]) -> Result<RecordBatch, arrow_schema::ArrowEr
             optional(documents, |d| d.date.as_deref()),
         ],
     )
+}
+
+/// How every part is written: zstd, row groups of 4096 documents.
+pub(crate) fn properties() -> parquet::errors::Result<WriterProperties> {
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+        .set_max_row_group_row_count(Some(8 * BATCH))
+        .set_created_by(format!("llm-data {}", env!("CARGO_PKG_VERSION")))
+        .build())
 }
 
 /// Writes a folder of Parquet parts that appears, whole, on [`DocumentWriter::finish`].
@@ -156,13 +166,7 @@ impl DocumentWriter {
         self.parts += 1;
         let file = File::create(&path).map_err(crate::error::io(&path, "cannot create"))?;
         let failed = |e: parquet::errors::ParquetError| Error::Format { path: path.clone(), message: format!("cannot write Parquet: {e}") };
-        let level = ZstdLevel::try_new(3).map_err(failed)?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(level))
-            .set_max_row_group_row_count(Some(8 * BATCH))
-            .set_created_by(format!("llm-data {}", env!("CARGO_PKG_VERSION")))
-            .build();
-        let writer = ArrowWriter::try_new(file, schema(), Some(properties)).map_err(failed)?;
+        let writer = ArrowWriter::try_new(file, schema(), Some(properties().map_err(failed)?)).map_err(failed)?;
         Ok((writer, path, 0))
     }
 
@@ -296,19 +300,30 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| Err("its metadata contradict each other".into()))
 }
 
-fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let unreadable = |e: String| Error::Format {
-        path: path.to_path_buf(),
+fn unreadable(path: &Path) -> impl Fn(String) -> Error {
+    let path = path.to_path_buf();
+    move |e| Error::Format {
+        path: path.clone(),
         message: format!("not a readable Parquet file ({e}); it may be truncated: copy it again or leave it out"),
-    };
-    let file = File::open(path).map_err(crate::error::io(path, "cannot open"))?;
-    let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())).map_err(unreadable)?;
-    // The known case, answered without a panic message on the terminal.
-    let mut columns = builder.metadata().row_groups().iter().flat_map(|g| g.columns());
-    if columns.any(|c| c.data_page_offset() < 0 || c.dictionary_page_offset().is_some_and(|o| o < 0) || c.compressed_size() < 0) {
-        return Err(unreadable("negative offset of a column".into()));
     }
-    Ok(builder)
+}
+
+/// The metadata of a Parquet file, checked as far as its readers rely on them.
+pub(crate) fn metadata<T: ChunkReader>(path: &Path, source: &T) -> Result<ArrowReaderMetadata> {
+    let metadata =
+        guarded(|| ArrowReaderMetadata::load(source, ArrowReaderOptions::default()).map_err(|e| e.to_string())).map_err(unreadable(path))?;
+    // The known case, answered without a panic message on the terminal.
+    let mut columns = metadata.metadata().row_groups().iter().flat_map(|g| g.columns());
+    if columns.any(|c| c.data_page_offset() < 0 || c.dictionary_page_offset().is_some_and(|o| o < 0) || c.compressed_size() < 0) {
+        return Err(unreadable(path)("negative offset of a column".into()));
+    }
+    Ok(metadata)
+}
+
+fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let file = File::open(path).map_err(crate::error::io(path, "cannot open"))?;
+    let metadata = metadata(path, &file)?;
+    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata))
 }
 
 impl RowReader {
@@ -319,7 +334,16 @@ impl RowReader {
 
     /// Open one file with the text in column `text_field`.
     pub fn with_text_field(path: &Path, text_field: &str) -> Result<Self> {
-        let builder = builder(path)?;
+        Self::from_builder(path, builder(path)?, text_field, 0)
+    }
+
+    /// Read what `builder` selects of a file, wherever its bytes come from; `first` rows come before.
+    pub(crate) fn from_builder<T: ChunkReader + 'static>(
+        path: &Path,
+        builder: ParquetRecordBatchReaderBuilder<T>,
+        text_field: &str,
+        first: u64,
+    ) -> Result<Self> {
         if builder.schema().column_with_name(text_field).is_none() {
             let known: Vec<&str> = builder.schema().fields().iter().map(|f| f.name().as_str()).collect();
             return Err(Error::Format {
@@ -331,7 +355,7 @@ impl RowReader {
             path: path.to_path_buf(),
             message: format!("not a readable Parquet file ({e}); copy it again or leave it out"),
         })?;
-        Ok(Self { path: Arc::new(path.to_path_buf()), reader, text_field: text_field.to_string(), row: 0, failed: false })
+        Ok(Self { path: Arc::new(path.to_path_buf()), reader, text_field: text_field.to_string(), row: first, failed: false })
     }
 
     fn rows(&mut self, batch: &RecordBatch) -> Result<Vec<Row>> {

@@ -25,5 +25,8 @@ pub mod shards;
 pub mod split;
 pub mod stats;
 pub mod step;
+pub mod steps;
+pub mod store;
+pub mod work;
 
 pub use error::{Error, Result};

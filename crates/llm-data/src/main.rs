@@ -24,6 +24,8 @@ enum Command {
     Filter(llm_run::Args),
     /// Tokenise documents and pack them into memory-mapped shards
     Pack(llm_run::Args),
+    /// Sources through steps to documents, as one of any number of processes
+    Process(commands::process::ProcessArgs),
     /// Read documents from the Rust documentation, cargo packages or your own files
     Read(llm_run::Args),
     /// Draw a balanced text sample for the tokenizer
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => commands::explain::run(&args),
         Command::Filter(args) => commands::filter::run(&args),
         Command::Pack(args) => commands::pack::run(&args),
+        Command::Process(args) => commands::process::run(&args),
         Command::Read(args) => commands::read::run(&args),
         Command::Sample(args) => commands::sample::run(&args),
         Command::Scenes(args) => commands::scenes::run(&args),

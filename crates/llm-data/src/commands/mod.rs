@@ -5,6 +5,7 @@ pub mod exercises;
 pub mod explain;
 pub mod filter;
 pub mod pack;
+pub mod process;
 pub mod read;
 pub mod sample;
 pub mod scenes;
