@@ -12,6 +12,7 @@ pub mod fim;
 pub mod funnel;
 pub mod html_text;
 pub mod langid;
+pub mod launch;
 pub mod minhash;
 pub mod pack;
 pub mod pictures;

@@ -22,6 +22,9 @@ enum Command {
     Explain(commands::explain::ExplainArgs),
     /// Drop documents that fail the checks
     Filter(llm_run::Args),
+    /// Start all processes of `process`: here, under Slurm, on Kubernetes
+    #[command(subcommand)]
+    Launch(commands::launch::LaunchCommand),
     /// Tokenise documents and pack them into memory-mapped shards
     Pack(llm_run::Args),
     /// Sources through steps to documents, as one of any number of processes
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Exercises(args) => commands::exercises::run(&args),
         Command::Explain(args) => commands::explain::run(&args),
         Command::Filter(args) => commands::filter::run(&args),
+        Command::Launch(command) => commands::launch::run(&command),
         Command::Pack(args) => commands::pack::run(&args),
         Command::Process(args) => commands::process::run(&args),
         Command::Read(args) => commands::read::run(&args),

@@ -4,6 +4,7 @@ pub mod dedup;
 pub mod exercises;
 pub mod explain;
 pub mod filter;
+pub mod launch;
 pub mod pack;
 pub mod process;
 pub mod read;
