@@ -124,7 +124,7 @@ fn start_and_wait(config: &Path, input: &Path, out: &Path, rank: u64, world_size
 
 #[test]
 fn killed_ranks_leave_nothing_half_written_and_lose_nothing() {
-    chaos(5, 4000);
+    chaos(5, 2000);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn fifty_killed_ranks_leave_nothing_half_written_and_lose_nothing() {
 #[test]
 fn ctrl_c_keeps_complete_units_and_the_next_run_goes_on() {
     let dir = tempfile::tempdir().unwrap();
-    let (config, input) = setup(dir.path(), 12_000);
+    let (config, input) = setup(dir.path(), 6000);
     let out = dir.path().join("out");
     let child = command(&config, &input, &out).spawn().unwrap();
     let units = || llm_run::atomic::walk(&out.join("units")).map_or(0, |f| f.len());
@@ -161,7 +161,7 @@ fn ctrl_c_keeps_complete_units_and_the_next_run_goes_on() {
 #[test]
 fn the_launcher_starts_a_killed_rank_again() {
     let dir = tempfile::tempdir().unwrap();
-    let (config, input) = setup(dir.path(), 12_000);
+    let (config, input) = setup(dir.path(), 6000);
     let (calm, out) = (dir.path().join("calm"), dir.path().join("out"));
     assert!(command(&config, &input, &calm).output().unwrap().status.success());
     let mut launch = Command::new(env!("CARGO_BIN_EXE_llm-data"));
@@ -195,10 +195,10 @@ fn the_launcher_starts_a_killed_rank_again() {
 #[test]
 fn a_full_disk_is_an_error_that_names_the_file_and_nothing_half_written_is_visible() {
     let dir = tempfile::tempdir().unwrap();
-    let (config, input) = setup(dir.path(), 12_000);
+    let (config, input) = setup(dir.path(), 6000);
     let small = dir.path().join("small");
     std::fs::create_dir(&small).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=300k", "tmpfs"]).arg(&small).output();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=200k", "tmpfs"]).arg(&small).output();
     if !mounted.is_ok_and(|o| o.status.success()) {
         println!("skipped: mounting a small file system is not allowed here");
         return;
@@ -213,7 +213,7 @@ fn a_full_disk_is_an_error_that_names_the_file_and_nothing_half_written_is_visib
     let out = small.join("out");
     let output = command(&config, &input, &out).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "300 kB must not be enough");
+    assert!(!output.status.success(), "200 kB must not be enough");
     let error = errors.lines().find(|l| l.starts_with("error: ")).unwrap_or_default();
     assert!(error.contains("small/out/") && error.contains("No space left"), "{errors}");
     everything_visible_is_whole(&out);

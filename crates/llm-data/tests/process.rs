@@ -186,11 +186,13 @@ fn other_settings_into_the_same_folder_at_the_same_time_are_refused_or_lose() {
     let path = dir.path().join("a.jsonl").display().to_string();
     let out = Location::local(dir.path().join("out"));
     let (one, two) = (config(&path, STEPS), config(&path, ""));
-    let results: Vec<bool> = std::thread::scope(|scope| {
-        let both = [&one, &two].map(|c| scope.spawn(|| run(c, &out, 0, 1).is_ok()));
+    let results: Vec<llm_data::Result<Report>> = std::thread::scope(|scope| {
+        let both = [&one, &two].map(|c| scope.spawn(|| run(c, &out, 0, 1)));
         both.into_iter().map(|t| t.join().unwrap()).collect()
     });
-    assert!(results.iter().any(|r| *r));
+    for error in results.into_iter().filter_map(Result::err) {
+        assert!(error.to_string().contains("other settings"), "{error}");
+    }
     // Whoever comes last and alone is right.
     run(&one, &out, 0, 1).unwrap();
     whole(&one, &out);

@@ -109,7 +109,10 @@ fn streams_read_in_large_requests_whatever_their_user_does() {
 
 #[test]
 fn what_does_not_pass_is_an_error_that_names_the_object_and_says_what_to_do() {
-    store::register("memory://down", Arc::new(Faulty::new(Arc::new(InMemory::new()), 2.0)));
+    let inner = Arc::new(InMemory::new());
+    store::register("memory://up", Arc::clone(&inner) as _);
+    store::put(&location("memory://up/x/y"), "there").unwrap();
+    store::register("memory://down", Arc::new(Faulty::new(inner, 2.0)));
     let error = store::get(&location("memory://down/x/y")).unwrap_err().to_string();
     assert!(error.contains("memory://down/x/y: cannot read") && error.contains("after 7 attempts"), "{error}");
     let missing = Object { location: location("memory://gone/x/y"), relative: "y".into(), size: 10, version: String::new() };

@@ -66,6 +66,7 @@ impl Slurm {
             "export RAYON_NUM_THREADS=\"${{SLURM_CPUS_PER_TASK:-{cpus}}}\"\n\n\
              # Units that are complete are skipped, so another attempt goes on where the last one ended.\n\
              attempts={attempts}\n\
+             # shellcheck disable=SC2016 # what is quoted is to arrive as it is\n\
              for ((attempt = 1; attempt <= attempts; attempt++)); do\n\
              \x20   status=0\n\
              \x20   {call} --rank \"${{SLURM_ARRAY_TASK_ID}}\" || status=$?\n\

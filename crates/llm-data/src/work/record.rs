@@ -128,6 +128,8 @@ impl Record {
         let message = match Self::read(out, self.unit)? {
             Some(other) if other.id == self.id && other.outputs == self.outputs => return Ok(()),
             Some(other) if other.id != self.id => {
+                // This process's files may have taken the place of the other's: the record must not vouch for them.
+                store::delete(&place)?;
                 "another process writes here with other settings, other inputs or another build of the program; give each its own --out"
             }
             Some(_) => {
