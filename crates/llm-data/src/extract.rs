@@ -50,6 +50,8 @@ pub struct Page {
     pub text: String,
     /// Canonical address, if the page names one.
     pub url: Option<String>,
+    /// When it was written, if the page says so.
+    pub date: Option<String>,
     /// Who found the text.
     pub extractor: Extractor,
 }
@@ -60,18 +62,22 @@ pub fn extract(html: &str) -> Page {
     prune(&mut dom, FURNITURE);
     let outline = main_text(&dom);
     if outline.is_technical {
-        return Page { text: outline.text, url: None, extractor: Extractor::Main };
+        return Page { text: outline.text, extractor: Extractor::Main, ..Page::default() };
     }
     let options = trafilatura::Options::default().with_fallback(true).with_exclude_comments(true);
-    let (text, url) = match trafilatura::extract_document(dom, &options) {
-        Ok(found) => (render(&found.content_html), Some(found.metadata.url).filter(|u| u.starts_with("http"))),
-        Err(_) => (String::new(), None),
+    let (text, url, date) = match trafilatura::extract_document(dom, &options) {
+        Ok(found) => (
+            render(&found.content_html),
+            Some(found.metadata.url).filter(|u| u.starts_with("http")),
+            found.metadata.date.map(|d| d.format("%Y-%m-%d").to_string()),
+        ),
+        Err(_) => (String::new(), None, None),
     };
     let kept = letters(&text);
     if kept == 0 || kept < 250 && kept * 10 < letters(&outline.text) {
-        return Page { text: outline.text, url, extractor: Extractor::Fallback };
+        return Page { text: outline.text, url, date, extractor: Extractor::Fallback };
     }
-    Page { text, url, extractor: Extractor::Trafilatura }
+    Page { text, url, date, extractor: Extractor::Trafilatura }
 }
 
 struct Outline {

@@ -4,22 +4,21 @@
 //! `conversion` records (WET). Truncated and malformed records are skipped and counted: web archives are never clean. A
 //! body is read into a buffer of our own with a limit, because a record's `Content-Length` may lie.
 
-use super::{Outcome, Sink, encoding};
+use super::format::{Batches, Input, Out};
+use super::paths::PathsConfig;
+use super::{Outcome, encoding};
 use crate::document::Document;
-use crate::error::{Result, check_interrupt, io};
+use crate::error::Result;
 use crate::extract::extract;
 use fastwarc::warc::iter::{ArchiveIterator, ArchiveIteratorOptions};
 use fastwarc::warc::record::{AutoDecode, WarcRecord, WarcRecordType};
-use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
 
 /// A larger body is not read.
 const MAX_BODY: u64 = 32 << 20;
 const MAX_HEADER: usize = 32 << 10;
 /// After so many failures in a row the rest of the file is given up.
 const MAX_FAILURES: usize = 3;
-const BATCH: usize = 128;
 
 /// A body as it lies in the archive.
 struct Raw {
@@ -31,11 +30,14 @@ struct Raw {
     body: Vec<u8>,
 }
 
-/// Read one archive; `id` is the file's label, records are `id#n`.
-pub fn read(path: &Path, id: &str, source: &str, sink: &mut Sink) -> Result<()> {
-    let file = BufReader::with_capacity(1 << 18, File::open(path).map_err(io(path, "cannot open"))?);
+/// Read one archive; records are `id#n`.
+pub fn read(input: Input<'_>, _config: &PathsConfig, out: Out<'_>) -> Result<()> {
+    let (id, source) = (input.id, input.source);
+    let mut bytes = Vec::new();
+    Input::raw(input.body).read_to_end(&mut bytes).map_err(crate::error::io(&input.path, "cannot read"))?;
+    let file = BufReader::with_capacity(1 << 18, std::io::Cursor::new(bytes));
     let options = ArchiveIteratorOptions { parse_http: false, quirks_mode: true, max_header_len: MAX_HEADER, ..Default::default() };
-    let mut batch = Vec::new();
+    let mut batches = Batches::new(|raw: Result<Raw, Box<Outcome>>| Ok(raw.map_or_else(|skip| vec![*skip], |raw| page(&raw, source))), out);
     let (mut number, mut failures) = (0, 0);
     for record in ArchiveIterator::with_options(file, options) {
         number += 1;
@@ -47,25 +49,19 @@ pub fn read(path: &Path, id: &str, source: &str, sink: &mut Sink) -> Result<()> 
         match outcome {
             Ok(Some(raw)) => {
                 failures = 0;
-                batch.push(raw);
+                batches.push(Ok(raw), 1 << 17)?;
             }
             Ok(None) => failures = 0,
             Err(skip) => {
                 failures += usize::from(matches!(&*skip, Outcome::Skip(d, _) if d.step == "malformed WARC record"));
-                sink.take([*skip])?;
+                batches.push(Err(skip), 0)?;
             }
         }
-        if batch.len() >= BATCH {
-            check_interrupt()?;
-            sink.run(&batch, |raw| Ok(page(raw, source)))?;
-            batch.clear();
-        }
         if failures >= MAX_FAILURES {
-            sink.notice(format!("{}: gave up after {failures} unreadable records in a row at record {number}", path.display()));
             break;
         }
     }
-    sink.run(&batch, |raw| Ok(page(raw, source)))
+    batches.flush()
 }
 
 /// The raw body of a record that may hold a document; `Err` is a skip.
