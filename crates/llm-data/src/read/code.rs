@@ -258,7 +258,7 @@ fn minified(text: &str, language: &str) -> Option<String> {
     let mean = text.len() / lines;
     let web = matches!(language, "javascript" | "css" | "typescript");
     let white = text.bytes().filter(u8::is_ascii_whitespace).count() as f64 / text.len() as f64;
-    (mean > if web { 110 } else { 400 } && white < 0.08).then(|| format!("{mean} bytes a line, {:.1} % white space", white * 100.0))
+    (mean > if web { 110 } else { 400 } && white < 0.1).then(|| format!("{mean} bytes a line, {:.1} % white space", white * 100.0))
 }
 
 /// A source file as a document, or why not. The path inside its tree is for what names say.
