@@ -23,7 +23,7 @@
 
 use super::codec::{self, Bytes, Codec};
 use super::paths::PathsConfig;
-use super::{Outcome, code, rows, text, warc};
+use super::{Outcome, code, latex, rows, text, warc, wiki};
 use crate::document::Document;
 use crate::error::{Error, Result, check_interrupt, io};
 use rayon::prelude::*;
@@ -266,9 +266,9 @@ impl Format {
             Self::Parquet => rows::parquet(input, config, out),
             Self::Arrow => rows::arrow(input, config, out),
             Self::Warc => warc::read(input, config, out),
-            Self::Wiki | Self::Latex | Self::Unsupported => {
-                out(Outcome::skip("unsupported file type", input.id, extension_of(input.id), SUPPORTED, ""))
-            }
+            Self::Wiki => wiki::read(&mut input, config, out),
+            Self::Latex => latex::read(&mut input, config, out),
+            Self::Unsupported => out(Outcome::skip("unsupported file type", input.id, extension_of(input.id), SUPPORTED, "")),
         }
     }
 }

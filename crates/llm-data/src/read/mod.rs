@@ -12,6 +12,7 @@
 //! | web archives | [`warc`] |
 //! | plain text, Markdown, web pages | [`text`], [`books`], [`gutenberg`] |
 //! | source code, licences | [`code`], [`license`], [`license_text`] |
+//! | Wikipedia dumps, papers | [`wiki`], [`latex`] |
 //! | JSON, Parquet, Arrow, data set folders | [`rows`], [`columnar`], [`jsonl`], [`dataset`] |
 //!
 //! A reader lists its files in a fixed order, turns them into outcomes in parallel, chunk by chunk, and hands the
@@ -28,6 +29,7 @@ pub mod encoding;
 pub mod format;
 pub mod gutenberg;
 pub mod jsonl;
+pub mod latex;
 pub mod license;
 pub mod license_text;
 pub mod paths;
@@ -35,6 +37,7 @@ pub mod rows;
 pub mod rust_docs;
 pub mod text;
 pub mod warc;
+pub mod wiki;
 
 use crate::document::{Document, DocumentWriter};
 use crate::error::{Error, Result, check_interrupt};
