@@ -116,7 +116,17 @@ const SYMBOLS: &str = "\"#$%&'()*+,-/:;<=>@[\\]^_`{|}~«´»–—’“”„�
 const CURRENCIES: &str = "$£¥฿₠₡₢₣₤₥₦₧₨₩₪₫€₭₮₯₰₱₲₳₴₵₶₷₸₹₺₻₼₽₾₿﷼";
 
 fn within(ranges: Ranges, c: u32) -> bool {
-    ranges.binary_search_by(|&(a, b)| if b < c { std::cmp::Ordering::Less } else if a > c { std::cmp::Ordering::Greater } else { std::cmp::Ordering::Equal }).is_ok()
+    ranges
+        .binary_search_by(|&(a, b)| {
+            if b < c {
+                std::cmp::Ordering::Less
+            } else if a > c {
+                std::cmp::Ordering::Greater
+            } else {
+                std::cmp::Ordering::Equal
+            }
+        })
+        .is_ok()
 }
 
 /// The ranges of a Unicode class such as `\p{P}`.

@@ -58,11 +58,8 @@ impl CodeStack {
     /// With these limits.
     pub fn new(limits: &CodeStackLimits) -> Result<Self> {
         let regex = |pattern: &str| Regex::new(pattern).map_err(|e| Error::Config(format!("code:stack: {e}")));
-        let encoded = [
-            regex(r"[a-zA-Z0-9+/\n=]{64,}")?,
-            regex(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,|\b\s*)){8,}")?,
-            regex(r"(?:\\u[0-9a-fA-F]{4}){8,}")?,
-        ];
+        let encoded =
+            [regex(r"[a-zA-Z0-9+/\n=]{64,}")?, regex(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,|\b\s*)){8,}")?, regex(r"(?:\\u[0-9a-fA-F]{4}){8,}")?];
         Ok(Self { bounds: limits.bounds(), encoded })
     }
 

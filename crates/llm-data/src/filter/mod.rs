@@ -114,17 +114,8 @@ impl Default for FilterConfig {
 }
 
 /// The names of all profiles.
-pub const PROFILES: &[&str] = &[
-    tutorial::NAME,
-    url::NAME,
-    gopher::NAME,
-    gopher_dolma::NAME,
-    c4::NAME,
-    fineweb::NAME,
-    ccnet::NAME,
-    code::NAME,
-    math::NAME,
-];
+pub const PROFILES: &[&str] =
+    &[tutorial::NAME, url::NAME, gopher::NAME, gopher_dolma::NAME, c4::NAME, fineweb::NAME, ccnet::NAME, code::NAME, math::NAME];
 
 /// What a check compares: the funnel's name for it, the signal, and its limits.
 #[derive(Debug, Clone, PartialEq)]
@@ -221,4 +212,3 @@ profile_rules! {
     code::CodeStack, code::NAME;
     math::Math, math::NAME;
 }
-

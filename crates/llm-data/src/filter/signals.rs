@@ -52,8 +52,11 @@ impl SignalsWriter {
                 names.push(&rule.signal);
             }
         }
-        let mut fields =
-            vec![Field::new("id", DataType::Utf8, false), Field::new("dropped_by", DataType::Utf8, true), Field::new("bytes", DataType::Float32, false)];
+        let mut fields = vec![
+            Field::new("id", DataType::Utf8, false),
+            Field::new("dropped_by", DataType::Utf8, true),
+            Field::new("bytes", DataType::Float32, false),
+        ];
         fields.extend(names.iter().map(|n| Field::new(*n, DataType::Float32, true)));
         Ok(Self {
             dir: AtomicDir::create(dir)?,
@@ -165,7 +168,10 @@ impl SignalsReader {
         };
         files.sort();
         let Some(first) = files.first() else {
-            return Err(Error::Format { path: dir, message: "holds no signals; run `llm-data filter --set signals=true` and give its output folder".into() });
+            return Err(Error::Format {
+                path: dir,
+                message: "holds no signals; run `llm-data filter --set signals=true` and give its output folder".into(),
+            });
         };
         let file = File::open(first).map_err(crate::error::io(first, "cannot open"))?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| unreadable(first, &e))?;

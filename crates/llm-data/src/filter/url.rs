@@ -90,7 +90,8 @@ pub fn normalise(text: &str) -> String {
 /// Host name of an address in small letters, without user, port and final full stop.
 pub fn host(url: &str) -> String {
     let rest = url.split_once("//").map_or(url, |(scheme, rest)| {
-        let scheme_like = scheme.is_empty() || scheme.strip_suffix(':').is_some_and(|s| s.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)));
+        let scheme_like =
+            scheme.is_empty() || scheme.strip_suffix(':').is_some_and(|s| s.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)));
         if scheme_like { rest } else { url }
     });
     let authority = rest.split(['/', '?', '#']).next().unwrap_or("");

@@ -93,6 +93,12 @@ fn rules(config: &FilterConfig, names: &[String]) -> Result<Vec<(Rule, usize)>> 
     Ok(rules.into_iter().filter_map(|r| names.iter().position(|n| *n == r.signal).map(|i| (r, i))).collect())
 }
 
+/// The rules that the stored signals were held against.
+pub fn stored_rules(signals: &SignalsReader) -> Result<Vec<Rule>> {
+    let config: FilterConfig = llm_run::config::load(Some(&signals.config_path()), &[])?;
+    Ok(rules(&config, &signals.names)?.into_iter().map(|(rule, _)| rule).collect())
+}
+
 /// Compare the stored funnel with that of the settings `sets` (`gopher:datatrove.max_dup_line_frac=0.2`).
 pub fn what_if(path: &Path, sets: &[String]) -> Result<WhatIf> {
     let signals = SignalsReader::open(path)?;
