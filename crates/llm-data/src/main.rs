@@ -39,6 +39,8 @@ enum Command {
     Split(llm_run::Args),
     /// Count what a folder of documents holds
     Stats(commands::stats::StatsArgs),
+    /// Try other limits of `filter` on stored signals
+    WhatIf(commands::what_if::WhatIfArgs),
 }
 
 fn main() -> ExitCode {
@@ -55,5 +57,6 @@ fn main() -> ExitCode {
         Command::Scenes(args) => commands::scenes::run(&args),
         Command::Split(args) => commands::split::run(&args),
         Command::Stats(args) => commands::stats::run(&args),
+        Command::WhatIf(args) => commands::what_if::run(&args),
     })
 }

@@ -12,6 +12,7 @@ pub mod sample;
 pub mod scenes;
 pub mod split;
 pub mod stats;
+pub mod what_if;
 
 /// What of a funnel goes into the manifest.
 fn summary(funnel: &llm_data::funnel::Funnel) -> serde_json::Value {
