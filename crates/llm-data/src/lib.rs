@@ -7,6 +7,7 @@ mod error;
 pub mod exercises;
 pub mod explain;
 pub mod extract;
+pub mod fasttext;
 pub mod filter;
 pub mod fim;
 pub mod funnel;
