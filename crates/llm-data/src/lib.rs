@@ -1,5 +1,6 @@
 //! Raw documents to packed token shards.
 
+pub mod classifier;
 pub mod corrupt;
 pub mod dedup;
 pub mod document;
@@ -14,6 +15,7 @@ pub mod funnel;
 pub mod html_text;
 pub mod langid;
 pub mod minhash;
+pub mod ngram;
 pub mod pack;
 pub mod pictures;
 pub mod quality;
@@ -26,5 +28,6 @@ pub mod shards;
 pub mod split;
 pub mod stats;
 pub mod step;
+pub mod toxicity;
 
 pub use error::{Error, Result};

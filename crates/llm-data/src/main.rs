@@ -34,6 +34,10 @@ enum Command {
     Split(llm_run::Args),
     /// Count what a folder of documents holds
     Stats(commands::stats::StatsArgs),
+    /// Train a text classifier on labelled documents (fastText format)
+    TrainClassifier(llm_run::Args),
+    /// Train an n-gram language model for perplexity (ARPA and KenLM formats)
+    TrainNgram(llm_run::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,5 +52,7 @@ fn main() -> ExitCode {
         Command::Scenes(args) => commands::scenes::run(&args),
         Command::Split(args) => commands::split::run(&args),
         Command::Stats(args) => commands::stats::run(&args),
+        Command::TrainClassifier(args) => commands::train_classifier::run(&args),
+        Command::TrainNgram(args) => commands::train_ngram::run(&args),
     })
 }

@@ -10,6 +10,8 @@ pub mod sample;
 pub mod scenes;
 pub mod split;
 pub mod stats;
+pub mod train_classifier;
+pub mod train_ngram;
 
 /// What of a funnel goes into the manifest.
 fn summary(funnel: &llm_data::funnel::Funnel) -> serde_json::Value {
