@@ -30,6 +30,8 @@ enum Command {
     Sample(llm_run::Args),
     /// Draw pictures with captions and questions
     Scenes(llm_run::Args),
+    /// Say what a model thinks of each line: labels, perplexity or language
+    Score(commands::score::ScoreArgs),
     /// Redact and split into training and held-out documents
     Split(llm_run::Args),
     /// Count what a folder of documents holds
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Read(args) => commands::read::run(&args),
         Command::Sample(args) => commands::sample::run(&args),
         Command::Scenes(args) => commands::scenes::run(&args),
+        Command::Score(args) => commands::score::run(&args),
         Command::Split(args) => commands::split::run(&args),
         Command::Stats(args) => commands::stats::run(&args),
         Command::TrainClassifier(args) => commands::train_classifier::run(&args),

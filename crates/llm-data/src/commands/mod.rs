@@ -8,6 +8,7 @@ pub mod pack;
 pub mod read;
 pub mod sample;
 pub mod scenes;
+pub mod score;
 pub mod split;
 pub mod stats;
 pub mod train_classifier;
