@@ -1,5 +1,6 @@
 //! Raw documents to packed token shards.
 
+pub mod classifier;
 pub mod corrupt;
 pub mod dedup;
 pub mod document;
@@ -7,6 +8,7 @@ mod error;
 pub mod exercises;
 pub mod explain;
 pub mod extract;
+pub mod fasttext;
 pub mod filter;
 pub mod fim;
 pub mod funnel;
@@ -14,6 +16,7 @@ pub mod html_text;
 pub mod langid;
 pub mod launch;
 pub mod minhash;
+pub mod ngram;
 pub mod pack;
 pub mod pictures;
 pub mod quality;
@@ -28,6 +31,7 @@ pub mod stats;
 pub mod step;
 pub mod steps;
 pub mod store;
+pub mod toxicity;
 pub mod work;
 
 pub use error::{Error, Result};

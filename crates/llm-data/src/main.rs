@@ -35,10 +35,16 @@ enum Command {
     Sample(llm_run::Args),
     /// Draw pictures with captions and questions
     Scenes(llm_run::Args),
+    /// Say what a model thinks of each line: labels, perplexity or language
+    Score(commands::score::ScoreArgs),
     /// Redact and split into training and held-out documents
     Split(llm_run::Args),
     /// Count what a folder of documents holds
     Stats(commands::stats::StatsArgs),
+    /// Train a text classifier on labelled documents (fastText format)
+    TrainClassifier(llm_run::Args),
+    /// Train an n-gram language model for perplexity (ARPA and KenLM formats)
+    TrainNgram(llm_run::Args),
     /// Try other limits of `filter` on stored signals
     WhatIf(commands::what_if::WhatIfArgs),
 }
@@ -55,8 +61,11 @@ fn main() -> ExitCode {
         Command::Read(args) => commands::read::run(&args),
         Command::Sample(args) => commands::sample::run(&args),
         Command::Scenes(args) => commands::scenes::run(&args),
+        Command::Score(args) => commands::score::run(&args),
         Command::Split(args) => commands::split::run(&args),
         Command::Stats(args) => commands::stats::run(&args),
+        Command::TrainClassifier(args) => commands::train_classifier::run(&args),
+        Command::TrainNgram(args) => commands::train_ngram::run(&args),
         Command::WhatIf(args) => commands::what_if::run(&args),
     })
 }

@@ -10,8 +10,11 @@ pub mod process;
 pub mod read;
 pub mod sample;
 pub mod scenes;
+pub mod score;
 pub mod split;
 pub mod stats;
+pub mod train_classifier;
+pub mod train_ngram;
 pub mod what_if;
 
 /// What of a funnel goes into the manifest.
