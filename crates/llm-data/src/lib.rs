@@ -15,6 +15,7 @@ pub mod langid;
 pub mod minhash;
 pub mod pack;
 pub mod pictures;
+pub mod pii;
 pub mod quality;
 pub mod ranks;
 pub mod read;
