@@ -1,11 +1,14 @@
 //! Raw documents to packed token shards.
 
+pub mod budget;
+pub mod contamination;
 pub mod corrupt;
 pub mod dedup;
 pub mod document;
 mod error;
 pub mod exercises;
 pub mod explain;
+pub mod export;
 pub mod extract;
 pub mod filter;
 pub mod fim;
@@ -13,6 +16,7 @@ pub mod funnel;
 pub mod html_text;
 pub mod langid;
 pub mod minhash;
+pub mod mix;
 pub mod pack;
 pub mod pictures;
 pub mod pii;

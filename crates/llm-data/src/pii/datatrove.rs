@@ -16,10 +16,7 @@ const OCTET: &str = "(?:25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)";
 static EMAIL: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let local = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+";
     let label = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?";
-    Regex::new(&format!(
-        r"\b{local}(?:\.{local})*@(?:(?:{label}\.)+{label}|\[(?:{OCTET}\.){{3}}(?:{OCTET}|[A-Za-z0-9-]*[A-Za-z0-9]:)\])"
-    ))
-    .ok()
+    Regex::new(&format!(r"\b{local}(?:\.{local})*@(?:(?:{label}\.)+{label}|\[(?:{OCTET}\.){{3}}(?:{OCTET}|[A-Za-z0-9-]*[A-Za-z0-9]:)\])")).ok()
 });
 static IP: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(&format!(r"(?:{OCTET}\.){{3}}{OCTET}")).ok());
 

@@ -60,7 +60,8 @@ fn around(text: &str, left: usize, right: usize) -> Option<(usize, usize)> {
 /// `E-Mail:` right before an address, as opposed to `https://user:` or `git:`.
 fn is_label(before: &str) -> bool {
     let word = before[..before.len() - 1].rsplit(|c: char| !(c.is_alphanumeric() || c == '-')).next().unwrap_or_default().to_lowercase();
-    ["mail", "email", "e-mail", "correo", "kontakt", "contact", "contacto", "an", "to", "from", "von", "de", "cc", "bcc", "para"].contains(&word.as_str())
+    ["mail", "email", "e-mail", "correo", "kontakt", "contact", "contacto", "an", "to", "from", "von", "de", "cc", "bcc", "para"]
+        .contains(&word.as_str())
 }
 
 /// Bytes of the host name at the head of `text`; at least two labels, the last of 2 to 24 letters.

@@ -20,7 +20,25 @@ pub struct Gazetteer {
 }
 
 const TITLES: &[&str] = &[
-    "Herr", "Herrn", "Frau", "Mr", "Mrs", "Ms", "Miss", "Dr", "Prof", "Professor", "Sir", "Señor", "Señora", "Señorita", "Sr", "Sra", "Srta", "Don", "Doña",
+    "Herr",
+    "Herrn",
+    "Frau",
+    "Mr",
+    "Mrs",
+    "Ms",
+    "Miss",
+    "Dr",
+    "Prof",
+    "Professor",
+    "Sir",
+    "Señor",
+    "Señora",
+    "Señorita",
+    "Sr",
+    "Sra",
+    "Srta",
+    "Don",
+    "Doña",
 ];
 const PARTICLES: &[&str] = &["von", "van", "de", "del", "della", "la", "las", "los", "der", "den", "zu", "y", "da", "di", "du", "le", "mc", "O"];
 
@@ -126,7 +144,9 @@ impl Gazetteer {
             let here = at + gap;
             if self.is_surname(next) {
                 end = Some(here + next.len());
-            } else if !(end.is_none() && (self.is_given(next) || next.chars().count() == 1 && capital(next) || TITLES.contains(&next)) || PARTICLES.contains(&next)) {
+            } else if !(end.is_none() && (self.is_given(next) || next.chars().count() == 1 && capital(next) || TITLES.contains(&next))
+                || PARTICLES.contains(&next))
+            {
                 break;
             }
             if !TITLES.contains(&next) {
@@ -143,7 +163,8 @@ mod tests {
     use super::*;
 
     fn names(text: &str) -> Vec<&str> {
-        let lists = Gazetteer::new(["Anna", "Hans", "Peter", "Juan", "María", "Grace", "Mark"], ["Müller", "Schmidt", "García", "López", "Hopper", "Young"]);
+        let lists =
+            Gazetteer::new(["Anna", "Hans", "Peter", "Juan", "María", "Grace", "Mark"], ["Müller", "Schmidt", "García", "López", "Hopper", "Young"]);
         lists.find(text, None).into_iter().map(|r| &text[r]).collect()
     }
 

@@ -105,7 +105,9 @@ fn next_digit(bytes: &[u8], mut at: usize) -> Option<usize> {
 pub(super) fn stands_alone(text: &str, start: usize, end: usize) -> bool {
     let bytes = text.as_bytes();
     let before = text[..start].chars().next_back();
-    if before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '+' | '/' | '#' | '$' | '€' | '£' | '=' | '%' | '\\' | '&' | '@' | '~')) {
+    if before
+        .is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '+' | '/' | '#' | '$' | '€' | '£' | '=' | '%' | '\\' | '&' | '@' | '~'))
+    {
         return false;
     }
     // `12,345` and `10:30` go on to the left.

@@ -9,8 +9,8 @@ use super::number::{Sequence, stands_alone};
 
 /// Country calling codes (ITU E.164), the one- and two-digit ones; the rest have three digits.
 const SHORT_CODES: &[u32] = &[
-    1, 7, 20, 27, 30, 31, 32, 33, 34, 36, 39, 40, 41, 43, 44, 45, 46, 47, 48, 49, 51, 52, 53, 54, 55, 56, 57, 58, 60, 61, 62, 63, 64, 65, 66, 81, 82, 84, 86, 90,
-    91, 92, 93, 94, 95, 98,
+    1, 7, 20, 27, 30, 31, 32, 33, 34, 36, 39, 40, 41, 43, 44, 45, 46, 47, 48, 49, 51, 52, 53, 54, 55, 56, 57, 58, 60, 61, 62, 63, 64, 65, 66, 81, 82,
+    84, 86, 90, 91, 92, 93, 94, 95, 98,
 ];
 /// Words that also stand before numbers that are no telephone numbers.
 const WEAK: &[&str] =
@@ -28,7 +28,8 @@ pub(super) fn at(text: &str, s: &Sequence, lang: Option<&str>, code: bool) -> Op
         (false, true) => first - 1,
         _ => first,
     };
-    if s.len > 1 && s.separator(text, 0).contains(')') != (open || head.ends_with("(+") || head.ends_with("+(")) && s.separator(text, 0).contains(')') {
+    if s.len > 1 && s.separator(text, 0).contains(')') != (open || head.ends_with("(+") || head.ends_with("+(")) && s.separator(text, 0).contains(')')
+    {
         return None;
     }
     for k in (1..=s.len).rev() {
@@ -187,7 +188,12 @@ fn weak(text: &str, at: usize) -> bool {
     !before.split(|c: char| !c.is_alphanumeric()).any(|w| {
         let w = w.to_lowercase();
         !WEAK.contains(&w.as_str())
-            && (w.starts_with("tel") || w.starts_with("fax") || w.starts_with("fon") || w.starts_with("phone") || w.starts_with("mobil") || w.starts_with("handy")
+            && (w.starts_with("tel")
+                || w.starts_with("fax")
+                || w.starts_with("fon")
+                || w.starts_with("phone")
+                || w.starts_with("mobil")
+                || w.starts_with("handy")
                 || matches!(w.as_str(), "tlf" | "teléfono" | "móvil" | "hotline" | "rufnummer" | "durchwahl" | "whatsapp" | "tfno" | "celular"))
     }) && !before.contains(['☎', '📞', '☏', '📱'])
 }

@@ -41,7 +41,15 @@ pub struct Entry {
 fn schema() -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let number = |name: &str| Field::new(name, DataType::UInt64, false);
-    Arc::new(Schema::new(vec![text("document_id"), number("start"), number("end"), number("redacted_start"), text("kind"), text("original"), text("replacement")]))
+    Arc::new(Schema::new(vec![
+        text("document_id"),
+        number("start"),
+        number("end"),
+        number("redacted_start"),
+        text("kind"),
+        text("original"),
+        text("replacement"),
+    ]))
 }
 
 /// Writes `DIR/pii.parquet`; folder mode 0700, file mode 0600. The folder appears on [`ReportWriter::finish`].
@@ -128,19 +136,33 @@ impl ReportReader {
     /// Read a report: the file, or the folder that holds it.
     pub fn open(path: &Path) -> Result<Self> {
         let path = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
-        let unreadable = |e: &dyn std::fmt::Display| Error::Format { path: path.clone(), message: format!("not a readable report of replacements ({e})") };
+        let unreadable =
+            |e: &dyn std::fmt::Display| Error::Format { path: path.clone(), message: format!("not a readable report of replacements ({e})") };
         let file = File::open(&path).map_err(io(&path, "cannot open"))?;
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|b| b.build()).map_err(|e| unreadable(&e))?;
         let mut report = Self::default();
         for batch in reader {
             let batch = batch.map_err(|e| unreadable(&e))?;
-            let text = |name: &str| batch.column_by_name(name).and_then(|c| c.as_any().downcast_ref::<StringArray>()).ok_or_else(|| unreadable(&format!("no text column `{name}`")));
-            let number = |name: &str| batch.column_by_name(name).and_then(|c| c.as_any().downcast_ref::<UInt64Array>()).ok_or_else(|| unreadable(&format!("no number column `{name}`")));
+            let text = |name: &str| {
+                batch
+                    .column_by_name(name)
+                    .and_then(|c| c.as_any().downcast_ref::<StringArray>())
+                    .ok_or_else(|| unreadable(&format!("no text column `{name}`")))
+            };
+            let number = |name: &str| {
+                batch
+                    .column_by_name(name)
+                    .and_then(|c| c.as_any().downcast_ref::<UInt64Array>())
+                    .ok_or_else(|| unreadable(&format!("no number column `{name}`")))
+            };
             let (id, kind, original, replacement) = (text("document_id")?, text("kind")?, text("original")?, text("replacement")?);
             let (start, end, redacted_start) = (number("start")?, number("end")?, number("redacted_start")?);
             for i in 0..batch.num_rows() {
                 let name = kind.value(i);
-                let kind = Kind::ALL.into_iter().find(|k| k.name() == name).ok_or_else(|| record(&path, format!("row {i}"), format!("kind `{name}` is not known")))?;
+                let kind = Kind::ALL
+                    .into_iter()
+                    .find(|k| k.name() == name)
+                    .ok_or_else(|| record(&path, format!("row {i}"), format!("kind `{name}` is not known")))?;
                 report.entries.entry(id.value(i).to_string()).or_default().push(Entry {
                     document_id: id.value(i).to_string(),
                     start: start.value(i),

@@ -13,10 +13,7 @@ fn redacted(text: &str, lang: Option<&str>) -> String {
 fn each_kind_has_its_placeholder() {
     let text = "Write to jane.doe+x@mail.uni-ulm.de or max (at) firma (dot) de, call +49 731 50-22033; IBAN DE89 3704 0044 0532 0130 00, \
                 Visa 4111 1111 1111 1111, Steuer-ID 86 095 742 719, host 93.184.216.34 or 2606:2800:220:1:248:1893:25c8:1946.";
-    assert_eq!(
-        redacted(text, None),
-        "Write to <EMAIL> or <EMAIL>, call <PHONE>; IBAN <IBAN>, Visa <CARD>, Steuer-ID <TAX_ID>, host <IP> or <IP>."
-    );
+    assert_eq!(redacted(text, None), "Write to <EMAIL> or <EMAIL>, call <PHONE>; IBAN <IBAN>, Visa <CARD>, Steuer-ID <TAX_ID>, host <IP> or <IP>.");
 }
 
 #[test]
@@ -40,7 +37,12 @@ fn telephone_numbers_of_three_countries() {
     ] {
         assert_eq!(redacted(&format!("so {text}, ok"), lang), "so <PHONE>, ok", "{text}");
     }
-    for (text, rest) in [("Tel.: 5022033", "Tel.: <PHONE>"), ("Telefon 07 31 / 5 02 20 33", "Telefon <PHONE>"), ("móvil: 612345678", "móvil: <PHONE>"), ("☎ 50 22 03", "☎ <PHONE>")] {
+    for (text, rest) in [
+        ("Tel.: 5022033", "Tel.: <PHONE>"),
+        ("Telefon 07 31 / 5 02 20 33", "Telefon <PHONE>"),
+        ("móvil: 612345678", "móvil: <PHONE>"),
+        ("☎ 50 22 03", "☎ <PHONE>"),
+    ] {
         assert_eq!(redacted(text, None), rest);
     }
 }
@@ -48,11 +50,40 @@ fn telephone_numbers_of_three_countries() {
 #[test]
 fn numbers_that_are_none_of_it_stay() {
     for text in [
-        "ISBN 978-3-16-148410-0", "978-3-16-148410-0", "doi:10.1000/182", "https://doi.org/10.1038/nature12373", "2024-11-24 10:00:00", "24.11.2024", "1914-1918",
-        "1.234.567,89 €", "612 345 678 €", "v1.20.33.44", "Bestellnummer 0301-2345678", "order no. 212-555-0123", "10:30-12:45", "0x1234-5678-9012",
-        "const A: u64 = 1234567890123;", "4111111111111112", "550e8400-e29b-41d4-a716-446655440000", "192.168.1.1", "ORCID 0000-0002-1825-0097", "Rechnung 2024/0815-4711",
-        "3.14159265358979", "1,234,567,890", "DE89370400440532013001", "icon@2x.png", "git@github.com:rust-lang/rust.git", "user@example.com", "#[cfg(test)]", "@handle",
-        "a-555-123-4567", "20241124", "20241124103000", "2^64 = 18446744073709551616", "Aktenzeichen 4 K 2345/19", "pp. 123-145, 1999",
+        "ISBN 978-3-16-148410-0",
+        "978-3-16-148410-0",
+        "doi:10.1000/182",
+        "https://doi.org/10.1038/nature12373",
+        "2024-11-24 10:00:00",
+        "24.11.2024",
+        "1914-1918",
+        "1.234.567,89 €",
+        "612 345 678 €",
+        "v1.20.33.44",
+        "Bestellnummer 0301-2345678",
+        "order no. 212-555-0123",
+        "10:30-12:45",
+        "0x1234-5678-9012",
+        "const A: u64 = 1234567890123;",
+        "4111111111111112",
+        "550e8400-e29b-41d4-a716-446655440000",
+        "192.168.1.1",
+        "ORCID 0000-0002-1825-0097",
+        "Rechnung 2024/0815-4711",
+        "3.14159265358979",
+        "1,234,567,890",
+        "DE89370400440532013001",
+        "icon@2x.png",
+        "git@github.com:rust-lang/rust.git",
+        "user@example.com",
+        "#[cfg(test)]",
+        "@handle",
+        "a-555-123-4567",
+        "20241124",
+        "20241124103000",
+        "2^64 = 18446744073709551616",
+        "Aktenzeichen 4 K 2345/19",
+        "pp. 123-145, 1999",
     ] {
         assert_eq!(redacted(text, Some("de")), text);
     }
