@@ -1,12 +1,15 @@
 //! Raw documents to packed token shards.
 
+pub mod budget;
 pub mod classifier;
+pub mod contamination;
 pub mod corrupt;
 pub mod dedup;
 pub mod document;
 mod error;
 pub mod exercises;
 pub mod explain;
+pub mod export;
 pub mod extract;
 pub mod fasttext;
 pub mod filter;
@@ -16,9 +19,11 @@ pub mod html_text;
 pub mod langid;
 pub mod launch;
 pub mod minhash;
+pub mod mix;
 pub mod ngram;
 pub mod pack;
 pub mod pictures;
+pub mod pii;
 pub mod quality;
 pub mod ranks;
 pub mod read;
