@@ -9,10 +9,9 @@ use arrow_array::{Array, ArrayRef, Float32Array, LargeStringArray, RecordBatch, 
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use llm_run::atomic::{AtomicDir, walk};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
-use parquet::file::reader::ChunkReader;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -300,30 +299,19 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| Err("its metadata contradict each other".into()))
 }
 
-fn unreadable(path: &Path) -> impl Fn(String) -> Error {
-    let path = path.to_path_buf();
-    move |e| Error::Format {
-        path: path.clone(),
-        message: format!("not a readable Parquet file ({e}); it may be truncated: copy it again or leave it out"),
-    }
-}
-
-/// The metadata of a Parquet file, checked as far as its readers rely on them.
-pub(crate) fn metadata<T: ChunkReader>(path: &Path, source: &T) -> Result<ArrowReaderMetadata> {
-    let metadata =
-        guarded(|| ArrowReaderMetadata::load(source, ArrowReaderOptions::default()).map_err(|e| e.to_string())).map_err(unreadable(path))?;
-    // The known case, answered without a panic message on the terminal.
-    let mut columns = metadata.metadata().row_groups().iter().flat_map(|g| g.columns());
-    if columns.any(|c| c.data_page_offset() < 0 || c.dictionary_page_offset().is_some_and(|o| o < 0) || c.compressed_size() < 0) {
-        return Err(unreadable(path)("negative offset of a column".into()));
-    }
-    Ok(metadata)
-}
-
 fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let unreadable = |e: String| Error::Format {
+        path: path.to_path_buf(),
+        message: format!("not a readable Parquet file ({e}); it may be truncated: copy it again or leave it out"),
+    };
     let file = File::open(path).map_err(crate::error::io(path, "cannot open"))?;
-    let metadata = metadata(path, &file)?;
-    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata))
+    let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())).map_err(unreadable)?;
+    // The known case, answered without a panic message on the terminal.
+    let mut columns = builder.metadata().row_groups().iter().flat_map(|g| g.columns());
+    if columns.any(|c| c.data_page_offset() < 0 || c.dictionary_page_offset().is_some_and(|o| o < 0) || c.compressed_size() < 0) {
+        return Err(unreadable("negative offset of a column".into()));
+    }
+    Ok(builder)
 }
 
 impl RowReader {
@@ -334,16 +322,7 @@ impl RowReader {
 
     /// Open one file with the text in column `text_field`.
     pub fn with_text_field(path: &Path, text_field: &str) -> Result<Self> {
-        Self::from_builder(path, builder(path)?, text_field, 0)
-    }
-
-    /// Read what `builder` selects of a file, wherever its bytes come from; `first` rows come before.
-    pub(crate) fn from_builder<T: ChunkReader + 'static>(
-        path: &Path,
-        builder: ParquetRecordBatchReaderBuilder<T>,
-        text_field: &str,
-        first: u64,
-    ) -> Result<Self> {
+        let builder = builder(path)?;
         if builder.schema().column_with_name(text_field).is_none() {
             let known: Vec<&str> = builder.schema().fields().iter().map(|f| f.name().as_str()).collect();
             return Err(Error::Format {
@@ -355,7 +334,7 @@ impl RowReader {
             path: path.to_path_buf(),
             message: format!("not a readable Parquet file ({e}); copy it again or leave it out"),
         })?;
-        Ok(Self { path: Arc::new(path.to_path_buf()), reader, text_field: text_field.to_string(), row: first, failed: false })
+        Ok(Self { path: Arc::new(path.to_path_buf()), reader, text_field: text_field.to_string(), row: 0, failed: false })
     }
 
     fn rows(&mut self, batch: &RecordBatch) -> Result<Vec<Row>> {

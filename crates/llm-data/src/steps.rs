@@ -1,24 +1,38 @@
 //! Steps by name: from `[[step]] kind = "..."` of a configuration to what runs.
 //!
-//! | kind | does |
-//! |---|---|
-//! | `tutorial` | the five checks of `llm-data filter` but for the learned score |
-//! | `language` | sets `lang` and `lang_score`; drops other languages than those wanted |
-//! | `redact` | e-mail addresses, telephone numbers and IP addresses |
+//! | kind | does | settings |
+//! |---|---|---|
+//! | `tutorial`, `url`, `gopher:datatrove`, `gopher:dolma`, `c4`, `fineweb`, `code:stack`, `math` | a filter profile | those of the profile, and `language` ([`filter`]) |
+//! | `language` | sets the language, drops others than those wanted | [`LanguageConfig`] |
+//! | `classifier` | a learned score | [`ClassifierConfig`] |
+//! | `perplexity` | buckets by an n-gram model | [`PerplexityConfig`] |
+//! | `words` | lists of unwanted words | [`WordListConfig`] |
+//! | `decontaminate` | text of benchmarks goes | [`DecontaminateConfig`] |
+//! | `pii` | personal data become placeholders | [`PiiConfig`] |
+//! | `redact` | the three kinds of `llm-data split` | [`RedactConfig`] |
+//!
+//! A step here sees one document at a time, so the learned score of `llm-data filter`, which is trained on the documents that come
+//! in, is not part of `tutorial`; train a classifier on a sample instead.
 
+use crate::classifier::{ClassifierConfig, ClassifierStep};
+use crate::contamination::{Decontaminate, DecontaminateConfig};
 use crate::document::Document;
 use crate::error::{Error, Result};
-use crate::filter::{self, CodeLimits, TextLimits};
-use crate::langid;
+use crate::filter::{self, FilterConfig, Models};
+use crate::langid::{LanguageConfig, LanguageStep};
+use crate::ngram::buckets::{PerplexityConfig, PerplexityStep};
+use crate::pii::{Pii, PiiConfig};
 use crate::redact::{RedactConfig, redact};
 use crate::step::{Step, Trace, Verdict};
-use serde::Deserialize;
+use crate::toxicity::{WordListConfig, WordListStep};
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 use toml::{Table, Value};
 
-/// The kinds that [`build`] knows.
-pub const KINDS: &[&str] = &["tutorial", "language", "redact"];
+/// Filter profiles that need nothing but the document.
+const PROFILES: &[&str] = &["tutorial", "url", "gopher:datatrove", "gopher:dolma", "c4", "fineweb", "code:stack", "math"];
+/// The other kinds.
+const OTHERS: &[&str] = &["language", "classifier", "perplexity", "words", "decontaminate", "pii", "redact"];
 
 /// Make the steps that a configuration lists.
 pub fn build(tables: &[Table]) -> Result<Vec<Box<dyn Step>>> {
@@ -26,90 +40,56 @@ pub fn build(tables: &[Table]) -> Result<Vec<Box<dyn Step>>> {
 }
 
 fn one(index: usize, table: &Table) -> Result<Box<dyn Step>> {
+    let known = || [PROFILES, OTHERS].concat().join("`, `");
     let Some(Value::String(kind)) = table.get("kind") else {
-        return Err(Error::Config(format!("step {} has no `kind`; known are {}", index + 1, KINDS.join(", "))));
+        return Err(Error::Config(format!("step {} has no `kind`; known are `{}`", index + 1, known())));
     };
+    let mut table = table.clone();
+    table.remove("kind");
+    let place = format!("step {} (`{kind}`)", index + 1);
     Ok(match kind.as_str() {
-        "tutorial" => Box::new(settings::<Tutorial>(index, kind, table)?),
-        "language" => Box::new(settings::<Language>(index, kind, table)?),
-        "redact" => Box::new(Redact(settings(index, kind, table)?)),
+        profile if PROFILES.contains(&profile) => return self::profile(profile, table, &place),
+        "language" => Box::new(LanguageStep::new(settings::<LanguageConfig>(table, &place)?)?),
+        "classifier" => Box::new(ClassifierStep::new(settings::<ClassifierConfig>(table, &place)?)?),
+        "perplexity" => Box::new(PerplexityStep::new(settings::<PerplexityConfig>(table, &place)?)?),
+        "words" => Box::new(WordListStep::new(settings::<WordListConfig>(table, &place)?)?),
+        "pii" => Box::new(Pii::new(&settings::<PiiConfig>(table, &place)?)?),
+        "redact" => Box::new(Redact(settings(table, &place)?)),
+        "decontaminate" => match Decontaminate::from_config(&settings::<DecontaminateConfig>(table, &place)?)? {
+            Some(step) => Box::new(step),
+            None => return Err(Error::Config(format!("{place}: neither `index` nor `build.benchmarks` is set, so it would look for nothing"))),
+        },
         other => {
-            let message = format!("unknown variant `{other}`, expected one of `{}`", KINDS.join("`, `"));
+            let message = format!("unknown variant `{other}`, expected one of `{}`", known());
             return Err(Error::Config(format!("step {}: {}", index + 1, llm_run::config::suggest(&message))));
         }
     })
 }
 
 /// The settings of a step from its table.
-fn settings<T: DeserializeOwned>(index: usize, kind: &str, table: &Table) -> Result<T> {
-    let mut table = table.clone();
-    table.remove("kind");
-    T::deserialize(Value::Table(table))
-        .map_err(|e| Error::Config(format!("step {} (`{kind}`): {}", index + 1, llm_run::config::suggest(e.to_string().trim()))))
+fn settings<T: DeserializeOwned>(table: Table, place: &str) -> Result<T> {
+    T::deserialize(Value::Table(table)).map_err(|e| Error::Config(format!("{place}: {}", llm_run::config::suggest(e.to_string().trim()))))
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Tutorial {
-    text: TextLimits,
-    code: CodeLimits,
-}
-
-impl Step for Tutorial {
-    fn name(&self) -> &str {
-        "tutorial"
+/// A filter profile, whose settings are a table of the filter's configuration.
+fn profile(kind: &str, mut table: Table, place: &str) -> Result<Box<dyn Step>> {
+    let mut config = Table::new();
+    config.insert("profiles".into(), Value::Array(vec![Value::String(kind.into())]));
+    if let Some(language) = table.remove("language") {
+        config.insert("language".into(), language);
     }
-
-    fn checks(&self) -> Vec<String> {
-        filter::STEPS.iter().filter(|s| **s != "quality").map(|s| (*s).to_string()).collect()
-    }
-
-    fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {
-        if trace.everything {
-            let (share, lines) = (filter::non_alphabetic(&document.text), filter::duplicate_lines(&document.text));
-            trace.signal("tutorial/non-alphabetic", share, None, Some(self.text.max_non_alphabetic));
-            trace.signal("tutorial/duplicate lines", lines, None, Some(self.text.max_duplicate_lines));
+    if kind == "tutorial" {
+        if let Some(key) = table.keys().find(|k| !matches!(k.as_str(), "text" | "code")) {
+            return Err(Error::Config(format!("{place}: unknown field `{key}`, expected `text`, `code` or `language`")));
         }
-        let finding = if document.is_code() { filter::check_code(document, &self.code) } else { filter::check_text(document, &self.text) };
-        Ok(finding.map_or(Verdict::Keep, |(step, value, threshold)| Verdict::drop(step, value, threshold)))
+        config.extend(table);
+    } else if !table.is_empty() {
+        config.insert(kind.into(), Value::Table(table));
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Language {
-    /// Empty: all.
-    languages: Vec<String>,
-    min_score: f32,
-}
-
-impl Default for Language {
-    fn default() -> Self {
-        Self { languages: Vec::new(), min_score: 0.65 }
-    }
-}
-
-impl Step for Language {
-    fn name(&self) -> &str {
-        "language"
-    }
-
-    fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {
-        if document.is_code() {
-            return Ok(Verdict::Keep);
-        }
-        let found = langid::identify(&document.text);
-        let (code, score) = found.map_or(("unknown", 0.0), |l| (l.code, l.score));
-        document.lang = Some(code.to_string());
-        document.lang_score = Some(score);
-        trace.signal("language/score", f64::from(score), Some(f64::from(self.min_score)), None);
-        let wanted = self.languages.is_empty() || self.languages.iter().any(|l| l == code);
-        if wanted && score >= self.min_score {
-            return Ok(Verdict::Keep);
-        }
-        let threshold = format!("one of {} with {}", self.languages.join(" "), self.min_score);
-        Ok(Verdict::drop("language", format!("{code} {score:.2}"), threshold))
-    }
+    let config: FilterConfig = settings(config, place)?;
+    let mut made = filter::profiles(&config, &Models::default())?;
+    let step = made.pop().ok_or_else(|| Error::Config(format!("{place}: no such profile")))?;
+    Ok(step)
 }
 
 struct Redact(RedactConfig);
@@ -152,11 +132,29 @@ mod tests {
         for (toml, expected) in [
             ("[[step]]\nkind = \"tutorail\"\n", "did you mean `tutorial`"),
             ("[[step]]\nkind = \"redact\"\n[[step]]\nkind = \"tutorial\"\ntxt = 1\n", "step 2 (`tutorial`)"),
+            ("[[step]]\nkind = \"language\"\nlanguage = [\"de\"]\n", "did you mean `languages`"),
+            ("[[step]]\nkind = \"decontaminate\"\n", "would look for nothing"),
             ("[[step]]\nx = 1\n", "no `kind`"),
         ] {
             let message = steps(toml).err().unwrap().to_string();
             assert!(message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn every_profile_is_made_and_its_limits_are_its_own() {
+        for profile in PROFILES.iter().filter(|p| **p != "url") {
+            let made = steps(&format!("[[step]]\nkind = \"{profile}\"\n")).unwrap();
+            assert_eq!(made[0].name(), *profile);
+            assert!(!made[0].checks().is_empty(), "{profile}");
+        }
+        let text = "one two three. ".repeat(40);
+        let words = |settings: &str| {
+            let made = steps(&format!("[[step]]\nkind = \"tutorial\"\n[step.text]\n{settings}\n")).unwrap();
+            let mut document = Document { text: text.clone(), domain: "docs".into(), ..Default::default() };
+            matches!(made[0].apply(&mut document, &mut Trace::default()).unwrap(), Verdict::Drop(r) if r.check == "length")
+        };
+        assert!(words("min_words = 121") && !words("min_words = 120"));
     }
 
     #[test]

@@ -114,7 +114,8 @@ fn chaos(kills: u64, documents: usize) {
     assert!(difference.is_empty(), "after {killed} kills these differ: {difference:?}");
     let output = command(&config, &input, &dir.path().join("out")).arg("--verify").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let leftovers = std::fs::read_dir(dir.path().join("out/documents")).unwrap().flatten().filter(|e| e.file_name().to_string_lossy().starts_with(".tmp-"));
+    let leftovers =
+        std::fs::read_dir(dir.path().join("out/documents")).unwrap().flatten().filter(|e| e.file_name().to_string_lossy().starts_with(".tmp-"));
     assert_eq!(leftovers.count(), 0, "temporary files of killed processes must be cleared away");
 }
 

@@ -249,7 +249,10 @@ fn the_kubernetes_manifest_has_the_fields_of_an_indexed_job() {
     let spec = job.spec;
     assert_eq!((spec.completion_mode.as_str(), spec.completions, spec.parallelism, spec.backoff_limit_per_index), ("Indexed", 100, 10, 3));
     let rule = &spec.pod_failure_policy.rules[0];
-    assert_eq!((rule.action.as_str(), rule.on_pod_conditions[0].r#type.as_str(), rule.on_pod_conditions[0].status.as_str()), ("Ignore", "DisruptionTarget", "True"));
+    assert_eq!(
+        (rule.action.as_str(), rule.on_pod_conditions[0].r#type.as_str(), rule.on_pod_conditions[0].status.as_str()),
+        ("Ignore", "DisruptionTarget", "True")
+    );
     let pod = spec.template.spec;
     assert_eq!(pod.restart_policy, "Never", "a pod failure policy demands it");
     let container = &pod.containers[0];
@@ -261,7 +264,10 @@ fn the_kubernetes_manifest_has_the_fields_of_an_indexed_job() {
     assert_eq!(container.env_from[0].secret_ref.name, "bucket-keys");
     for mount in &container.volume_mounts {
         let volume = pod.volumes.iter().find(|v| v.name == mount.name).unwrap_or_else(|| panic!("{} has no volume", mount.mount_path));
-        assert!(volume.config_map.as_ref().is_some_and(|m| m.name == "crawl-1") != volume.persistent_volume_claim.as_ref().is_some_and(|c| c.claim_name == "scratch"));
+        assert!(
+            volume.config_map.as_ref().is_some_and(|m| m.name == "crawl-1")
+                != volume.persistent_volume_claim.as_ref().is_some_and(|c| c.claim_name == "scratch")
+        );
     }
 }
 

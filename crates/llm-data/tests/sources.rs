@@ -92,7 +92,9 @@ fn code_trees_have_the_licence_of_their_package() {
     };
     let package = |name: &str| {
         let mut found: Vec<PathBuf> = std::fs::read_dir(index.path()).unwrap().flatten().map(|e| e.path()).collect();
-        found.retain(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.strip_prefix(name).is_some_and(|r| r.starts_with(['0', '1', '2', '3']))));
+        found.retain(|p| {
+            p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.strip_prefix(name).is_some_and(|r| r.starts_with(['0', '1', '2', '3'])))
+        });
         found.sort();
         found.pop()
     };
@@ -136,7 +138,10 @@ fn a_dump_around_real_articles_gives_them_back() {
         .enumerate()
         .map(|(i, a)| {
             let source = format!("{{{{Infobox|x=[[y]]}}}}\n{a}<ref>{{{{cite|x}}}}</ref>\n\n== References ==\n{{{{reflist}}}}\n[[Category:C]]");
-            format!("<page><title>A {i}</title><ns>0</ns><revision><timestamp>2024-05-06T00:00:00Z</timestamp><text>{}</text></revision></page>", escape(&source))
+            format!(
+                "<page><title>A {i}</title><ns>0</ns><revision><timestamp>2024-05-06T00:00:00Z</timestamp><text>{}</text></revision></page>",
+                escape(&source)
+            )
         })
         .collect();
     let dir = tempfile::tempdir().unwrap();

@@ -3,9 +3,9 @@
 mod common;
 
 use common::Faulty;
-use llm_data::store::{self, Location, Object, Outcome, RangedObject, Writer};
+use llm_data::read::format::RandomAccess;
+use llm_data::store::{self, Location, Object, ObjectAccess, Outcome, Writer};
 use object_store::memory::InMemory;
-use parquet::file::reader::ChunkReader;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
@@ -51,10 +51,11 @@ fn contract(root: &str) {
         assert!(read == bytes[range.start as usize..range.end as usize], "{range:?}");
     }
     assert_eq!(store::get_range(&large.location, 100..300).unwrap(), bytes[100..300]);
-    let ranged = RangedObject::new(large.clone()).load(vec![10..20, 2000..5_000_000, 30..40]).unwrap();
-    assert_eq!(ranged.get_bytes(2100, 50).unwrap(), bytes[2100..2150]);
-    assert_eq!(ranged.get_bytes(9 << 20, 50).unwrap(), bytes[9 << 20..(9 << 20) + 50], "what was not loaded is fetched");
-    assert!(ranged.get_bytes(large.size - 1, 2).is_err() && RangedObject::new(large.clone()).load(vec![0..large.size + 1]).is_err());
+    let access = ObjectAccess::new(large.clone());
+    for (at, length) in [(2100, 50), (9 << 20, 50), ((8 << 20) - 10, 20), (0, 20 << 20), ((20 << 20) - 1, 1), (5, 0)] {
+        assert!(access.read_at(at as u64, length).unwrap() == bytes[at..at + length], "{length} bytes at {at}");
+    }
+    assert!(access.read_at(large.size - 1, 2).is_err() && access.read_at(u64::MAX, 1).is_err());
     // An abandoned one leaves nothing.
     let mut writer = Writer::create(&at("b/abandoned")).unwrap();
     writer.write_all(&bytes[..9 << 20]).unwrap();
@@ -78,7 +79,8 @@ fn a_folder_and_memory_behave_the_same() {
     let dir = tempfile::tempdir().unwrap();
     contract(&dir.path().join("store").display().to_string());
     contract("memory://contract");
-    let leftovers = std::fs::read_dir(dir.path().join("store/b")).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with(".tmp-"));
+    let leftovers =
+        std::fs::read_dir(dir.path().join("store/b")).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with(".tmp-"));
     assert_eq!(leftovers.count(), 0);
 }
 
@@ -193,7 +195,19 @@ fn s3_from_store_to_the_finished_stage() {
     std::fs::write(&config, "unit_bytes = 200000\n[[step]]\nkind = \"language\"\nlanguages = [\"de\", \"en\"]\n").unwrap();
     let run = |input: &str, out: &str, rank: &str, size: &str| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_llm-data"))
-            .args(["process", "--config", config.to_str().unwrap(), "--set", &format!("input=[\"{input}\"]"), "--out", out, "--rank", rank, "--world-size", size])
+            .args([
+                "process",
+                "--config",
+                config.to_str().unwrap(),
+                "--set",
+                &format!("input=[\"{input}\"]"),
+                "--out",
+                out,
+                "--rank",
+                rank,
+                "--world-size",
+                size,
+            ])
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
             .env("AWS_REGION", "us-east-1")

@@ -35,7 +35,13 @@ struct Common {
 impl Common {
     fn call(&self, program: String) -> Call {
         let text = |p: &PathBuf| p.to_string_lossy().into_owned();
-        Call { program, config: self.run.config.as_ref().map(text), sets: self.run.sets.clone(), out: text(&self.run.out), world_size: self.world_size }
+        Call {
+            program,
+            config: self.run.config.as_ref().map(text),
+            sets: self.run.sets.clone(),
+            out: text(&self.run.out),
+            world_size: self.world_size,
+        }
     }
 }
 

@@ -37,7 +37,9 @@ fn label(what: &str, name: &str) -> Result<()> {
     let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let edges = name.starts_with('-') || name.ends_with('-');
     if name.is_empty() || name.len() > 52 || edges || !name.chars().all(fine) {
-        return Err(Error::Config(format!("{what} `{name}`: Kubernetes wants 1 to 52 lower-case letters, digits and hyphens, no hyphen at the ends")));
+        return Err(Error::Config(format!(
+            "{what} `{name}`: Kubernetes wants 1 to 52 lower-case letters, digits and hyphens, no hyphen at the ends"
+        )));
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 use serde_json::{Map, Value};
 use std::io::{Cursor, Read};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Largest message of an Arrow stream, and largest buffer after decompression.
@@ -80,7 +81,12 @@ fn random(input: &mut Input<'_>) -> Result<Arc<dyn RandomAccess>> {
 }
 
 /// Rows of a Parquet file.
-pub fn parquet(mut input: Input<'_>, config: &PathsConfig, out: Out<'_>) -> Result<()> {
+pub fn parquet(input: Input<'_>, config: &PathsConfig, out: Out<'_>) -> Result<()> {
+    parquet_part(input, config, 0..u64::MAX, out)
+}
+
+/// Rows of the row groups of a Parquet file that begin in `range`, bytes; numbered as in the whole file.
+pub fn parquet_part(mut input: Input<'_>, config: &PathsConfig, range: Range<u64>, out: Out<'_>) -> Result<()> {
     let rows = RowReader::new(&input, config)?;
     let access = random(&mut input)?;
     let fail = |e: String, out: Out<'_>| {
@@ -106,13 +112,22 @@ pub fn parquet(mut input: Input<'_>, config: &PathsConfig, out: Out<'_>) -> Resu
             return Err(format!("no column that could hold the text; it has {}: set paths.text_field", known.join(", ")));
         }
         let mask = ProjectionMask::roots(builder.parquet_schema(), chosen);
-        builder.with_projection(mask).with_batch_size(BATCH).build().map_err(|e| e.to_string())
+        let (mut groups, mut first) = (Vec::new(), 0);
+        for (index, group) in builder.metadata().row_groups().iter().enumerate() {
+            let begins = group.columns().iter().map(|c| c.byte_range().0).min().unwrap_or(0);
+            if range.contains(&begins) {
+                groups.push(index);
+            } else if groups.is_empty() {
+                first += group.num_rows().max(0) as u64;
+            }
+        }
+        let reader = builder.with_row_groups(groups).with_projection(mask).with_batch_size(BATCH).build().map_err(|e| e.to_string())?;
+        Ok((reader, first))
     });
-    let mut reader = match opened {
-        Ok(reader) => reader,
+    let (mut reader, mut number) = match opened {
+        Ok(opened) => opened,
         Err(e) => return fail(e, out),
     };
-    let mut number = 0;
     while let Some(batch) = guarded(|| reader.next().transpose().map_err(|e| e.to_string())).transpose() {
         match batch {
             Ok(batch) => number = hand_out(&batch, number, &rows, out)?,

@@ -175,7 +175,7 @@ fn format_of(path: &Path) -> Format {
 }
 
 /// `paths/<top folder or file>/<second>`: enough to tell collections apart in a report.
-fn source(id: &str) -> String {
+pub(crate) fn source(id: &str) -> String {
     let mut parts: Vec<&str> = id.split('/').take(3).collect();
     if parts.len() > 1 {
         parts.pop();

@@ -28,7 +28,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use read::{Object, ObjectReader, RangedObject, get, get_range, list, open, stat};
+pub use read::{Object, ObjectAccess, ObjectReader, get, get_range, list, open, stat};
 pub use write::{Outcome, Writer, create, delete, put};
 
 /// Stores that were opened or [`register`]ed, by scheme and bucket.

@@ -7,13 +7,15 @@
 use super::retry::{blocking, is_absent, retry, short};
 use super::{Key, Location, local_error, runtime};
 use crate::error::{Error, Result};
+use crate::read::format::RandomAccess;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinHandle;
 
 /// Bytes per request of a stream.
@@ -248,81 +250,54 @@ impl Drop for ObjectReader {
     }
 }
 
-/// Random access for Parquet: runs of bytes that are fetched with few large requests and then kept until the next
-/// [`RangedObject::load`].
-#[derive(Debug, Clone)]
-pub struct RangedObject {
-    object: Arc<Object>,
-    loaded: Arc<Vec<(u64, Bytes)>>,
+/// Random access in blocks: what a Parquet reader asks for in small pieces is answered from the last few large reads.
+#[derive(Debug)]
+pub struct ObjectAccess {
+    object: Object,
+    blocks: Mutex<VecDeque<(u64, Bytes)>>,
 }
 
-impl RangedObject {
+/// Blocks that are kept: enough for the columns of a row group that are read side by side.
+const KEPT_BLOCKS: usize = 16;
+
+impl ObjectAccess {
     /// Nothing is read yet.
     pub fn new(object: Object) -> Self {
-        Self { object: Arc::new(object), loaded: Arc::default() }
+        Self { object, blocks: Mutex::default() }
     }
 
-    /// The same object with these ranges in memory. Ranges that lie close together become one request.
-    pub fn load(&self, mut ranges: Vec<Range<u64>>) -> Result<Self> {
-        const GAP: u64 = 1 << 20;
-        ranges.sort_by_key(|r| r.start);
-        let mut merged: Vec<Range<u64>> = Vec::new();
-        for range in ranges {
-            match merged.last_mut() {
-                Some(last) if range.start <= last.end.saturating_add(GAP) => last.end = last.end.max(range.end),
-                _ => merged.push(range),
-            }
-        }
-        let mut loaded = Vec::new();
-        for range in merged {
-            if range.end > self.object.size || range.start > range.end {
-                let message = format!(
-                    "its metadata name bytes {} to {}, it has {}; it may be truncated: copy it again or leave it out",
-                    range.start, range.end, self.object.size
-                );
-                return Err(Error::Format { path: self.object.location.display_path(), message });
-            }
-            loaded.push((range.start, get_range(&self.object.location, range)?));
-        }
-        Ok(Self { object: Arc::clone(&self.object), loaded: Arc::new(loaded) })
-    }
-
-    fn bytes(&self, start: u64, length: usize) -> Result<Bytes> {
-        let end = start.saturating_add(length as u64);
-        for (from, bytes) in self.loaded.iter() {
-            if *from <= start && end <= from + bytes.len() as u64 {
-                let at = (start - from) as usize;
-                return Ok(bytes.slice(at..at + length));
-            }
-        }
-        if end > self.object.size {
-            let message = format!("{length} bytes at {start} are beyond its end");
-            return Err(Error::Format { path: self.object.location.display_path(), message });
-        }
-        get_range(&self.object.location, start..end)
+    fn block(&self, number: u64) -> Result<Bytes> {
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match blocks.iter().position(|(n, _)| *n == number).and_then(|i| blocks.remove(i)) {
+            Some(found) => found,
+            None => (number, get_range(&self.object.location, number * BLOCK..((number + 1) * BLOCK).min(self.object.size))?),
+        };
+        blocks.push_front(found.clone());
+        blocks.truncate(KEPT_BLOCKS);
+        Ok(found.1)
     }
 }
 
-impl parquet::file::reader::Length for RangedObject {
-    fn len(&self) -> u64 {
-        self.object.size
+impl RandomAccess for ObjectAccess {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.object.size)
     }
-}
 
-impl parquet::file::reader::ChunkReader for RangedObject {
-    type T = Box<dyn Read + Send>;
-
-    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        for (from, bytes) in self.loaded.iter() {
-            if *from <= start && start < from + bytes.len() as u64 {
-                return Ok(Box::new(io::Cursor::new(bytes.slice((start - from) as usize..))));
-            }
+    fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let end = offset.checked_add(length as u64).filter(|end| *end <= self.object.size);
+        let Some(end) = end else {
+            let message = format!("{length} bytes at {offset} are beyond the end of {} ({} bytes)", self.object.location, self.object.size);
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+        };
+        let mut bytes = Vec::with_capacity(length);
+        let mut at = offset;
+        while at < end {
+            let block = self.block(at / BLOCK).map_err(io::Error::other)?;
+            let from = (at % BLOCK) as usize;
+            let part = &block[from..block.len().min(from + (end - at) as usize)];
+            bytes.extend_from_slice(part);
+            at += part.len() as u64;
         }
-        let reader = open(&self.object, start..self.object.size).map_err(|e| parquet::errors::ParquetError::External(Box::new(e)))?;
-        Ok(Box::new(io::BufReader::new(reader)))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-        self.bytes(start, length).map_err(|e| parquet::errors::ParquetError::External(Box::new(e)))
+        Ok(bytes)
     }
 }

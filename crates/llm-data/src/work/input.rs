@@ -5,24 +5,53 @@
 //! one ends because both look for the first line or member at or after the same offset.
 
 use super::unit::{Part, Split};
-use crate::document::{self, RowReader};
-use crate::error::{Result, record};
-use crate::read::Outcome;
-use crate::read::jsonl;
-use crate::read::paths::PathsConfig;
-use crate::store::{self, Object, RangedObject};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use std::io::{BufRead, BufReader, Read};
+use crate::error::{Result, io};
+use crate::read::format::{Body, Format, Input, Out, RandomAccess};
+use crate::read::paths::{self, PathsConfig};
+use crate::read::{codec, columnar};
+use crate::store::{self, Object, ObjectAccess};
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes that a search for a boundary reads at a time.
 const WINDOW: u64 = 1 << 20;
 
-/// Hand the outcomes of a part on, in order.
-pub fn read(part: &Part, config: &PathsConfig, emit: &mut dyn FnMut(Outcome) -> Result<()>) -> Result<()> {
-    match Split::of(&part.label) {
-        Split::RowGroups => row_groups(part, config, emit),
-        _ => lines(part, config, emit),
+/// Hand the outcomes of a part on, in order; `consumed` grows by the bytes that were read, as they lie there.
+pub fn read(part: &Part, config: &PathsConfig, consumed: &Arc<AtomicU64>, emit: Out<'_>) -> Result<()> {
+    let name = part.label.rsplit('/').next().unwrap_or_default();
+    let (id, source, path) = (part.id(), paths::source(&part.label), part.object.location.display_path());
+    let format = match Format::of(name) {
+        Format::Unsupported => {
+            let stream = codec::decoded(bytes(part)?, name).map_err(io(&path, "cannot read"))?;
+            Format::of_content(name, &codec::peek(stream, 4096).0)
+        }
+        known => known,
+    };
+    let input = |id, body| Input { id, source: &source, path: path.clone(), license: None, body };
+    if format == Format::Parquet {
+        // Rows keep the numbers that they have in the whole file, so ids do not depend on how it is split.
+        let access: Arc<dyn RandomAccess> = match part.object.location.as_local() {
+            Some(path) => Arc::new(File::open(path).map_err(io(path, "cannot open"))?),
+            None => Arc::new(ObjectAccess::new(part.object.clone())),
+        };
+        return columnar::parquet_part(input(&part.label, Body::Random(access)), config, part.start..part.end.max(1), emit);
+    }
+    let stream = Counted { inner: bytes(part)?, consumed: Arc::clone(consumed) };
+    format.read(input(&id, Body::Stream(Box::new(stream))), config, emit)
+}
+
+struct Counted {
+    inner: Box<dyn Read + Send>,
+    consumed: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.consumed.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
     }
 }
 
@@ -87,89 +116,11 @@ fn begins_a_record(object: &Object, at: u64) -> Result<bool> {
     Ok(read.is_ok() && &start == b"WARC/")
 }
 
-/// JSON lines, plain or compressed.
-fn lines(part: &Part, config: &PathsConfig, emit: &mut dyn FnMut(Outcome) -> Result<()>) -> Result<()> {
-    let path = part.object.location.display_path();
-    let name = part.label.to_ascii_lowercase();
-    let raw = bytes(part)?;
-    let stream: Box<dyn Read + Send> = match name.rsplit('.').next() {
-        Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, raw))),
-        Some("zst") => Box::new(zstd::Decoder::new(raw).map_err(crate::error::io(&path, "cannot open as zstd"))?),
-        _ => raw,
-    };
-    let mut reader = BufReader::with_capacity(1 << 18, stream);
-    let (mut number, mut line) = (0u64, Vec::new());
-    loop {
-        line.clear();
-        number += 1;
-        let place = format!("line {number}");
-        if reader.read_until(b'\n', &mut line).map_err(|e| record(&path, &place, e.to_string()))? == 0 {
-            return Ok(());
-        }
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        let id = format!("{}#{number}", part.id());
-        let document = jsonl::object(&path, number, &line)
-            .and_then(|row| jsonl::document(&path, id.clone(), &source(&part.label), place, &row, &config.text_field));
-        emit(jsonl::or_skip(document, config.on_error, &id)?)?;
-    }
-}
-
-fn source(label: &str) -> String {
-    format!("paths/{}", label.split('/').next().unwrap_or_default())
-}
-
-/// The row groups of a Parquet file that begin in the part's range. Of each, only the columns that are used are fetched, in few
-/// large requests; one row group is in memory at a time.
-fn row_groups(part: &Part, config: &PathsConfig, emit: &mut dyn FnMut(Outcome) -> Result<()>) -> Result<()> {
-    const COLUMNS: [&str; 10] = ["id", "text", "source", "url", "lang", "lang_score", "license", "domain", "quality", "date"];
-    const FOOTER: u64 = 1 << 20;
-    let path = part.object.location.display_path();
-    let size = part.object.size;
-    let object = RangedObject::new(part.object.clone());
-    let metadata = document::metadata(&path, &object.load(vec![size.saturating_sub(FOOTER)..size])?)?;
-    let parquet = metadata.metadata();
-    let schema = parquet.file_metadata().schema_descr();
-    let wanted: Vec<&str> = COLUMNS.into_iter().chain([config.text_field.as_str()]).collect();
-    let mask = ProjectionMask::columns(schema, wanted.iter().copied());
-    let mut first = 0u64;
-    for (index, group) in parquet.row_groups().iter().enumerate() {
-        let rows = group.num_rows().max(0) as u64;
-        let begins = group.columns().iter().map(|c| c.byte_range().0).min().unwrap_or(0);
-        if begins >= part.start && begins < part.end {
-            let ranges = (0..group.num_columns()).filter(|c| mask.leaf_included(*c)).map(|c| group.column(c).byte_range());
-            let loaded = object.load(ranges.map(|(start, length)| start..start.saturating_add(length)).collect())?;
-            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(loaded, metadata.clone())
-                .with_row_groups(vec![index])
-                .with_projection(mask.clone());
-            for batch in RowReader::from_builder(&path, builder, &config.text_field, first)? {
-                for row in batch? {
-                    let id = format!("{}#{}", part.label, row.number);
-                    let mut document = row.document;
-                    document.id.clone_from(&id);
-                    document.source = source(&part.label);
-                    if document.domain.is_empty() {
-                        let code = document.lang.as_deref().is_some_and(|l| jsonl::CODE_LANGUAGES.contains(&l));
-                        document.domain = if code { "code" } else { "web" }.to_string();
-                    }
-                    let checked = if document.text.trim().is_empty() {
-                        Err(record(&path, format!("row {}", row.number), "the text is empty or null; fix the row or set paths.on_error = \"skip\""))
-                    } else {
-                        Ok(document)
-                    };
-                    emit(jsonl::or_skip(checked, config.on_error, &id)?)?;
-                }
-            }
-        }
-        first += rows;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document;
+    use crate::read::Outcome;
     use crate::store::Location;
     use crate::work::ProcessConfig;
     use crate::work::unit::{Unit, plan};
@@ -244,7 +195,7 @@ mod tests {
         let units = units(&path, 50_000);
         assert!(units.len() > 3);
         for unit in &units {
-            read(&unit.parts[0], &PathsConfig::default(), &mut |outcome| {
+            read(&unit.parts[0], &PathsConfig::default(), &Arc::default(), &mut |outcome| {
                 if let Outcome::Keep(document) = outcome {
                     seen.push((document.id, document.text));
                 }

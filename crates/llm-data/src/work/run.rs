@@ -11,19 +11,19 @@ use super::unit::{Unit, plan};
 use super::{ProcessConfig, output_name};
 use crate::document::{BATCH, BATCH_BYTES, Document, properties, schema, to_batch};
 use crate::error::{Error, Result, check_interrupt};
+use crate::filter::apply;
 use crate::funnel::{self, Drop, Funnel, excerpt};
 use crate::ranks::Ranks;
 use crate::read::Outcome;
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Step, Trace};
 use crate::steps;
 use crate::store::write::Written;
 use crate::store::{Location, Writer};
 use parquet::arrow::ArrowWriter;
 use rayon::prelude::*;
 use std::io::Write;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a rank did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -95,6 +95,9 @@ struct Outputs {
     funnel: Funnel,
     rows: Vec<Document>,
     row_bytes: usize,
+    /// Bytes of input since they were last shown, and those that were.
+    consumed: Arc<AtomicU64>,
+    shown: u64,
 }
 
 impl Stage<'_> {
@@ -108,9 +111,10 @@ impl Stage<'_> {
             }
         }
         let mut outputs = self.open(unit.number)?;
-        let (mut batch, mut size, mut before) = (Vec::new(), 0, 0u64);
+        let (mut batch, mut size) = (Vec::new(), 0);
         for part in &unit.parts {
-            input::read(part, &self.config.paths, &mut |outcome| {
+            let consumed = Arc::clone(&outputs.consumed);
+            input::read(part, &self.config.paths, &consumed, &mut |outcome| {
                 size += match &outcome {
                     Outcome::Keep(document) => document.text.len(),
                     _ => 0,
@@ -122,18 +126,16 @@ impl Stage<'_> {
                 }
                 Ok(())
             })?;
-            let read = part.end - part.start;
-            before += read;
-            self.meter.add(0, 0, read, 0);
         }
         self.flush(&mut batch, &mut outputs)?;
+        let shown = outputs.shown;
         let (files, funnel) = outputs.finish(unit.number)?;
         let inputs = unit.parts.iter().map(|p| match p.is_whole() {
             true => p.object.location.to_string(),
             false => format!("{} bytes {} to {}", p.object.location, p.start, p.end),
         });
         Record { id, unit: unit.number, inputs: inputs.collect(), outputs: files, funnel }.create(self.out)?;
-        self.meter.add(0, 0, unit.bytes() - before, 1);
+        self.meter.add(0, 0, unit.bytes().saturating_sub(shown), 1);
         Ok(())
     }
 
@@ -151,6 +153,8 @@ impl Stage<'_> {
             funnel: Funnel { stage: "process".into(), steps, ..Funnel::default() },
             rows: Vec::new(),
             row_bytes: 0,
+            consumed: Arc::default(),
+            shown: 0,
         })
     }
 
@@ -162,10 +166,10 @@ impl Stage<'_> {
         let (mut documents, mut kept) = (0, 0);
         for judged in judged {
             match judged? {
-                Judged::Document { document, bytes, trace, reason } => {
+                Judged::Document { document, bytes, trace, dropped } => {
                     documents += 1;
-                    kept += u64::from(reason.is_none());
-                    outputs.document(*document, bytes, trace, reason)?;
+                    kept += u64::from(dropped.is_none());
+                    outputs.document(*document, bytes, trace, dropped)?;
                 }
                 Judged::Skipped(drop, bytes) => {
                     documents += 1;
@@ -175,7 +179,9 @@ impl Stage<'_> {
                 Judged::Counted(name, by) => outputs.funnel.count(name, by),
             }
         }
-        self.meter.add(documents, kept, 0, 0);
+        let read = outputs.consumed.swap(0, Ordering::Relaxed);
+        outputs.shown += read;
+        self.meter.add(documents, kept, read, 0);
         Ok(())
     }
 
@@ -186,20 +192,15 @@ impl Stage<'_> {
             Outcome::Count(name, by) => return Ok(Judged::Counted(name, by)),
         };
         let bytes = document.text.len();
-        let mut trace = if self.config.signals { Trace::everything() } else { Trace::default() };
-        let mut reason = None;
-        for step in &self.steps {
-            if let Verdict::Drop(why) = step.apply(&mut document, &mut trace)? {
-                reason = Some(why);
-                break;
-            }
-        }
-        Ok(Judged::Document { document, bytes, trace, reason })
+        let before = excerpt(&document.text);
+        let (reason, trace) = apply(&self.steps, &mut document, self.config.signals)?;
+        let dropped = reason.map(|r| Drop { step: r.check, value: r.value, threshold: r.threshold, text: before, id: document.id.clone() });
+        Ok(Judged::Document { document, bytes, trace, dropped })
     }
 }
 
 enum Judged {
-    Document { document: Box<Document>, bytes: usize, trace: Trace, reason: Option<crate::step::Reason> },
+    Document { document: Box<Document>, bytes: usize, trace: Trace, dropped: Option<Drop> },
     Skipped(Drop, usize),
     Counted(&'static str, u64),
 }
@@ -213,30 +214,21 @@ fn parquet_error(place: &Location, error: &parquet::errors::ParquetError) -> Err
 }
 
 impl Outputs {
-    fn document(&mut self, document: Document, bytes: usize, trace: Trace, reason: Option<crate::step::Reason>) -> Result<()> {
+    fn document(&mut self, document: Document, bytes: usize, trace: Trace, dropped: Option<Drop>) -> Result<()> {
         self.funnel.input(bytes);
+        if let Some(signals) = &mut self.signals {
+            signals.push(&document.id, dropped.as_ref().map(|d| d.step.as_str()), bytes, &trace)?;
+        }
+        if let Some(drop) = dropped {
+            return self.drop(drop, bytes);
+        }
         for (name, by) in &trace.counts {
             self.funnel.count(name, *by);
         }
-        if let Some(signals) = &mut self.signals {
-            signals.push(&document.id, reason.as_ref().map(|r| r.check.as_str()), bytes, &trace)?;
-        }
-        match reason {
-            None => {
-                self.funnel.output(&document);
-                self.row_bytes += document.text.len();
-                self.rows.push(document);
-                if self.rows.len() >= BATCH || self.row_bytes >= BATCH_BYTES {
-                    self.write_rows()?;
-                }
-                Ok(())
-            }
-            Some(reason) => {
-                let drop =
-                    Drop { step: reason.check, value: reason.value, threshold: reason.threshold, text: excerpt(&document.text), id: document.id };
-                self.drop(drop, bytes)
-            }
-        }
+        self.funnel.output(&document);
+        self.row_bytes += document.text.len();
+        self.rows.push(document);
+        if self.rows.len() >= BATCH || self.row_bytes >= BATCH_BYTES { self.write_rows() } else { Ok(()) }
     }
 
     fn drop(&mut self, drop: Drop, bytes: usize) -> Result<()> {

@@ -7,8 +7,8 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use object_store::path::Path as Key;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, Result,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -92,7 +92,8 @@ impl ObjectStore for Faulty {
         match self.strike(location).await {
             Some(3) if !options.head => {
                 let whole = self.inner.get_opts(location, options).await?;
-                let (meta, range, attributes, extensions) = (whole.meta.clone(), whole.range.clone(), whole.attributes.clone(), whole.extensions.clone());
+                let (meta, range, attributes, extensions) =
+                    (whole.meta.clone(), whole.range.clone(), whole.attributes.clone(), whole.extensions.clone());
                 let bytes = whole.bytes().await?;
                 let half = bytes.slice(..bytes.len() / 2);
                 Ok(GetResult { payload: GetResultPayload::Stream(stream::once(async { Ok(half) }).boxed()), meta, range, attributes, extensions })
