@@ -56,7 +56,7 @@ impl Document {
     }
 }
 
-fn schema() -> SchemaRef {
+pub(crate) fn schema() -> SchemaRef {
     let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
     let number = |name: &str| Field::new(name, DataType::Float32, true);
     Arc::new(Schema::new(vec![
@@ -73,7 +73,7 @@ fn schema() -> SchemaRef {
     ]))
 }
 
-fn to_batch(documents: &[Document]) -> Result<RecordBatch, arrow_schema::ArrowError> {
+pub(crate) fn to_batch(documents: &[Document]) -> Result<RecordBatch, arrow_schema::ArrowError> {
     fn text<'a>(documents: &'a [Document], get: impl Fn(&'a Document) -> &'a str) -> ArrayRef {
         Arc::new(StringArray::from_iter_values(documents.iter().map(get)))
     }
@@ -98,6 +98,15 @@ fn to_batch(documents: &[Document]) -> Result<RecordBatch, arrow_schema::ArrowEr
             optional(documents, |d| d.date.as_deref()),
         ],
     )
+}
+
+/// How every part is written: zstd, row groups of 4096 documents.
+pub(crate) fn properties() -> parquet::errors::Result<WriterProperties> {
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+        .set_max_row_group_row_count(Some(8 * BATCH))
+        .set_created_by(format!("llm-data {}", env!("CARGO_PKG_VERSION")))
+        .build())
 }
 
 /// Writes a folder of Parquet parts that appears, whole, on [`DocumentWriter::finish`].
@@ -156,13 +165,7 @@ impl DocumentWriter {
         self.parts += 1;
         let file = File::create(&path).map_err(crate::error::io(&path, "cannot create"))?;
         let failed = |e: parquet::errors::ParquetError| Error::Format { path: path.clone(), message: format!("cannot write Parquet: {e}") };
-        let level = ZstdLevel::try_new(3).map_err(failed)?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(level))
-            .set_max_row_group_row_count(Some(8 * BATCH))
-            .set_created_by(format!("llm-data {}", env!("CARGO_PKG_VERSION")))
-            .build();
-        let writer = ArrowWriter::try_new(file, schema(), Some(properties)).map_err(failed)?;
+        let writer = ArrowWriter::try_new(file, schema(), Some(properties().map_err(failed)?)).map_err(failed)?;
         Ok((writer, path, 0))
     }
 

@@ -36,6 +36,16 @@ pub enum Error {
         /// What was expected and what to do.
         message: String,
     },
+    /// An object of an object store could not be read or written.
+    #[error("{object}: {action}: {message}")]
+    Store {
+        /// Its address.
+        object: String,
+        /// What was being done, e.g. "cannot read".
+        action: &'static str,
+        /// The answer and what to do.
+        message: String,
+    },
     /// A stage would have nothing to write.
     #[error("{0}")]
     Empty(String),

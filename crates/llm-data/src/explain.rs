@@ -4,6 +4,8 @@
 
 use crate::document::{Document, DocumentReader};
 use crate::error::{Result, check_interrupt, record};
+use crate::filter::signals::SignalsReader;
+use crate::filter::whatif::stored_rules;
 use crate::funnel::Drop;
 use crate::read::jsonl::Lines;
 use std::path::{Path, PathBuf};
@@ -51,4 +53,32 @@ pub fn fates(id: &str, stage: &Path) -> Result<Vec<(String, Fate)>> {
         found.push((id.to_string(), Fate::Unseen));
     }
     Ok(found)
+}
+
+/// The stored signals of a document, one line each, if the stage has any: name, value, limits of the time, and which fail.
+pub fn measured(id: &str, stage: &Path) -> Result<Vec<String>> {
+    if !stage.join("signals").is_dir() {
+        return Ok(Vec::new());
+    }
+    let signals = SignalsReader::open(stage)?;
+    let rules = stored_rules(&signals)?;
+    let mut lines = Vec::new();
+    signals.for_each(|rows| {
+        if let Some(row) = rows.ids.iter().position(|i| i == id) {
+            for (column, name) in signals.names.iter().enumerate().filter(|(c, _)| rows.values[*c][row].is_finite()) {
+                let value = rows.values[column][row];
+                let rule = rules.iter().find(|r| r.signal == *name);
+                let fails = rule.is_some_and(|r| value < r.min as f32 || value > r.max as f32);
+                let limit = rule.map_or_else(String::new, |r| match (r.min.is_finite(), r.max.is_finite()) {
+                    (true, true) => format!(" ({} to {})", r.min, r.max),
+                    (true, false) => format!(" (at least {})", r.min),
+                    (false, true) => format!(" (at most {})", r.max),
+                    (false, false) => String::new(),
+                });
+                lines.push(format!("{name} = {value}{limit}{}", if fails { "  FAILS" } else { "" }));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(lines)
 }

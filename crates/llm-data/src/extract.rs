@@ -30,6 +30,8 @@ pub enum Extractor {
     Main,
     /// The second extractor, because the first found nothing or next to nothing.
     Fallback,
+    /// None: the page is beyond the limits of what is parsed.
+    Rendered,
 }
 
 impl Extractor {
@@ -39,6 +41,7 @@ impl Extractor {
             Extractor::Trafilatura => "extracted by trafilatura",
             Extractor::Main => "extracted from the main element",
             Extractor::Fallback => "extracted by the fallback",
+            Extractor::Rendered => "rendered without extraction",
         }
     }
 }
@@ -50,28 +53,88 @@ pub struct Page {
     pub text: String,
     /// Canonical address, if the page names one.
     pub url: Option<String>,
+    /// When it was written, if the page says so.
+    pub date: Option<String>,
     /// Who found the text.
     pub extractor: Extractor,
 }
 
-/// Extract the main text. Never fails: a page without text has an empty [`Page::text`].
+/// A larger page is rendered without looking for its main text.
+const MAX_BYTES: usize = 8 << 20;
+/// So is one with more tags,
+const MAX_TAGS: usize = 150_000;
+/// and one nested deeper: parser and extractors recurse, and what they do is quadratic in the depth.
+const MAX_DEPTH: usize = 256;
+
+/// Extract the main text. Never fails: a page without text has an empty [`Page::text`]; a page beyond the limits, or one that
+/// an extractor panics on, is rendered as it is.
 pub fn extract(html: &str) -> Page {
+    if !is_within_limits(html) {
+        return Page { text: render(html), extractor: Extractor::Rendered, ..Page::default() };
+    }
+    std::panic::catch_unwind(|| extract_within_limits(html)).unwrap_or_else(|_| Page {
+        text: render(html),
+        extractor: Extractor::Rendered,
+        ..Page::default()
+    })
+}
+
+/// Counts tags without building anything.
+fn is_within_limits(html: &str) -> bool {
+    /// Elements without an end tag, or whose end is implied by the next of their kind.
+    const NOT_NESTED: &[&str] = &[
+        "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr", "p", "li", "dt", "dd",
+        "option", "optgroup", "tr", "td", "th", "thead", "tbody", "tfoot", "colgroup", "rp", "rt", "html", "head", "body",
+    ];
+    if html.len() > MAX_BYTES {
+        return false;
+    }
+    let (mut tags, mut depth, mut deepest) = (0usize, 0usize, 0usize);
+    let bytes = html.as_bytes();
+    for at in memchr::memchr_iter(b'<', bytes) {
+        let rest = &bytes[at + 1..];
+        let closing = rest.first() == Some(&b'/');
+        let name = &rest[usize::from(closing)..];
+        let length = name.iter().take(24).take_while(|b| b.is_ascii_alphanumeric() || **b == b'-').count();
+        if length == 0 {
+            continue;
+        }
+        tags += 1;
+        let name = &name[..length];
+        if NOT_NESTED.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes())) {
+            continue;
+        }
+        if closing {
+            depth = depth.saturating_sub(1);
+        } else {
+            depth += 1;
+            deepest = deepest.max(depth);
+        }
+    }
+    tags <= MAX_TAGS && deepest <= MAX_DEPTH
+}
+
+fn extract_within_limits(html: &str) -> Page {
     let mut dom = Dom::parse(html);
     prune(&mut dom, FURNITURE);
     let outline = main_text(&dom);
     if outline.is_technical {
-        return Page { text: outline.text, url: None, extractor: Extractor::Main };
+        return Page { text: outline.text, extractor: Extractor::Main, ..Page::default() };
     }
     let options = trafilatura::Options::default().with_fallback(true).with_exclude_comments(true);
-    let (text, url) = match trafilatura::extract_document(dom, &options) {
-        Ok(found) => (render(&found.content_html), Some(found.metadata.url).filter(|u| u.starts_with("http"))),
-        Err(_) => (String::new(), None),
+    let (text, url, date) = match trafilatura::extract_document(dom, &options) {
+        Ok(found) => (
+            render(&found.content_html),
+            Some(found.metadata.url).filter(|u| u.starts_with("http")),
+            found.metadata.date.map(|d| d.format("%Y-%m-%d").to_string()),
+        ),
+        Err(_) => (String::new(), None, None),
     };
     let kept = letters(&text);
     if kept == 0 || kept < 250 && kept * 10 < letters(&outline.text) {
-        return Page { text: outline.text, url, extractor: Extractor::Fallback };
+        return Page { text: outline.text, url, date, extractor: Extractor::Fallback };
     }
-    Page { text, url, extractor: Extractor::Trafilatura }
+    Page { text, url, date, extractor: Extractor::Trafilatura }
 }
 
 struct Outline {
@@ -159,6 +222,26 @@ mod tests {
     fn a_page_without_text_is_empty() {
         assert_eq!(extract("").text, "");
         assert_eq!(extract("<html><body><script>var a = 1;</script></body></html>").text.trim(), "");
+    }
+
+    #[test]
+    fn pathological_nesting_is_rendered_in_time() {
+        let start = std::time::Instant::now();
+        for (piece, n) in [
+            ("<div>", 200_000),
+            ("<b><p>", 50_000),
+            ("<table><tr><td>", 30_000),
+            ("<font color=red>x", 60_000),
+            ("<p>x", 140_000),
+            ("<a><b><i>", 20_000),
+        ] {
+            let page = extract(&format!("<html><body>{}text", piece.repeat(n)));
+            assert!(page.text.contains("text"), "{piece}");
+        }
+        let deep = |n: usize| format!("<html><body>{}<p>The text at the bottom of it all is here.</p>", "<div>".repeat(n));
+        assert_eq!(extract(&deep(300)).extractor, Extractor::Rendered);
+        assert_ne!(extract(&deep(100)).extractor, Extractor::Rendered);
+        assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
     }
 
     #[test]

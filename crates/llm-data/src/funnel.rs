@@ -99,48 +99,24 @@ impl FunnelWriter {
 
     /// A document (or file) was looked at.
     pub fn input(&mut self, bytes: usize) {
-        self.funnel.documents_in += 1;
-        self.funnel.bytes_in += bytes as u64;
+        self.funnel.input(bytes);
     }
 
     /// A document is written.
     pub fn output(&mut self, document: &Document) {
-        let f = &mut self.funnel;
-        let bytes = document.text.len() as u64;
-        f.documents_out += 1;
-        f.bytes_out += bytes;
-        let unknown = || "unknown".to_string();
-        *f.by_source.entry(document.source.clone()).or_default() += 1;
-        *f.by_lang.entry(document.lang.clone().unwrap_or_else(unknown)).or_default() += 1;
-        *f.by_license.entry(document.license.clone().unwrap_or_else(unknown)).or_default() += 1;
-        *f.by_domain.entry(document.domain.clone()).or_default() += 1;
-        *f.bytes_by_domain.entry(document.domain.clone()).or_default() += bytes;
+        self.funnel.output(document);
     }
 
     /// A document is dropped by `drop.step`.
     pub fn drop(&mut self, drop: Drop, bytes: usize) -> Result<()> {
-        let mut line = serde_json::to_string(&drop).unwrap_or_default();
-        line.push('\n');
-        self.dropped.write_all(line.as_bytes()).map_err(io(&self.dropped_path, "cannot write"))?;
-        let steps = &mut self.funnel.steps;
-        let index = steps.iter().position(|s| s.name == drop.step).unwrap_or_else(|| {
-            steps.push(Step { name: drop.step.clone(), ..Step::default() });
-            steps.len() - 1
-        });
-        let step = &mut steps[index];
-        step.dropped += 1;
-        step.dropped_bytes += bytes as u64;
-        if step.examples.len() < EXAMPLES {
-            step.examples.push(Drop { step: String::new(), ..drop });
-        }
+        self.dropped.write_all(drop.line().as_bytes()).map_err(io(&self.dropped_path, "cannot write"))?;
+        self.funnel.drop(drop, bytes);
         Ok(())
     }
 
     /// Add to a named count.
     pub fn count(&mut self, name: &str, by: u64) {
-        if by > 0 {
-            *self.funnel.counts.entry(name.to_string()).or_default() += by;
-        }
+        self.funnel.count(name, by);
     }
 
     /// A sentence for the reader; printed to stderr too.
@@ -160,7 +136,83 @@ impl FunnelWriter {
     }
 }
 
+impl Drop {
+    /// Its line of `dropped.jsonl`.
+    pub fn line(&self) -> String {
+        let mut line = serde_json::to_string(self).unwrap_or_default();
+        line.push('\n');
+        line
+    }
+}
+
 impl Funnel {
+    /// A document (or file) was looked at.
+    pub fn input(&mut self, bytes: usize) {
+        self.documents_in += 1;
+        self.bytes_in += bytes as u64;
+    }
+
+    /// A document is written.
+    pub fn output(&mut self, document: &Document) {
+        let bytes = document.text.len() as u64;
+        self.documents_out += 1;
+        self.bytes_out += bytes;
+        let unknown = || "unknown".to_string();
+        *self.by_source.entry(document.source.clone()).or_default() += 1;
+        *self.by_lang.entry(document.lang.clone().unwrap_or_else(unknown)).or_default() += 1;
+        *self.by_license.entry(document.license.clone().unwrap_or_else(unknown)).or_default() += 1;
+        *self.by_domain.entry(document.domain.clone()).or_default() += 1;
+        *self.bytes_by_domain.entry(document.domain.clone()).or_default() += bytes;
+    }
+
+    /// A document of `bytes` bytes is dropped by `drop.step`.
+    pub fn drop(&mut self, drop: Drop, bytes: usize) {
+        let step = self.step(&drop.step);
+        step.dropped += 1;
+        step.dropped_bytes += bytes as u64;
+        if step.examples.len() < EXAMPLES {
+            step.examples.push(Drop { step: String::new(), ..drop });
+        }
+    }
+
+    fn step(&mut self, name: &str) -> &mut Step {
+        let index = self.steps.iter().position(|s| s.name == name).unwrap_or_else(|| {
+            self.steps.push(Step { name: name.to_string(), ..Step::default() });
+            self.steps.len() - 1
+        });
+        &mut self.steps[index]
+    }
+
+    /// Add to a named count.
+    pub fn count(&mut self, name: &str, by: u64) {
+        if by > 0 {
+            *self.counts.entry(name.to_string()).or_default() += by;
+        }
+    }
+
+    /// Add the funnel of another part of the same stage, which comes after this one.
+    pub fn merge(&mut self, other: Funnel) {
+        self.documents_in += other.documents_in;
+        self.documents_out += other.documents_out;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        for theirs in other.steps {
+            let ours = self.step(&theirs.name);
+            ours.dropped += theirs.dropped;
+            ours.dropped_bytes += theirs.dropped_bytes;
+            let free = EXAMPLES.saturating_sub(ours.examples.len());
+            ours.examples.extend(theirs.examples.into_iter().take(free));
+        }
+        let add = |to: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>| from.into_iter().for_each(|(k, v)| *to.entry(k).or_default() += v);
+        add(&mut self.by_source, other.by_source);
+        add(&mut self.by_lang, other.by_lang);
+        add(&mut self.by_license, other.by_license);
+        add(&mut self.by_domain, other.by_domain);
+        add(&mut self.bytes_by_domain, other.bytes_by_domain);
+        add(&mut self.counts, other.counts);
+        self.notices.extend(other.notices);
+    }
+
     /// One line for the terminal.
     pub fn summary(&self) -> String {
         let megabytes = |b: u64| b as f64 / 1e6;

@@ -70,8 +70,9 @@ pub fn render(html: &str) -> String {
 }
 
 fn after_raw_text<'a>(rest: &'a str, name: &str) -> &'a str {
-    let lower = rest.to_ascii_lowercase();
-    lower.find(&format!("</{name}")).map_or("", |at| &rest[at..])
+    let wanted = name.len() + 2;
+    let is_end = |at: &usize| rest.as_bytes().get(*at + 2..*at + wanted).is_some_and(|n| n.eq_ignore_ascii_case(name.as_bytes()));
+    rest.match_indices("</").map(|(at, _)| at).find(is_end).map_or("", |at| &rest[at..])
 }
 
 struct Tag {

@@ -1,20 +1,29 @@
 //! Raw documents to packed token shards.
 
+pub mod budget;
+pub mod classifier;
+pub mod contamination;
 pub mod corrupt;
 pub mod dedup;
 pub mod document;
 mod error;
 pub mod exercises;
 pub mod explain;
+pub mod export;
 pub mod extract;
+pub mod fasttext;
 pub mod filter;
 pub mod fim;
 pub mod funnel;
 pub mod html_text;
 pub mod langid;
+pub mod launch;
 pub mod minhash;
+pub mod mix;
+pub mod ngram;
 pub mod pack;
 pub mod pictures;
+pub mod pii;
 pub mod quality;
 pub mod ranks;
 pub mod read;
@@ -25,5 +34,9 @@ pub mod shards;
 pub mod split;
 pub mod stats;
 pub mod step;
+pub mod steps;
+pub mod store;
+pub mod toxicity;
+pub mod work;
 
 pub use error::{Error, Result};

@@ -6,9 +6,16 @@
 //! and `target_bytes` of all rows add up to the bytes of the text. A long document goes on in the next row; then
 //! `document_starts[0] = 0` marks a continuation. What does not fill the last row is dropped and counted.
 //!
+//! With `packing = "best_fit"` rows hold whole documents instead ([Ding et al. 2024](https://arxiv.org/abs/2404.10830)): only
+//! documents longer than a row are cut, their parts named `ID#part1` and so on, and what no document fills is padding. A padding
+//! token is a document of its own with an empty id: a trainer that asks nothing of the token before a document's start asks
+//! nothing of padding.
+//!
 //! The order is random access into a corpus that need not fit into memory: ids are first spilled in reading order to a
 //! temporary file, with one small index entry per document, and then read back in shuffled order. Tokenisation runs on all
 //! threads in batches whose results keep their order, so the bytes do not depend on the number of threads.
+
+mod best_fit;
 
 use crate::document::{self, Document, DocumentReader};
 use crate::error::{Error, Result, check_interrupt, io};
@@ -38,6 +45,8 @@ pub struct PackConfig {
     pub extra: Vec<Extra>,
     /// Targets per row.
     pub sequence_length: usize,
+    /// How documents become rows.
+    pub packing: Packing,
     /// Share of code chunks transformed to fill-in-the-middle (training only).
     pub fim_rate: f64,
     /// Order of documents and fill-in-the-middle cuts follow from it.
@@ -56,6 +65,7 @@ impl Default for PackConfig {
             heldout: None,
             extra: Vec::new(),
             sequence_length: 256,
+            packing: Packing::Concatenate,
             fim_rate: 0.5,
             seed: 0,
             max_tokens: 0,
@@ -84,6 +94,27 @@ impl PackConfig {
             return refuse("every `extra.share` must be 0 or more, and their sum below 1".into());
         }
         Ok(())
+    }
+}
+
+/// How documents become rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// One after the other, cut where a row ends.
+    #[default]
+    Concatenate,
+    /// Whole documents, padded.
+    BestFit,
+}
+
+impl Packing {
+    /// As in the metadata of shards.
+    pub fn name(self) -> &'static str {
+        match self {
+            Packing::Concatenate => "concatenate",
+            Packing::BestFit => "best_fit",
+        }
     }
 }
 
@@ -126,6 +157,18 @@ pub struct PackSummary {
     pub rows: u64,
     /// Chunks transformed to fill-in-the-middle, in all documents read.
     pub fim_chunks: u64,
+    /// Tokens of padding, with `best_fit`.
+    #[serde(default)]
+    pub padding_tokens: u64,
+    /// Padding among all tokens of the rows.
+    #[serde(default)]
+    pub padding_share: f64,
+    /// Documents that lie in more than one row.
+    #[serde(default)]
+    pub truncated_documents: u64,
+    /// Those of them that would have fitted into one.
+    #[serde(default)]
+    pub needlessly_truncated: u64,
     /// Tokens by domain of the documents used; extra files under `exercise`.
     pub tokens_by_domain: BTreeMap<String, u64>,
 }
@@ -202,7 +245,10 @@ impl Packer<'_> {
             }
             seed.stream("mixed order").rng().shuffle(&mut order);
         }
-        self.write(name, &order, &mut spill, &mut summary)?;
+        match self.config.packing {
+            Packing::Concatenate => self.write(name, &order, &mut spill, &mut summary)?,
+            Packing::BestFit => self.write_best_fit(name, &order, seed, &mut spill, &mut summary)?,
+        }
         Ok(summary)
     }
 
@@ -321,10 +367,16 @@ impl Packer<'_> {
             }
             spill.read(*index, &mut ids)?;
             let entry = &spill.entries[*index];
+            let rows_before = cutter.rows;
             cutter.push(&ids, &entry.id, |mut row| {
                 row.target_bytes = self.tokenizer.bytes_of(&row.tokens[1..]);
                 writer.push(row)
             })?;
+            // A row that ends with the document's last token does not cut it.
+            if cutter.rows - rows_before > usize::from(cutter.tokens.len() == 1) {
+                summary.truncated_documents += 1;
+                summary.needlessly_truncated += u64::from(ids.len() <= length + 1);
+            }
             summary.documents += 1;
             summary.text_bytes += entry.text_bytes;
             *summary.tokens_by_domain.entry(spill.domains[entry.domain].clone()).or_default() += entry.len;
@@ -335,6 +387,70 @@ impl Packer<'_> {
         summary.tokens = total - summary.dropped_tokens;
         writer.finish()?;
         progress.finish(format!("{} rows of {length} targets", summary.rows));
+        Ok(())
+    }
+}
+
+impl Packer<'_> {
+    /// Whole documents into rows, each where it leaves least room.
+    fn write_best_fit(&self, name: &'static str, order: &[usize], seed: Seed, spill: &mut Spill, summary: &mut PackSummary) -> Result<()> {
+        let length = self.config.sequence_length + 1;
+        let capacity = length as u32;
+        let pieces = best_fit::pieces(order.iter().map(|i| spill.entries[*i].len), capacity);
+        let parts = |document: u32| spill.entries[order[document as usize]].len > length as u64;
+        summary.truncated_documents = pieces.iter().filter(|p| p.part == 1).count() as u64;
+        let mut rows = best_fit::pack(&pieces, capacity);
+        if rows.is_empty() {
+            return Err(Error::Empty(format!("{name}: no document to pack")));
+        }
+        let long: Vec<bool> = (0..order.len() as u32).map(parts).collect();
+        // The longest documents were placed first; training must not see them first.
+        seed.stream("rows").rng().shuffle(&mut rows);
+        let pad = self.tokenizer.tokenizer.pad_id().unwrap_or(self.tokenizer.eos);
+        let mut writer =
+            ShardWriter::create(&self.out.join(name), self.info.clone(), self.config.rows_per_shard)?.with_packing(Packing::BestFit.name());
+        let mut progress = Progress::new(&format!("pack {name}"), rows.len() as u64, "rows");
+        let (mut ids, mut words) = (Vec::new(), seed.stream("within rows").rng());
+        let empty: Arc<str> = Arc::from("");
+        for (number, mut row) in rows.into_iter().enumerate() {
+            if number % 256 == 0 {
+                check_interrupt()?;
+            }
+            words.shuffle(&mut row);
+            let mut new = NewRow { tokens: Vec::with_capacity(length), document_starts: Vec::new(), document_ids: Vec::new(), target_bytes: 0 };
+            for piece in row {
+                let entry = &spill.entries[order[piece.document as usize]];
+                new.document_starts.push(new.tokens.len() as u32);
+                new.document_ids.push(if long[piece.document as usize] {
+                    Arc::from(format!("{}#part{}", entry.id, piece.part))
+                } else {
+                    entry.id.clone()
+                });
+                spill.read(order[piece.document as usize], &mut ids)?;
+                let piece_ids = &ids[piece.start as usize..piece.start as usize + piece.len as usize];
+                new.target_bytes += self.tokenizer.bytes_of(&piece_ids[1..]);
+                new.tokens.extend_from_slice(piece_ids);
+                summary.tokens += u64::from(piece.len) - u64::from(piece.part > 0);
+            }
+            summary.padding_tokens += (length - new.tokens.len()) as u64;
+            while new.tokens.len() < length {
+                new.document_starts.push(new.tokens.len() as u32);
+                new.document_ids.push(empty.clone());
+                new.tokens.push(pad);
+            }
+            writer.push(new)?;
+            progress.inc(1);
+        }
+        for index in order {
+            let entry = &spill.entries[*index];
+            summary.documents += 1;
+            summary.text_bytes += entry.text_bytes;
+            *summary.tokens_by_domain.entry(spill.domains[entry.domain].clone()).or_default() += entry.len;
+        }
+        summary.rows = writer.rows as u64;
+        summary.padding_share = summary.padding_tokens as f64 / (summary.rows * length as u64) as f64;
+        writer.finish()?;
+        progress.finish(format!("{} rows of {} targets", summary.rows, length - 1));
         Ok(())
     }
 }
@@ -357,13 +473,13 @@ struct Cutter {
     tokens: Vec<u32>,
     starts: Vec<u32>,
     ids: Vec<Arc<str>>,
-    /// True once a row was cut: then `tokens[0]` is already the last target of that row.
-    cut: bool,
+    /// Rows cut so far. After the first `tokens[0]` is already the last target of the row before.
+    rows: usize,
 }
 
 impl Cutter {
     fn new(length: usize) -> Self {
-        Self { length, tokens: Vec::with_capacity(length + 1), starts: Vec::new(), ids: Vec::new(), cut: false }
+        Self { length, tokens: Vec::with_capacity(length + 1), starts: Vec::new(), ids: Vec::new(), rows: 0 }
     }
 
     fn push(&mut self, mut document: &[u32], id: &Arc<str>, mut emit: impl FnMut(NewRow) -> Result<()>) -> Result<()> {
@@ -378,7 +494,7 @@ impl Cutter {
                 self.tokens.extend(tokens.last());
                 let document_starts = std::mem::replace(&mut self.starts, vec![0]);
                 let document_ids = std::mem::replace(&mut self.ids, vec![id.clone()]);
-                self.cut = true;
+                self.rows += 1;
                 emit(NewRow { tokens, document_starts, document_ids, target_bytes: 0 })?;
             }
         }
@@ -387,7 +503,7 @@ impl Cutter {
 
     /// Tokens in no row.
     fn unwritten(&self) -> usize {
-        self.tokens.len() - usize::from(self.cut)
+        self.tokens.len() - usize::from(self.rows > 0)
     }
 }
 

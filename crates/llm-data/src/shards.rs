@@ -10,7 +10,8 @@
 //! | `document_ids` | `List<Utf8>` | the document of each start |
 //! | `target_bytes` | `UInt32` | UTF-8 bytes that the targets stand for (control tokens: 0), for bits per byte |
 //!
-//! Schema metadata: `sequence_length`, `vocab_size`, `tokenizer` (BLAKE3 of its folder).
+//! Schema metadata: `sequence_length`, `vocab_size`, `tokenizer` (BLAKE3 of its folder), `packing` where it is not
+//! `concatenate`.
 //!
 //! The surprising decision: the reader does not go through Arrow's array decoder. That one may panic on a damaged file,
 //! because lengths inside a message are trusted. Here the FlatBuffers metadata is verified and every buffer is
@@ -94,6 +95,14 @@ impl std::fmt::Debug for ShardWriter {
 }
 
 impl ShardWriter {
+    /// Note how documents became rows, where that is not by concatenation; before the first row.
+    pub fn with_packing(mut self, packing: &str) -> Self {
+        let mut metadata = self.schema.metadata().clone();
+        metadata.insert("packing".to_string(), packing.to_string());
+        self.schema = Arc::new(Schema::new(self.schema.fields().clone()).with_metadata(metadata));
+        self
+    }
+
     /// Start the folder `dir`; an older folder of that name is replaced at the end.
     pub fn create(dir: &Path, info: ShardInfo, rows_per_shard: usize) -> Result<Self> {
         let (dir, schema) = (AtomicDir::create(dir)?, schema(&info));
@@ -190,6 +199,7 @@ pub struct Row<'a> {
 pub struct Shards {
     dir: PathBuf,
     info: ShardInfo,
+    packing: String,
     batches: Vec<Batch>,
     rows: usize,
 }
@@ -225,9 +235,15 @@ impl Shards {
                 path: path.clone(),
                 message: format!("{message}; the shard is damaged or truncated, run `llm-data pack` again"),
             };
-            let (info, batches) = read_shard(&map(path)?).map_err(damaged)?;
-            let all = shards.get_or_insert_with(|| Shards { dir: dir.to_path_buf(), info: info.clone(), batches: Vec::new(), rows: 0 });
-            if all.info != info {
+            let (info, packing, batches) = read_shard(&map(path)?).map_err(damaged)?;
+            let all = shards.get_or_insert_with(|| Shards {
+                dir: dir.to_path_buf(),
+                info: info.clone(),
+                packing: packing.clone(),
+                batches: Vec::new(),
+                rows: 0,
+            });
+            if all.info != info || all.packing != packing {
                 return Err(Error::Format {
                     path: path.clone(),
                     message: format!("packed with {info:?}, but {} with {:?}; one folder must come from one run", files[0].display(), all.info),
@@ -260,6 +276,11 @@ impl Shards {
     /// What the shards were packed with.
     pub fn info(&self) -> &ShardInfo {
         &self.info
+    }
+
+    /// `concatenate` or `best_fit`: how documents became rows.
+    pub fn packing(&self) -> &str {
+        &self.packing
     }
 
     /// Row `index`, without a copy.
@@ -345,7 +366,7 @@ fn offsets(buffer: &Buffer, rows: usize, limit: usize, what: &str) -> Result<Sca
     Ok(offsets)
 }
 
-fn read_shard(file: &Buffer) -> Result<(ShardInfo, Vec<Batch>), String> {
+fn read_shard(file: &Buffer) -> Result<(ShardInfo, String, Vec<Batch>), String> {
     let len = file.len();
     if len < 2 * MAGIC.len() + 6 || &file[..MAGIC.len()] != MAGIC || &file[len - MAGIC.len()..] != MAGIC {
         return Err("not an Arrow IPC file".into());
@@ -354,14 +375,16 @@ fn read_shard(file: &Buffer) -> Result<(ShardInfo, Vec<Batch>), String> {
     let footer_len = i32::from_le_bytes([file[trailer], file[trailer + 1], file[trailer + 2], file[trailer + 3]]);
     let footer = part(file, trailer as i64 - i64::from(footer_len), i64::from(footer_len), "the footer")?;
     let footer = arrow_ipc::root_as_footer(&footer).map_err(|e| format!("damaged footer ({e})"))?;
-    let info = read_schema(footer.schema().ok_or("no schema")?)?;
+    let schema = footer.schema().ok_or("no schema")?;
+    let info = read_schema(schema)?;
+    let packing = schema.custom_metadata().into_iter().flatten().find(|kv| kv.key() == Some("packing")).and_then(|kv| kv.value());
     let mut batches = Vec::new();
     for block in footer.recordBatches().into_iter().flatten() {
         let number = batches.len();
         let batch = read_batch(file, block, &info).map_err(|e| format!("record batch {number}: {e}"))?;
         batches.push(batch);
     }
-    Ok((info, batches))
+    Ok((info, packing.unwrap_or("concatenate").to_string(), batches))
 }
 
 fn read_schema(schema: arrow_ipc::Schema<'_>) -> Result<ShardInfo, String> {

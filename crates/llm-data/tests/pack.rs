@@ -2,7 +2,8 @@
 
 use llm_data::document::{Document, DocumentWriter};
 use llm_data::exercises::{self, ExercisesConfig};
-use llm_data::pack::{Extra, Form, PackConfig, pack};
+use llm_data::export::{ExportConfig, Format, export};
+use llm_data::pack::{Extra, Form, PackConfig, Packing, pack};
 use llm_data::shards::Shards;
 use llm_tokenizer::Tokenizer;
 use llm_tokenizer::trainer::{TrainerConfig, train};
@@ -167,4 +168,101 @@ fn mistakes_are_answered_in_one_line() {
         assert!(message.contains(named), "{message}");
         assert!(!out.join("train").exists() && !out.join(".tmp-tokens").exists());
     }
+}
+
+/// Documents as both packings and both export formats give them, sorted.
+fn exported(dir: &Path, packing: Packing, format: Format) -> Vec<Vec<u32>> {
+    let out = dir.join(packing.name());
+    let config = PackConfig { packing, fim_rate: 0.3, ..corpus(dir, 60) };
+    if !out.exists() {
+        pack(&config, &out).unwrap();
+    }
+    let target = dir.join(format!("{}-{format:?}", packing.name()));
+    let config = ExportConfig { input: out.join("train"), format, name: "x".into(), tokenizer: "ours".into() };
+    let summary = export(&config, &target).unwrap();
+    assert_eq!(summary.token_size, 2);
+    let read = |name: &str| std::fs::read(target.join(name)).unwrap();
+    let (tokens, ends) = match format {
+        Format::Datatrove => {
+            let index = read("x.ds.index");
+            let ends: Vec<u64> = index.chunks(8).map(|b| u64::from_le_bytes(b.try_into().unwrap())).collect();
+            let metadata = String::from_utf8(read("x.ds.metadata")).unwrap();
+            assert!(metadata.starts_with(&format!("ours|2\n{}\n", summary.tokens)), "{metadata}");
+            (read("x.ds"), ends)
+        }
+        Format::Megatron => {
+            let index = read("x.idx");
+            let n = summary.documents as usize;
+            assert_eq!((&index[..9], index[17], index.len()), (&b"MMIDIDX\0\0"[..], 8, 42 + 20 * n));
+            let word = |at: usize| u64::from_le_bytes(index[at..at + 8].try_into().unwrap());
+            assert_eq!((word(9), word(18), word(26)), (1, n as u64, n as u64 + 1));
+            let lengths: Vec<u64> = (0..n).map(|i| u64::from(u32::from_le_bytes(index[34 + 4 * i..38 + 4 * i].try_into().unwrap()))).collect();
+            let ends: Vec<u64> = lengths
+                .iter()
+                .scan(0, |end, n| {
+                    Some({
+                        *end += n;
+                        *end
+                    })
+                })
+                .collect();
+            for i in 0..n {
+                assert_eq!(word(34 + 4 * n + 8 * i), 2 * (ends[i] - lengths[i]));
+                assert_eq!(word(34 + 12 * n + 8 * i), i as u64);
+            }
+            (read("x.bin"), ends)
+        }
+    };
+    let tokens: Vec<u32> = tokens.chunks(2).map(|b| u32::from(u16::from_le_bytes(b.try_into().unwrap()))).collect();
+    let mut from = 0;
+    let mut documents: Vec<Vec<u32>> =
+        ends.into_iter().map(|end| tokens[std::mem::replace(&mut from, end as usize)..end as usize].to_vec()).collect();
+    documents.sort();
+    documents
+}
+
+#[test]
+fn exports_hold_every_document_whole_in_both_packings() {
+    let dir = tempfile::tempdir().unwrap();
+    let best = exported(dir.path(), Packing::BestFit, Format::Datatrove);
+    assert_eq!(best, exported(dir.path(), Packing::BestFit, Format::Megatron));
+    assert_eq!(best.len(), 60);
+    let tokenizer = Tokenizer::load(dir.path().join("tokenizer")).unwrap();
+    let (bos, eos) = (tokenizer.bos_id().unwrap(), tokenizer.eos_id().unwrap());
+    assert!(best.iter().all(|d| d[0] == bos && d[d.len() - 1] == eos && d[1..d.len() - 1].iter().all(|t| *t != bos && *t != eos)));
+    let joined = exported(dir.path(), Packing::Concatenate, Format::Datatrove);
+    assert_eq!(joined, exported(dir.path(), Packing::Concatenate, Format::Megatron));
+    // The last row is cut off: all documents but the last are the same ones.
+    let same = joined.iter().filter(|d| best.contains(d)).count();
+    assert!(joined.len() - same <= 1 && best.len() - joined.len() <= 1, "{same} of {} and {}", joined.len(), best.len());
+}
+
+#[test]
+fn best_fit_cuts_only_what_is_longer_than_a_row_and_pads_little() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = PackConfig { packing: Packing::BestFit, fim_rate: 0.0, sequence_length: 200, ..corpus(dir.path(), 300) };
+    let best = pack(&config, &dir.path().join("best")).unwrap();
+    let joined = pack(&PackConfig { packing: Packing::Concatenate, ..config.clone() }, &dir.path().join("joined")).unwrap();
+    let (best, joined) = (&best["train"], &joined["train"]);
+    assert_eq!(best.needlessly_truncated, 0);
+    assert!(joined.needlessly_truncated > 20 && best.truncated_documents < joined.truncated_documents, "{best:?} {joined:?}");
+    assert!(best.padding_share < 0.02, "{}", best.padding_share);
+    assert_eq!(best.tokens, joined.tokens + joined.dropped_tokens);
+    let shards = Shards::open(&dir.path().join("best/train")).unwrap();
+    assert_eq!(shards.packing(), "best_fit");
+    let tokenizer = Tokenizer::load(&config.tokenizer).unwrap();
+    let mut bytes = 0;
+    for r in 0..shards.len() {
+        let row = shards.row(r);
+        bytes += u64::from(row.target_bytes);
+        for (id, start) in shards.document_ids(r).iter().zip(row.document_starts) {
+            let token = row.tokens[*start as usize];
+            if id.is_empty() {
+                assert!(tokenizer.is_special(token), "padding is a control token");
+            } else {
+                assert!(id.contains("#part") && !id.ends_with("#part0") || Some(token) == tokenizer.bos_id(), "{id}");
+            }
+        }
+    }
+    assert_eq!(bytes, best.text_bytes, "every byte of text is asked for once");
 }

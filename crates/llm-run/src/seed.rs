@@ -119,6 +119,28 @@ pub fn permuted(seed: Seed, index: u64, n: u64) -> u64 {
     }
 }
 
+/// The inverse of [`permuted`]: at which index of the permutation of `0..n` element `value` stands.
+pub fn unpermuted(seed: Seed, value: u64, n: u64) -> u64 {
+    if n <= 1 {
+        return 0;
+    }
+    let half = (64 - (n - 1).leading_zeros()).div_ceil(2).max(1);
+    let mask = (1u64 << half) - 1;
+    let mut value = value % n;
+    loop {
+        let (mut left, mut right) = (value >> half, value & mask);
+        for round in (0..4u64).rev() {
+            let previous = right ^ (mix(seed.0 ^ mix(left ^ (round << 56))) & mask);
+            right = left;
+            left = previous;
+        }
+        value = (left << half) | right;
+        if value < n {
+            return value;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +152,11 @@ mod tests {
             let mut seen: Vec<u64> = (0..n).map(|i| permuted(Seed(seed), i, n)).collect();
             seen.sort_unstable();
             prop_assert_eq!(seen, (0..n).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn unpermuted_finds_the_index_again(seed: u64, n in 1u64..1 << 40, i: u64) {
+            prop_assert_eq!(unpermuted(Seed(seed), permuted(Seed(seed), i % n, n), n), i % n);
         }
 
         #[test]

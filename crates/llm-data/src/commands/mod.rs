@@ -1,15 +1,28 @@
 //! One file per command; each is `run(args)`.
 
+pub mod budget;
+pub mod contamination_index;
+pub mod decontaminate;
 pub mod dedup;
 pub mod exercises;
 pub mod explain;
+pub mod export;
 pub mod filter;
+pub mod launch;
+pub mod mix;
 pub mod pack;
+pub mod process;
 pub mod read;
+pub mod redact;
 pub mod sample;
 pub mod scenes;
+pub mod score;
 pub mod split;
 pub mod stats;
+pub mod train_classifier;
+pub mod train_ngram;
+pub mod unredact;
+pub mod what_if;
 
 /// What of a funnel goes into the manifest.
 fn summary(funnel: &llm_data::funnel::Funnel) -> serde_json::Value {

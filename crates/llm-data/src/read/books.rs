@@ -1,4 +1,4 @@
-//! Plain-text books: Project Gutenberg's frame off, chapters apart.
+//! Long plain texts: chapters apart.
 //!
 //! A book as one document would break two things: the 100,000-word limit would drop the long ones, and a held-out split
 //! by document would hold out a whole book or none of it. So a long text is cut at chapter headings; where there are
@@ -15,24 +15,6 @@ pub const PIECE_BYTES: usize = 16_000;
 pub const MAX_CHAPTER_BYTES: usize = 48_000;
 /// A chapter below this is joined with the next one.
 const MIN_CHAPTER_BYTES: usize = 1_500;
-
-/// `(text without header and footer, was a Gutenberg file)`.
-pub fn strip_gutenberg(text: &str) -> (&str, bool) {
-    static START: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"(?m)^\s*\*\*\* ?START OF (?:THIS|THE) PROJECT GUTENBERG.*\*\*\*[ \t]*$").ok());
-    static END: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"(?m)^\s*(?:\*\*\* ?END OF (?:THIS|THE) PROJECT GUTENBERG.*|End of (?:the |this )?Project Gutenberg.*)$").ok());
-    let start = START.as_ref().and_then(|r| r.find(text)).map(|m| m.end());
-    let body = &text[start.unwrap_or(0)..];
-    let end = END.as_ref().and_then(|r| r.find(body)).map(|m| m.start());
-    let mut body = &body[..end.unwrap_or(body.len())];
-    // The transcriber's credit is the first paragraph.
-    let trimmed = body.trim_start();
-    if start.is_some() && trimmed.starts_with("Produced by") {
-        body = trimmed.find("\n\n").map_or(trimmed, |at| &trimmed[at..]);
-    }
-    (body.trim_matches('\n'), start.is_some() || end.is_some())
-}
 
 fn is_heading(line: &str) -> bool {
     static HEADING: LazyLock<Option<Regex>> = LazyLock::new(|| {
@@ -98,7 +80,8 @@ fn at_paragraphs(text: &str, target: usize) -> Vec<&str> {
     pieces
 }
 
-fn floor(text: &str, mut at: usize) -> usize {
+/// The last character boundary at or before `at`.
+pub(super) fn floor(text: &str, mut at: usize) -> usize {
     at = at.min(text.len());
     while !text.is_char_boundary(at) {
         at -= 1;
@@ -110,22 +93,6 @@ fn floor(text: &str, mut at: usize) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn the_gutenberg_frame_goes_and_the_text_stays() {
-        let text = "The Project Gutenberg EBook of X\n\nLicence talk\n\n*** START OF THIS PROJECT GUTENBERG EBOOK X ***\n\n\nProduced by Somebody\n\n\nX\n\nText ends.\n\n\nEnd of the Project Gutenberg EBook of X\n*** END OF THIS PROJECT GUTENBERG EBOOK X ***\nmore licence";
-        assert_eq!(strip_gutenberg(text), ("X\n\nText ends.\n\n", true).map_trim());
-        assert_eq!(strip_gutenberg("plain text"), ("plain text", false));
-    }
-
-    trait MapTrim {
-        fn map_trim(self) -> Self;
-    }
-    impl MapTrim for (&str, bool) {
-        fn map_trim(self) -> Self {
-            (self.0.trim_matches('\n'), self.1)
-        }
-    }
 
     #[test]
     fn headings_of_three_languages() {
@@ -163,12 +130,6 @@ mod tests {
             let pieces = chapters(&text);
             prop_assert_eq!(pieces.concat(), text.as_str());
             prop_assert!(pieces.iter().all(|p| p.len() <= MAX_CHAPTER_BYTES * 5 / 4));
-        }
-
-        #[test]
-        fn gutenberg_stripping_accepts_anything(text in any::<String>()) {
-            let (body, _) = strip_gutenberg(&text);
-            prop_assert!(text.contains(body));
         }
     }
 }

@@ -6,17 +6,38 @@
 //! | [`cargo_sources`] | sources and READMEs of the packages a `Cargo.toml` depends on |
 //! | [`paths`] | the user's own files and folders, any supported format |
 //!
+//! | format | module |
+//! |---|---|
+//! | which is it, and one object of it from any source of bytes | [`format`](mod@format), [`codec`] |
+//! | web archives | [`warc`] |
+//! | plain text, Markdown, web pages | [`text`], [`books`], [`gutenberg`] |
+//! | source code, licences | [`code`], [`license`], [`license_text`] |
+//! | Wikipedia dumps, papers | [`wiki`], [`latex`] |
+//! | JSON, Parquet, Arrow, data set folders | [`rows`], [`columnar`], [`jsonl`], [`dataset`] |
+//!
 //! A reader lists its files in a fixed order, turns them into outcomes in parallel, chunk by chunk, and hands the
 //! outcomes to the [`Sink`] in that order, so the output does not depend on the number of threads.
 
 pub mod books;
 pub mod cargo_sources;
+pub mod code;
+pub mod codec;
+pub mod columnar;
+pub mod dataset;
+pub mod dates;
 pub mod encoding;
+pub mod format;
+pub mod gutenberg;
 pub mod jsonl;
+pub mod latex;
 pub mod license;
+pub mod license_text;
 pub mod paths;
+pub mod rows;
 pub mod rust_docs;
+pub mod text;
 pub mod warc;
+pub mod wiki;
 
 use crate::document::{Document, DocumentWriter};
 use crate::error::{Error, Result, check_interrupt};

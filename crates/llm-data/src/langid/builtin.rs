@@ -1,11 +1,17 @@
-//! Natural-language identification with `whatlang` (character trigrams, 69 languages).
+//! The detector that needs no file: `whatlang` (character trigrams, 69 languages), with `whichlang` where it is unsure.
 //!
 //! Documentation mixes prose with code, and code looks like whatever language its identifiers resemble. So the detector
 //! sees up to [`SAMPLE_CHARS`] characters of the lines that look like prose, taken from the whole document; only when
 //! there is too little prose does it see everything.
+//!
+//! On single sentences `whatlang` confuses neighbours: Spanish with Portuguese, Dutch with Afrikaans. `whichlang` (a linear model,
+//! 16 languages) does not, but knows no language beside its own. It is asked only below [`SURE`], and only believed between two of
+//! its languages, or against a rare neighbour that it does not know.
 
 /// Characters shown to the detector.
 pub const SAMPLE_CHARS: usize = 4_000;
+/// Confidence from which on `whatlang` is not doubted.
+pub const SURE: f32 = 0.9;
 const MIN_PROSE_CHARS: usize = 200;
 
 /// A language and how sure the detector is.
@@ -22,7 +28,47 @@ pub fn identify(text: &str) -> Option<Language> {
     let prose = sample(text.lines().filter(|l| is_prose(l)), text.len());
     let sample = if prose.chars().count() >= MIN_PROSE_CHARS { prose } else { sample(text.lines(), text.len()) };
     let info = whatlang::detect(&sample)?;
-    Some(Language { code: code(info.lang()), score: info.confidence() as f32 })
+    let found = Language { code: code(info.lang()), score: info.confidence() as f32 };
+    if found.score >= SURE {
+        return Some(found);
+    }
+    let other = which(whichlang::detect_language(&sample));
+    let neighbour = matches!((found.code, other), ("af", "nl") | ("tk" | "tuk" | "uz" | "uzb", "tr"));
+    if other != found.code && (neighbour || WHICH.contains(&found.code)) {
+        // As sure as the first was unsure of its own.
+        return Some(Language { code: other, score: 1.0 - found.score });
+    }
+    Some(found)
+}
+
+/// Languages that `whichlang` knows.
+const WHICH: [&str; 16] = ["ar", "zh", "de", "en", "fr", "hi", "it", "ja", "ko", "nl", "pt", "ru", "es", "sv", "tr", "vi"];
+
+fn which(lang: whichlang::Lang) -> &'static str {
+    use whichlang::Lang::*;
+    match lang {
+        Ara => "ar",
+        Cmn => "zh",
+        Deu => "de",
+        Eng => "en",
+        Fra => "fr",
+        Hin => "hi",
+        Ita => "it",
+        Jpn => "ja",
+        Kor => "ko",
+        Nld => "nl",
+        Por => "pt",
+        Rus => "ru",
+        Spa => "es",
+        Swe => "sv",
+        Tur => "tr",
+        Vie => "vi",
+    }
+}
+
+/// ISO 639-1 for an ISO 639-3 code, where the detector knows both.
+pub(super) fn short(code3: &str) -> Option<&'static str> {
+    whatlang::Lang::from_code(code3).map(code)
 }
 
 /// Every k-th line, so that the sample covers the whole document.

@@ -1,7 +1,7 @@
-//! The filters: five checks for natural language, and their counterparts for code.
+//! The first filters: five checks for natural language, and their counterparts for code. Profile `tutorial`.
 //!
-//! Natural language (`tutorial` profile): 100 to 100,000 words; at most 20 % non-alphabetic characters; at most 20 %
-//! duplicate lines; language in the allow-list with confidence at least 0.65; quality score at least the threshold.
+//! Natural language: 100 to 100,000 words; at most 20 % non-alphabetic characters; at most 20 % duplicate lines; language in the
+//! allow-list with confidence at least 0.65; quality score at least the threshold.
 //!
 //! *Non-alphabetic* is the share of characters that are neither letters nor white space, among **all** characters, so
 //! prose lies near 3 to 6 % and documentation with code near 10 to 18 %. *Duplicate lines* are second and later
@@ -9,38 +9,19 @@
 //! counted by number, the speakers' names alone would drop every play and the repeated lines of code every tutorial.
 //! Words are separated by white space, so the word limits are not meant for languages written without spaces.
 
-use crate::document::{Document, DocumentReader, DocumentWriter};
-use crate::error::{Error, Result, check_interrupt};
-use crate::funnel::{Drop, Funnel, FunnelWriter, excerpt};
+use super::{FilterConfig, Profile, Rule};
+use crate::document::{Document, DocumentReader};
+use crate::error::{Result, check_interrupt};
 use crate::langid;
-use crate::quality::{QualityConfig, QualityModel, is_reference};
-use llm_run::{Progress, Seed};
+use crate::quality::{QualityModel, is_reference};
+use crate::step::{Step, Trace, Verdict};
+use llm_run::Seed;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::{Path, PathBuf};
 
-/// Configuration of `llm-data filter`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FilterConfig {
-    /// Output folder of `read`.
-    pub input: PathBuf,
-    /// Seed of the quality model.
-    pub seed: u64,
-    /// Limits of natural language.
-    pub text: TextLimits,
-    /// Limits of code.
-    pub code: CodeLimits,
-    /// The learned score.
-    pub quality: QualityConfig,
-}
-
-impl Default for FilterConfig {
-    fn default() -> Self {
-        Self { input: PathBuf::new(), seed: 42, text: TextLimits::default(), code: CodeLimits::default(), quality: QualityConfig::default() }
-    }
-}
+/// Name of the profile.
+pub const NAME: &str = "tutorial";
 
 /// Limits of natural language.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -231,13 +212,117 @@ pub fn check_code(document: &Document, limits: &CodeLimits) -> Option<Finding> {
     (share > limits.max_duplicate_lines).then(|| ("code duplicate lines", rounded(share), limits.max_duplicate_lines.into()))
 }
 
+/// The profile: limits, and the quality model if one was trained.
+#[derive(Debug)]
+pub struct Tutorial {
+    text: TextLimits,
+    code: CodeLimits,
+    model: Option<(QualityModel, f32)>,
+}
+
+impl Tutorial {
+    /// With the limits of `config` and a model with its threshold.
+    pub fn new(config: &FilterConfig, model: Option<QualityModel>) -> Self {
+        Self { text: config.text.clone(), code: config.code.clone(), model: model.map(|m| (m, config.quality.threshold)) }
+    }
+
+    fn measure_text(&self, document: &mut Document, trace: &mut Trace) {
+        let mut note = |name: &str, value: f64, min: Option<f64>, max: Option<f64>| trace.signal(format!("{NAME}/{name}"), value, min, max);
+        let t = &self.text;
+        let words = document.text.split_whitespace().count() as f64;
+        note("words", words, Some(t.min_words as f64), Some(t.max_words as f64));
+        note("non_alphabetic", non_alphabetic(&document.text), None, Some(t.max_non_alphabetic));
+        note("duplicate_lines", duplicate_lines(&document.text), None, Some(t.max_duplicate_lines));
+        let (code, score) = langid::identify(&document.text).map_or(("unknown", 0.0), |l| (l.code, l.score));
+        document.lang = Some(code.to_string());
+        document.lang_score = Some(score);
+        let wanted = t.languages.is_empty() || t.languages.iter().any(|l| l == code);
+        note("lang_wanted", f64::from(u8::from(wanted)), Some(1.0), None);
+        note("lang_score", f64::from(score), Some(f64::from(t.min_lang_score)), None);
+        if let Some((model, threshold)) = &self.model {
+            note("quality", f64::from(model.score(&document.text)), Some(f64::from(*threshold)), None);
+        }
+    }
+
+    fn measure_code(&self, text: &str, trace: &mut Trace) {
+        let mut note = |name: &str, value: f64, min: Option<f64>, max: Option<f64>| trace.signal(format!("{NAME}/{name}"), value, min, max);
+        let c = &self.code;
+        let lengths: Vec<usize> = text.lines().map(|l| l.chars().count()).filter(|n| *n > 0).collect();
+        note("code_bytes", text.len() as f64, Some(c.min_bytes as f64), Some(c.max_bytes as f64));
+        note("code_lines", lengths.len() as f64, Some(c.min_lines as f64), None);
+        let generated = f64::from(u8::from(generated_marker(text).is_some()));
+        note("code_generated", generated, None, c.drop_generated.then_some(0.0));
+        note("code_line_chars", lengths.iter().copied().max().unwrap_or(0) as f64, None, Some(c.max_line_chars as f64));
+        let mean = lengths.iter().sum::<usize>() as f64 / lengths.len().max(1) as f64;
+        note("code_mean_line_chars", mean, None, Some(c.max_mean_line_chars));
+        note("code_non_alphabetic", non_alphabetic(text), None, Some(c.max_non_alphabetic));
+        note("code_duplicate_lines", duplicate_lines(text), None, Some(c.max_duplicate_lines));
+    }
+}
+
+impl Step for Tutorial {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn checks(&self) -> Vec<String> {
+        STEPS.iter().map(|s| (*s).to_string()).collect()
+    }
+
+    fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {
+        let finding = if document.is_code() { check_code(document, &self.code) } else { check_text(document, &self.text) };
+        if trace.everything {
+            if document.is_code() {
+                self.measure_code(&document.text, trace);
+            } else {
+                self.measure_text(document, trace);
+            }
+        }
+        if let Some((step, value, threshold)) = finding {
+            return Ok(Verdict::drop(step, value, threshold));
+        }
+        if let (false, Some((model, threshold))) = (document.is_code(), &self.model) {
+            let score = model.score(&document.text);
+            document.quality = Some(score);
+            if score < *threshold {
+                return Ok(Verdict::drop("quality", rounded(f64::from(score)), rounded(f64::from(*threshold))));
+            }
+        }
+        Ok(Verdict::Keep)
+    }
+}
+
+impl Profile for Tutorial {
+    fn rules(&self) -> Vec<Rule> {
+        let (t, c) = (&self.text, &self.code);
+        let rule = |check: &str, signal: &str, min: f64, max: f64| Rule { check: check.into(), signal: format!("{NAME}/{signal}"), min, max };
+        let (none, any) = (f64::NEG_INFINITY, f64::INFINITY);
+        let generated = if c.drop_generated { 0.0 } else { any };
+        vec![
+            rule("length", "words", t.min_words as f64, t.max_words as f64),
+            rule("non-alphabetic", "non_alphabetic", none, t.max_non_alphabetic),
+            rule("duplicate lines", "duplicate_lines", none, t.max_duplicate_lines),
+            rule("language", "lang_wanted", 1.0, any),
+            rule("language", "lang_score", f64::from(t.min_lang_score), any),
+            rule("quality", "quality", self.model.as_ref().map_or(none, |m| f64::from(m.1)), any),
+            rule("code length", "code_bytes", c.min_bytes as f64, c.max_bytes as f64),
+            rule("code length", "code_lines", c.min_lines as f64, any),
+            rule("code generated", "code_generated", none, generated),
+            rule("code line length", "code_line_chars", none, c.max_line_chars as f64),
+            rule("code line length", "code_mean_line_chars", none, c.max_mean_line_chars),
+            rule("code non-alphabetic", "code_non_alphabetic", none, c.max_non_alphabetic),
+            rule("code duplicate lines", "code_duplicate_lines", none, c.max_duplicate_lines),
+        ]
+    }
+}
+
 fn judge(mut document: Document, config: &FilterConfig) -> (Document, Option<Finding>) {
     let finding = if document.is_code() { check_code(&document, &config.code) } else { check_text(&mut document, &config.text) };
     (document, finding)
 }
 
 /// The references that train the quality model: two passes of the cheap checks, nothing kept but the sample.
-fn references(config: &FilterConfig) -> Result<Vec<(String, String)>> {
+pub(super) fn references(config: &FilterConfig) -> Result<Vec<(String, String)>> {
     let mut curated: BTreeMap<String, usize> = BTreeMap::new();
     let mut candidates: Vec<(u64, String, bool, String)> = Vec::new();
     let seed = Seed(config.seed).stream("references");
@@ -269,69 +354,6 @@ fn references(config: &FilterConfig) -> Result<Vec<(String, String)>> {
         texts.extend(batch?.into_iter().filter(|d| wanted.contains(&d.id)).map(|d| (d.id, d.text)));
     }
     Ok(texts)
-}
-
-/// Run the stage.
-pub fn filter(config: &FilterConfig, out: &Path) -> Result<Funnel> {
-    let mut funnel = FunnelWriter::create(out, "filter", STEPS)?;
-    let total = crate::document::count(&config.input)?;
-    let mut progress = Progress::new("filter", total, "documents");
-    let model = if config.quality.enabled {
-        let references = references(config)?;
-        let model = QualityModel::train(&references, &config.quality, config.seed);
-        if model.is_none() {
-            funnel.notice(format!("no quality score: {} reference documents, {} needed", references.len(), config.quality.min_references));
-        }
-        model
-    } else {
-        None
-    };
-    let mut writer = DocumentWriter::create(&out.join("documents"))?;
-    for batch in DocumentReader::open(&config.input)? {
-        check_interrupt()?;
-        let batch = batch?;
-        let n = batch.len() as u64;
-        let judged: Vec<(Document, Option<Finding>)> = batch
-            .into_par_iter()
-            .map(|document| {
-                let (mut document, mut finding) = judge(document, config);
-                if let (None, false, Some(model)) = (&finding, document.is_code(), &model) {
-                    let score = model.score(&document.text);
-                    document.quality = Some(score);
-                    if score < config.quality.threshold {
-                        finding = Some(("quality", rounded(f64::from(score)), rounded(f64::from(config.quality.threshold))));
-                    }
-                }
-                (document, finding)
-            })
-            .collect();
-        for (document, finding) in judged {
-            funnel.input(document.text.len());
-            match finding {
-                None => {
-                    funnel.output(&document);
-                    writer.push(document)?;
-                }
-                Some((step, value, threshold)) => {
-                    let drop = Drop { step: step.to_string(), value, threshold, text: excerpt(&document.text), id: document.id };
-                    funnel.drop(drop, document.text.len())?;
-                }
-            }
-        }
-        progress.inc(n);
-    }
-    if writer.documents == 0 {
-        let worst =
-            funnel.funnel.steps.iter().max_by_key(|s| s.dropped).map_or_else(String::new, |s| format!("; `{}` dropped most ({})", s.name, s.dropped));
-        return Err(Error::Empty(format!("{}: no document of {total} passed the filters{worst}; loosen the limits", config.input.display())));
-    }
-    if let Some(model) = &model {
-        model.save(&out.join("quality.json"))?;
-    }
-    writer.finish()?;
-    let funnel = funnel.finish(out)?;
-    progress.finish(funnel.summary());
-    Ok(funnel)
 }
 
 #[cfg(test)]

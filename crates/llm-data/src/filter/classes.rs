@@ -1,0 +1,243 @@
+//! Classes of characters: the sets that word and sentence splitting and the checks ask for, as one bit field per character.
+//!
+//! The sets are the ones that spaCy 3.8 (English tokenizer, sentencizer) and datatrove 0.10.1 (punctuation, terminal punctuation) work
+//! with, because verdicts are compared with theirs. Alphabets are stored as ranges: what has upper and lower case, and what has not.
+
+use std::sync::LazyLock;
+
+/// Member of spaCy's alphabets, with or without case.
+pub const ALPHA: u16 = 1;
+/// Lower case, or of an alphabet without case.
+pub const LOWER: u16 = 1 << 1;
+/// Upper case, or of an alphabet without case.
+pub const UPPER: u16 = 1 << 2;
+/// Quotation mark, bracket of East Asian typography, or comma (as in spaCy's list).
+pub const QUOTE: u16 = 1 << 3;
+/// Splits off the front of a word.
+pub const PREFIX: u16 = 1 << 4;
+/// Splits off the end of a word.
+pub const SUFFIX: u16 = 1 << 5;
+/// Symbols and emoji, which stand alone.
+pub const ICON: u16 = 1 << 6;
+/// datatrove's punctuation; a word of nothing else is a symbol.
+pub const SYMBOL: u16 = 1 << 7;
+/// Unicode category P.
+pub const PUNCT: u16 = 1 << 8;
+/// Unicode category L (Python's `str.isalpha`).
+pub const LETTER: u16 = 1 << 9;
+/// datatrove's terminal punctuation, which may end a line.
+pub const TERMINAL: u16 = 1 << 10;
+/// The sentencizer's punctuation, which ends a sentence.
+pub const SENTENCE: u16 = 1 << 11;
+/// A full stop after one of these splits off (lower case letters do as well).
+pub const BEFORE_STOP: u16 = 1 << 12;
+/// Currency signs split off after a digit.
+pub const CURRENCY: u16 = 1 << 13;
+
+type Ranges = &'static [(u32, u32)];
+
+#[rustfmt::skip]
+const CASED: Ranges = &[
+    (0x41, 0x5a), (0x61, 0x7a), (0xc0, 0xd6), (0xd8, 0xf6), (0xf8, 0x2af), (0x386, 0x386), (0x388, 0x38a), (0x38c, 0x38c), (0x38e, 0x38f),
+    (0x391, 0x3a9), (0x3ac, 0x3af), (0x3b1, 0x3c9), (0x3cc, 0x3ce), (0x400, 0x401), (0x403, 0x40a), (0x40c, 0x40d), (0x410, 0x451),
+    (0x453, 0x45a), (0x45c, 0x45d), (0x490, 0x491), (0x496, 0x497), (0x4a2, 0x4a3), (0x4ae, 0x4af), (0x4ba, 0x4bb), (0x4d8, 0x4d9),
+    (0x4e8, 0x4e9), (0x1d00, 0x1d25), (0x1d6b, 0x1d77), (0x1d79, 0x1d9a), (0x1e00, 0x1eff), (0x2c60, 0x2c7b), (0x2c7e, 0x2c7f),
+    (0xa722, 0xa76f), (0xa771, 0xa787), (0xa78b, 0xa78e), (0xa790, 0xa7b9), (0xa7fa, 0xa7fa), (0xab30, 0xab5a), (0xab60, 0xab64),
+    (0xff21, 0xff3a), (0xff41, 0xff5a),
+];
+
+#[rustfmt::skip]
+const UNCASED: Ranges = &[
+    (0x591, 0x5f4), (0x620, 0x64a), (0x66e, 0x6d5), (0x6e5, 0x6ff), (0x750, 0x77f), (0x8a0, 0x8bd), (0x900, 0x9ff), (0xb80, 0xcff),
+    (0xd80, 0xdff), (0x1100, 0x137f), (0x2e80, 0x2fdf), (0x2ff0, 0x30ff), (0x31c0, 0x31ef), (0x3200, 0x4dbf), (0x4e00, 0x9fff),
+    (0xac00, 0xd7af), (0xf900, 0xfaff), (0xfb1d, 0xfbb1), (0xfbd3, 0xfd3d), (0xfd50, 0xfdc7), (0xfdf0, 0xfdfb), (0xfe30, 0xfe4f),
+    (0xfe70, 0xfefc), (0x1ee00, 0x1eebb), (0x1f200, 0x1f2ff), (0x20000, 0x2a6df), (0x2a700, 0x2ebef), (0x2f800, 0x2fa1f),
+];
+
+#[rustfmt::skip]
+const ICONS: Ranges = &[
+    (0xa6, 0xa6), (0xa9, 0xa9), (0xae, 0xae), (0xb0, 0xb0), (0x482, 0x482), (0x58d, 0x58e), (0x60e, 0x60f), (0x6de, 0x6de), (0x6e9, 0x6e9),
+    (0x6fd, 0x6fe), (0x7f6, 0x7f6), (0x9fa, 0x9fa), (0xb70, 0xb70), (0xbf3, 0xbf8), (0xbfa, 0xbfa), (0xc7f, 0xc7f), (0xd4f, 0xd4f), (0xd79,
+    0xd79), (0xf01, 0xf03), (0xf13, 0xf13), (0xf15, 0xf17), (0xf1a, 0xf1f), (0xf34, 0xf34), (0xf36, 0xf36), (0xf38, 0xf38), (0xfbe, 0xfc5),
+    (0xfc7, 0xfcc), (0xfce, 0xfcf), (0xfd5, 0xfd8), (0x109e, 0x109f), (0x1390, 0x1399), (0x1940, 0x1940), (0x19de, 0x19ff), (0x1b61, 0x1b6a),
+    (0x1b74, 0x1b7c), (0x2100, 0x2101), (0x2103, 0x2106), (0x2108, 0x2109), (0x2114, 0x2114), (0x2116, 0x2117), (0x211e, 0x2123), (0x2125,
+    0x2125), (0x2127, 0x2127), (0x2129, 0x2129), (0x212e, 0x212e), (0x213a, 0x213b), (0x214a, 0x214a), (0x214c, 0x214d), (0x214f, 0x214f),
+    (0x218a, 0x218b), (0x2195, 0x2199), (0x219c, 0x219f), (0x21a1, 0x21a2), (0x21a4, 0x21a5), (0x21a7, 0x21ad), (0x21af, 0x21cd), (0x21d0,
+    0x21d1), (0x21d3, 0x21d3), (0x21d5, 0x21f3), (0x2300, 0x2307), (0x230c, 0x231f), (0x2322, 0x2328), (0x232b, 0x237b), (0x237d, 0x239a),
+    (0x23b4, 0x23db), (0x23e2, 0x2426), (0x2440, 0x244a), (0x249c, 0x24e9), (0x2500, 0x25b6), (0x25b8, 0x25c0), (0x25c2, 0x25f7), (0x2600,
+    0x266e), (0x2670, 0x2767), (0x2794, 0x27bf), (0x2800, 0x28ff), (0x2b00, 0x2b2f), (0x2b45, 0x2b46), (0x2b4d, 0x2b73), (0x2b76, 0x2b95),
+    (0x2b98, 0x2bc8), (0x2bca, 0x2bfe), (0x2ce5, 0x2cea), (0x2e80, 0x2e99), (0x2e9b, 0x2ef3), (0x2f00, 0x2fd5), (0x2ff0, 0x2ffb), (0x3004,
+    0x3004), (0x3012, 0x3013), (0x3020, 0x3020), (0x3036, 0x3037), (0x303e, 0x303f), (0x3190, 0x3191), (0x3196, 0x319f), (0x31c0, 0x31e3),
+    (0x3200, 0x321e), (0x322a, 0x3247), (0x3250, 0x3250), (0x3260, 0x327f), (0x328a, 0x32b0), (0x32c0, 0x32fe), (0x3300, 0x33ff), (0x4dc0,
+    0x4dff), (0xa490, 0xa4c6), (0xa828, 0xa82b), (0xa836, 0xa837), (0xa839, 0xa839), (0xaa77, 0xaa79), (0xfdfd, 0xfdfd), (0xffe4, 0xffe4),
+    (0xffe8, 0xffe8), (0xffed, 0xffee), (0xfffc, 0xfffd), (0x10137, 0x1013f), (0x10179, 0x10189), (0x1018c, 0x1018e), (0x10190, 0x1019b),
+    (0x101a0, 0x101a0), (0x101d0, 0x101fc), (0x10877, 0x10878), (0x10ac8, 0x10ac8), (0x1173f, 0x1173f), (0x16b3c, 0x16b3f), (0x16b45, 0x16b45),
+    (0x1bc9c, 0x1bc9c), (0x1d000, 0x1d0f5), (0x1d100, 0x1d126), (0x1d129, 0x1d164), (0x1d16a, 0x1d16c), (0x1d183, 0x1d184), (0x1d18c, 0x1d1a9),
+    (0x1d1ae, 0x1d1e8), (0x1d200, 0x1d241), (0x1d245, 0x1d245), (0x1d300, 0x1d356), (0x1d800, 0x1d9ff), (0x1da37, 0x1da3a), (0x1da6d, 0x1da74),
+    (0x1da76, 0x1da83), (0x1da85, 0x1da86), (0x1ecac, 0x1ecac), (0x1f000, 0x1f02b), (0x1f030, 0x1f093), (0x1f0a0, 0x1f0ae), (0x1f0b1, 0x1f0bf),
+    (0x1f0c1, 0x1f0cf), (0x1f0d1, 0x1f0f5), (0x1f110, 0x1f16b), (0x1f170, 0x1f1ac), (0x1f1e6, 0x1f202), (0x1f210, 0x1f23b), (0x1f240, 0x1f248),
+    (0x1f250, 0x1f251), (0x1f260, 0x1f265), (0x1f300, 0x1f3fa), (0x1f400, 0x1f6d4), (0x1f6e0, 0x1f6ec), (0x1f6f0, 0x1f6f9), (0x1f700, 0x1f773),
+    (0x1f780, 0x1f7d8), (0x1f800, 0x1f80b), (0x1f810, 0x1f847), (0x1f850, 0x1f859), (0x1f860, 0x1f887), (0x1f890, 0x1f8ad), (0x1f900, 0x1f90b),
+    (0x1f910, 0x1f93e), (0x1f940, 0x1f970), (0x1f973, 0x1f976), (0x1f97a, 0x1f97a), (0x1f97c, 0x1f9a2), (0x1f9b0, 0x1f9b9), (0x1f9c0, 0x1f9c2),
+    (0x1f9d0, 0x1f9ff), (0x1fa60, 0x1fa6d),
+];
+
+#[rustfmt::skip]
+const TERMINALS: Ranges = &[
+    (0x21, 0x21), (0x2e, 0x2e), (0x3f, 0x3f), (0x589, 0x589), (0x61d, 0x61f), (0x6d4, 0x6d4), (0x700, 0x702), (0x7f9, 0x7f9), (0x837, 0x837),
+    (0x839, 0x839), (0x83d, 0x83e), (0x964, 0x965), (0x104a, 0x104b), (0x1362, 0x1362), (0x1367, 0x1368), (0x166e, 0x166e), (0x1735, 0x1736),
+    (0x17d4, 0x17d6), (0x17d9, 0x17da), (0x1803, 0x1803), (0x1809, 0x1809), (0x1944, 0x1945), (0x1aa8, 0x1aab), (0x1b5a, 0x1b5b), (0x1b5e,
+    0x1b5f), (0x1b7d, 0x1b7e), (0x1c3b, 0x1c3c), (0x1c7e, 0x1c7f), (0x203c, 0x203d), (0x2047, 0x2049), (0x2e2e, 0x2e2e), (0x2e3c, 0x2e3c),
+    (0x2e53, 0x2e54), (0x3002, 0x3002), (0xa4ff, 0xa4ff), (0xa60e, 0xa60f), (0xa6f3, 0xa6f3), (0xa6f7, 0xa6f7), (0xa876, 0xa877), (0xa8ce,
+    0xa8cf), (0xa92f, 0xa92f), (0xa9c8, 0xa9c9), (0xaa5d, 0xaa5f), (0xaaf0, 0xaaf1), (0xabeb, 0xabeb), (0xfe52, 0xfe52), (0xfe56, 0xfe57),
+    (0xff01, 0xff01), (0xff0e, 0xff0e), (0xff1f, 0xff1f), (0xff61, 0xff61), (0x10a56, 0x10a57), (0x10f55, 0x10f59), (0x10f86, 0x10f89),
+    (0x11047, 0x11048), (0x110be, 0x110c1), (0x11141, 0x11143), (0x111c5, 0x111c6), (0x111cd, 0x111cd), (0x111de, 0x111df), (0x11238, 0x11239),
+    (0x1123b, 0x1123c), (0x112a9, 0x112a9), (0x1144b, 0x1144c), (0x115c2, 0x115c3), (0x115c9, 0x115d7), (0x11641, 0x11642), (0x1173c, 0x1173e),
+    (0x11944, 0x11944), (0x11946, 0x11946), (0x11a42, 0x11a43), (0x11a9b, 0x11a9c), (0x11c41, 0x11c42), (0x11ef7, 0x11ef8), (0x11f43, 0x11f44),
+    (0x16a6e, 0x16a6f), (0x16af5, 0x16af5), (0x16b37, 0x16b38), (0x16b44, 0x16b44), (0x16e98, 0x16e98), (0x1bc9f, 0x1bc9f), (0x1da88, 0x1da88),
+];
+
+/// Terminal for datatrove, yet no end of a sentence for the sentencizer.
+#[rustfmt::skip]
+const NOT_SENTENCE: Ranges = &[
+    (0x61d, 0x61e), (0x837, 0x837), (0x839, 0x839), (0x83d, 0x83e), (0x17d4, 0x17d6), (0x17d9, 0x17da), (0x1b7d, 0x1b7e), (0x2e53, 0x2e54),
+    (0x10f55, 0x10f59), (0x10f86, 0x10f89), (0x11944, 0x11944), (0x11946, 0x11946), (0x11ef7, 0x11ef8), (0x11f43, 0x11f44), (0x16e98, 0x16e98),
+];
+
+/// No letter with case within [`CASED`].
+const NEITHER_CASE: &[u32] = &[0x1bb, 0x1c5, 0x1c8, 0x1cb, 0x1f2];
+
+const PREFIXES: &str =
+    "!\"#$%&'()*,:;<=>?[]_`{}¡£¥§«´·»¿،؛؟٪۔।฿–—‘’‚“”„…₠₡₢₣₤₥₦₧₨₩₪₫€₭₮₯₰₱₲₳₴₵₶₷₸₹₺₻₼₽₾₿〈〉⟦⟧、。〈〉《》「」『』【】〔〕﷼！（），：；？～";
+const SUFFIXES: &str = "!\"#&'()*,:;<>?[]_`{}¡«´·»¿،؛؟٪۔।–—‘’‚“”„…〈〉⟦⟧、。〈〉《》「」『』【】〔〕！（），：；？～";
+const QUOTES: &str = "\"',`«´»‘’‚“”„〈〉⟦⟧〈〉《》「」『』【】〔〕（）";
+const BEFORE: &str = "!\"#%&'()*+,-0123456789:;<>?[]_`{|}¡«²´·»¿،؛؟٪‘’‚“”„…〈〉⟦⟧！（），：；？～";
+const SYMBOLS: &str = "\"#$%&'()*+,-/:;<=>@[\\]^_`{|}~«´»–—’“”„…∶━►、〈〉《》「」【】％（），１：；～";
+const CURRENCIES: &str = "$£¥฿₠₡₢₣₤₥₦₧₨₩₪₫€₭₮₯₰₱₲₳₴₵₶₷₸₹₺₻₼₽₾₿﷼";
+
+fn within(ranges: Ranges, c: u32) -> bool {
+    ranges
+        .binary_search_by(|&(a, b)| {
+            if b < c {
+                std::cmp::Ordering::Less
+            } else if a > c {
+                std::cmp::Ordering::Greater
+            } else {
+                std::cmp::Ordering::Equal
+            }
+        })
+        .is_ok()
+}
+
+/// The ranges of a Unicode class such as `\p{P}`.
+fn unicode(pattern: &str) -> Vec<(u32, u32)> {
+    use regex_syntax::hir::{Class, HirKind};
+    match regex_syntax::parse(pattern).map(|hir| hir.into_kind()) {
+        Ok(HirKind::Class(Class::Unicode(class))) => class.iter().map(|r| (u32::from(r.start()), u32::from(r.end()))).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Python's categories know these as letters; [`char::is_alphabetic`] has marks and numbers besides.
+static LETTERS: LazyLock<Vec<(u32, u32)>> = LazyLock::new(|| unicode(r"\p{L}"));
+static PUNCTUATION: LazyLock<Vec<(u32, u32)>> = LazyLock::new(|| unicode(r"\p{P}"));
+
+fn compute(c: char) -> u16 {
+    let code = c as u32;
+    let mut bits = 0;
+    let mut set = |bit: u16, on: bool| bits |= if on { bit } else { 0 };
+    if within(CASED, code) {
+        set(ALPHA, true);
+        if !NEITHER_CASE.contains(&code) {
+            set(if c.is_uppercase() { UPPER } else { LOWER }, true);
+        }
+    }
+    let uncased = within(UNCASED, code);
+    set(ALPHA | LOWER | UPPER, uncased);
+    let icon = within(ICONS, code);
+    set(ICON | PREFIX | SUFFIX, icon);
+    set(PREFIX, PREFIXES.contains(c));
+    set(SUFFIX, SUFFIXES.contains(c));
+    set(QUOTE, QUOTES.contains(c));
+    set(BEFORE_STOP, BEFORE.contains(c));
+    set(CURRENCY, CURRENCIES.contains(c));
+    let terminal = within(TERMINALS, code);
+    set(TERMINAL, terminal);
+    set(SENTENCE, terminal && !within(NOT_SENTENCE, code));
+    let control = code < 9 || (11..32).contains(&code) || (127..160).contains(&code);
+    set(SYMBOL, terminal || control || SYMBOLS.contains(c));
+    bits
+}
+
+/// Bits of the characters up to U+FFFF.
+static TABLE: LazyLock<Box<[u16]>> = LazyLock::new(|| {
+    let mut table: Vec<u16> = (0..0x10000u32).map(|c| char::from_u32(c).map_or(0, compute)).collect();
+    for (ranges, bit) in [(&*LETTERS, LETTER), (&*PUNCTUATION, PUNCT)] {
+        for &(a, b) in ranges.iter().filter(|r| r.0 < 0x10000) {
+            table[a as usize..=(b as usize).min(0xffff)].iter_mut().for_each(|t| *t |= bit);
+        }
+    }
+    table.into_boxed_slice()
+});
+
+/// The bit field of `c`.
+pub fn class(c: char) -> u16 {
+    match TABLE.get(c as usize) {
+        Some(bits) => *bits,
+        None => {
+            let inside = |ranges: &[(u32, u32)]| ranges.partition_point(|r| r.1 < c as u32) < ranges.partition_point(|r| r.0 <= c as u32);
+            compute(c) | if inside(&LETTERS) { LETTER } else { 0 } | if inside(&PUNCTUATION) { PUNCT } else { 0 }
+        }
+    }
+}
+
+/// True if `c` has one of the bits.
+pub fn is(c: char, bits: u16) -> bool {
+    class(c) & bits != 0
+}
+
+/// White space as Python's `str.isspace` and `str.strip` see it: Unicode's, and U+001C to U+001F.
+pub fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// The ranges of the lower-case alphabets as a regular expression's class, without brackets.
+pub fn lower_class() -> String {
+    let mut out = String::new();
+    let mut open: Option<(u32, u32)> = None;
+    for c in 0..0x2fa20u32 {
+        let lower = char::from_u32(c).is_some_and(|c| is(c, LOWER));
+        match (&mut open, lower) {
+            (Some(range), true) => range.1 = c,
+            (None, true) => open = Some((c, c)),
+            (Some((a, b)), false) => {
+                out.push_str(&format!("\\x{{{a:x}}}-\\x{{{b:x}}}"));
+                open = None;
+            }
+            (None, false) => {}
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_the_sets_are_those_of_the_references() {
+        let count = |bit: u16| (0..0x110000).filter_map(char::from_u32).filter(|c| is(*c, bit)).count();
+        assert_eq!(count(ALPHA), 105_724);
+        assert_eq!((0..0x110000).filter_map(char::from_u32).filter(|c| class(*c) & (LOWER | UPPER) == LOWER | UPPER).count(), 104_397);
+        assert_eq!(count(SYMBOL), 281);
+        assert_eq!(count(TERMINAL), 158);
+        assert_eq!(count(SENTENCE), 158 - 31);
+    }
+
+    #[test]
+    fn examples() {
+        assert!(is('a', LOWER | LETTER) && !is('a', UPPER) && is('É', UPPER) && is('漢', LOWER) && is('漢', UPPER));
+        assert!(is('Ⓐ', ICON) && !is('Ⓐ', LETTER) && is('…', SUFFIX | SYMBOL) && is('%', PREFIX) && !is('%', SUFFIX));
+        assert!(is_space('\u{1e}') && is_space('\u{a0}') && !is_space('\u{200b}'));
+    }
+}
