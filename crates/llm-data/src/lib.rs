@@ -12,7 +12,6 @@ pub mod fim;
 pub mod funnel;
 pub mod html_text;
 pub mod langid;
-pub mod minhash;
 pub mod pack;
 pub mod pictures;
 pub mod quality;

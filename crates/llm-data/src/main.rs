@@ -15,7 +15,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Remove exact and near duplicates
-    Dedup(llm_run::Args),
+    Dedup(commands::dedup::DedupArgs),
     /// Generate exercises with gold answers
     Exercises(llm_run::Args),
     /// Say what happened to a document and why
