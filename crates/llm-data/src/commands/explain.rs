@@ -42,6 +42,7 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
     for stage in stages(&args.run)? {
         for (id, fate) in fates(&args.id, &stage)? {
             seen |= fate != Fate::Unseen;
+            let removals = llm_data::dedup::audit::of(&id, &stage)?;
             let stage = stage.display();
             match fate {
                 Fate::Kept(folder, d) => {
@@ -61,6 +62,9 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
                     println!("{stage}: {id}: dropped by `{}`: {} (limit {})\n    {}", drop.step, drop.value, drop.threshold, drop.text)
                 }
                 Fate::Unseen => println!("{stage}: {id}: not seen"),
+            }
+            for removal in removals {
+                println!("    {removal}");
             }
         }
     }

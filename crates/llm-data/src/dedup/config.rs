@@ -5,6 +5,9 @@ use crate::ranks::Ranks;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// Less is no room for one buffer.
+const LEAST_MEMORY: usize = 64 << 10;
+
 /// What counts as a repetition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -143,8 +146,8 @@ impl DedupConfig {
     /// Bytes to work in.
     pub fn memory_bytes(&self) -> Result<usize> {
         let bytes = parse_bytes(&self.memory)?;
-        if bytes < 1 << 20 {
-            return Err(Error::Config(format!("dedup: memory = {:?} is too little to work in; at least 1MiB", self.memory)));
+        if bytes < LEAST_MEMORY {
+            return Err(Error::Config(format!("dedup: memory = {:?} is too little to work in; at least 64KiB", self.memory)));
         }
         Ok(bytes)
     }

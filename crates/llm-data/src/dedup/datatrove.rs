@@ -192,6 +192,33 @@ mod tests {
     }
 
     #[test]
+    fn signatures_are_those_of_datatrove() {
+        // First and last component and the sum of all 112 modulo 2^64, from datatrove 0.10.1.
+        let text = "It's 1,234.5 km — or 5km? Ångström ≠ “ΟΔΟΣ”, don't/cant ☺x☺ 7€ €9; naïve İstanbul 日本語 and so on.";
+        let expected = [
+            (false, 25_226_265_100_916_916u64, 94_360_898_057_688_541u64, 10_148_441_066_664_155_545u64),
+            (true, 173_093_438_422_731_922, 158_306_870_627_393_286, 11_691_490_007_385_596_415),
+        ];
+        for (sha1, first, last, sum) in expected {
+            let signature = Datatrove::new(5, 112, 1, sha1).signature(text);
+            assert_eq!((signature[0], signature[111], signature.iter().fold(0u64, |s, v| s.wrapping_add(*v))), (first, last, sum));
+        }
+    }
+
+    #[test]
+    fn vector_code_and_scalar_code_agree() {
+        let datatrove = Datatrove::new(5, 112, 7, false);
+        let shingles: Vec<u64> = (0..300u64).map(|i| xxh64(&i.to_le_bytes())).chain([0, u64::MAX, PRIME]).collect();
+        let least = |i: usize| shingles.iter().map(|x| x.wrapping_mul(datatrove.a[i]).wrapping_add(datatrove.b[i]) % PRIME).min();
+        let mut vector = vec![u64::MAX; 112];
+        minima(&shingles, &datatrove.a, &datatrove.b, &mut vector);
+        let mut portable = vec![u64::MAX; 112];
+        minima_portable(&shingles, &datatrove.a, &datatrove.b, &mut portable);
+        assert_eq!(vector, (0..112).filter_map(least).collect::<Vec<_>>());
+        assert_eq!(vector, portable);
+    }
+
+    #[test]
     fn short_texts_have_no_signature() {
         assert!(Datatrove::new(5, 112, 1, false).signature("only four words here").is_empty());
         assert_eq!(Datatrove::new(5, 112, 1, false).signature("now there are five words").len(), 112);

@@ -329,7 +329,28 @@ impl Words {
     /// Hand every word of a simplified text to `word`, in order.
     pub fn each<'a>(&self, text: &'a str, mut word: impl FnMut(&'a str)) {
         for chunk in text.split_whitespace() {
-            self.chunk(chunk, &mut word);
+            if !chunk.contains('‘') {
+                self.chunk(chunk, &mut word);
+                continue;
+            }
+            // `‘s` is one word also where other rules have cut it in two.
+            let mut at = 0;
+            let mut before: Option<usize> = None;
+            self.chunk(chunk, &mut |w: &'a str| {
+                match before.take() {
+                    Some(start) if w == "s" => word(&chunk[start..at + 1]),
+                    open => {
+                        if let Some(start) = open {
+                            word(&chunk[start..at]);
+                        }
+                        if w == "‘" { before = Some(at) } else { word(w) }
+                    }
+                }
+                at += w.len();
+            });
+            if let Some(start) = before {
+                word(&chunk[start..]);
+            }
         }
     }
 
@@ -417,7 +438,9 @@ fn infixes<'a>(text: &'a str, word: &mut impl FnMut(&'a str)) {
     let mut before: Option<char> = None;
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
-        let between = || before.is_some_and(char::is_alphanumeric) && text[at + c.len_utf8()..].chars().next().is_some_and(char::is_alphabetic);
+        // spaCy's letters leave out some that Unicode has (ligatures, the micro sign); `≠` right beside one of these is cut differently.
+        let letter = |c: char| c.is_alphabetic() && !c.is_numeric();
+        let between = || before.is_some_and(|c| c.is_ascii_digit() || letter(c)) && text[at + c.len_utf8()..].chars().next().is_some_and(letter);
         if is_symbol(c) || (matches!(c, '=' | '<' | '>') && between()) {
             if at > start {
                 word(&text[start..at]);
