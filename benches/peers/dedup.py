@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Are our MinHash signatures those of datatrove, and how much faster are they?
 
-    pip install datatrove==0.10.1 spacy==3.8.14 xxhash regex
+    pip install datatrove==0.10.1 spacy tokenizers regex 'xxhash<4'
     cargo build --package llm-data --example dedup_bench
     python benches/peers/dedup.py DATA target/debug/examples/dedup_bench [--documents 2000] [--json FILE]
 
