@@ -203,7 +203,7 @@ fn the_policy_chooses_who_stays() {
         let out = dir.path().join(format!("{keep:?}"));
         dedup(&DedupConfig { input: input.clone(), keep, ..DedupConfig::default() }, &out).unwrap();
         let expected = format!("d{expected:05}");
-        assert_eq!(ids(&out), [expected.clone()], "{keep:?}");
+        assert_eq!(ids(&out), [expected.as_str()], "{keep:?}");
         let mut entries = Vec::new();
         audit::read(&out.join("audit.parquet"), |e| {
             entries.push(e);

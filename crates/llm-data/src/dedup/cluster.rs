@@ -78,7 +78,8 @@ fn verify(
 ) -> Result<()> {
     // Per pair two signatures at worst, and the bookkeeping.
     let block = (memory / (2 * components.bytes() + 64)).max(16);
-    let (mut pairs, mut members): (Vec<(u32, u32)>, Vec<(Candidate, u32)>) = (Vec::new(), Vec::new());
+    let mut pairs: Vec<(u32, u32)> = Vec::new();
+    let mut members: Vec<(Candidate, u32)> = Vec::new();
     let mut flush = |pairs: &mut Vec<(u32, u32)>, members: &mut Vec<(Candidate, u32)>| -> Result<()> {
         check_interrupt()?;
         let similarities = components.similarities(pairs)?;

@@ -2,7 +2,7 @@
 //!
 //! Everything that must be compared across the corpus becomes small records under a hash, cut into ranges of hash values, and each
 //! range is sorted by itself, on disk where memory does not suffice. Memory therefore follows from the setting `memory` and not from
-//! the corpus; only 20 bytes per document stay in arrays, and these move to files as well when they are too large.
+//! the corpus; about 9 bytes per document stay in arrays, and these move to files as well when they are too large.
 //!
 //! | phase | unit of work | reads | writes |
 //! |---|---|---|---|

@@ -436,8 +436,7 @@ fn suffix(text: &str) -> usize {
 fn infixes<'a>(text: &'a str, word: &mut impl FnMut(&'a str)) {
     let mut start = 0;
     let mut before: Option<char> = None;
-    let mut chars = text.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
+    for (at, c) in text.char_indices() {
         // spaCy's letters leave out some that Unicode has (ligatures, the micro sign); `≠` right beside one of these is cut differently.
         let letter = |c: char| c.is_alphabetic() && !c.is_numeric();
         let between = || before.is_some_and(|c| c.is_ascii_digit() || letter(c)) && text[at + c.len_utf8()..].chars().next().is_some_and(letter);
@@ -445,9 +444,7 @@ fn infixes<'a>(text: &'a str, word: &mut impl FnMut(&'a str)) {
             if at > start {
                 word(&text[start..at]);
             }
-            if at >= start && at + c.len_utf8() > start {
-                word(&text[at..at + c.len_utf8()]);
-            }
+            word(&text[at..at + c.len_utf8()]);
             start = at + c.len_utf8();
         }
         before = Some(c);
