@@ -18,7 +18,6 @@ pub mod funnel;
 pub mod html_text;
 pub mod langid;
 pub mod launch;
-pub mod minhash;
 pub mod mix;
 pub mod ngram;
 pub mod pack;

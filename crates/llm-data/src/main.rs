@@ -21,7 +21,7 @@ enum Command {
     /// Take benchmark text out of training documents
     Decontaminate(llm_run::Args),
     /// Remove exact and near duplicates
-    Dedup(llm_run::Args),
+    Dedup(commands::dedup::DedupArgs),
     /// Generate exercises with gold answers
     Exercises(llm_run::Args),
     /// Say what happened to a document and why

@@ -70,6 +70,9 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
         for (id, fate) in fates(&args.doc, &stage)? {
             seen |= fate != Fate::Unseen;
             print_fate(&stage, &id, &fate);
+            for removal in llm_data::dedup::audit::of(&id, &stage)? {
+                println!("    {removal}");
+            }
             if fate != Fate::Unseen {
                 for line in measured(&id, &stage)? {
                     println!("    {line}");

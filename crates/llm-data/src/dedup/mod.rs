@@ -1,0 +1,97 @@
+//! Duplicate removal in bounded memory: documents, near documents, lines, paragraphs, stretches of bytes.
+//!
+//! Everything that must be compared across the corpus becomes small records under a hash, cut into ranges of hash values, and each
+//! range is sorted by itself, on disk where memory does not suffice. Memory therefore follows from the setting `memory` and not from
+//! the corpus; about 9 bytes per document stay in arrays, and these move to files as well when they are too large.
+//!
+//! | phase | unit of work | reads | writes |
+//! |---|---|---|---|
+//! | [`signatures`] | part of the input | documents | records by range, signatures |
+//! | [`ranges`] | range of hash values | records of all parts | pairs of documents |
+//! | [`cluster`] | one | pairs, signatures | which document goes, in favour of which |
+//! | [`spans`] | range of hash values | records of lines and places | which stretches go |
+//! | [`remove`] | part of the input | documents, decisions | documents, audit |
+//! | [`assemble`] | one | parts | the stage's folder |
+//!
+//! Units are shared among processes ([`crate::ranks`]) and each is done once ([`work`]); results depend neither on their number nor on
+//! the memory nor on threads.
+
+pub mod array;
+pub mod assemble;
+pub mod audit;
+pub mod cluster;
+pub mod config;
+pub mod datatrove;
+pub mod exact;
+pub mod hashes;
+pub mod minhash;
+pub mod ranges;
+pub mod records;
+pub mod remove;
+pub mod signatures;
+pub mod simhash;
+pub mod sorter;
+pub mod spacy;
+pub mod spans;
+pub mod substring;
+pub mod work;
+
+pub use config::{DedupConfig, Keep, Method, Profile};
+pub use exact::normalised_hash;
+
+use crate::error::{Error, Result, io};
+use crate::funnel::Funnel;
+use llm_run::Progress;
+use std::path::Path;
+use std::time::Duration;
+use work::{Plan, Work};
+
+/// Run the stage. Process 0 returns the funnel of everything, another one that of its own parts.
+pub fn dedup(config: &DedupConfig, out: &Path) -> Result<Funnel> {
+    config.validate()?;
+    let plan = Plan::new(config)?;
+    if plan.documents == 0 {
+        return Err(Error::Empty(format!("{}: holds no document; run the stage before this one", config.input.display())));
+    }
+    let folder = config.work.clone().unwrap_or_else(|| out.join("work"));
+    let work = Work::open(&folder, &plan.fingerprint, config.ranks, Duration::from_secs(config.wait_seconds))?;
+    let mut progress = Progress::new("dedup", 2 * u64::from(plan.documents), "documents");
+    let mut funnel = Funnel { stage: "dedup".into(), ..Funnel::default() };
+
+    let signer = signatures::Signer::new(config);
+    let units = plan.units.len();
+    work.units("signatures", units, |unit, dir| signatures::unit(&plan.units[unit], dir, &plan, config, &signer, &mut progress))?;
+    work.barrier("signatures", units)?;
+    decide(&work, &plan, config)?;
+    if [Method::Line, Method::Paragraph, Method::Substring].into_iter().any(|m| config.has(m)) {
+        work.units("spans", plan.ranges, |range, dir| spans::range(&work, &plan, config, range, dir))?;
+        work.barrier("spans", plan.ranges)?;
+    }
+    work.units("remove", units, |unit, dir| {
+        assemble::add(&mut funnel, remove::unit(&work, &plan, config, unit, dir, &mut progress)?);
+        Ok(())
+    })?;
+    if config.ranks.rank > 0 {
+        progress.finish("parts of this process done");
+        return Ok(funnel);
+    }
+    work.barrier("remove", units)?;
+    let funnel = assemble::assemble(&work, &plan, &config.input, out)?;
+    drop(work);
+    if !config.keep_work {
+        std::fs::remove_dir_all(&folder).map_err(io(&folder, "cannot remove"))?;
+    }
+    progress.finish(funnel.summary());
+    Ok(funnel)
+}
+
+/// The phases between signatures and removal: which documents go.
+pub fn decide(work: &Work, plan: &Plan, config: &DedupConfig) -> Result<()> {
+    work.units("ranges", plan.ranges, |range, dir| ranges::range(work, plan, config, range, dir))?;
+    work.barrier("ranges", plan.ranges)?;
+    if config.ranks.rank == 0 {
+        work.forget("signatures", plan.units.len(), &["exact-", "near-", "sim-"])?;
+    }
+    work.units("cluster", 1, |_, dir| cluster::cluster(work, plan, config, dir))?;
+    work.barrier("cluster", 1)
+}
