@@ -216,6 +216,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, help="write the report as JSON")
     parser.add_argument("--keep", type=pathlib.Path, help="keep the documents as JSON lines here")
     parser.add_argument("--speed-bytes", type=int, default=2_000_000, help="bytes of documents for the chain of datatrove")
+    parser.add_argument("--most-bytes", type=int, default=60_000, help="longest document")
     parser.add_argument("--documents", type=int, default=3000, help="how many documents")
     args = parser.parse_args()
     program = str(pathlib.Path(args.llm_data).resolve())
@@ -226,7 +227,7 @@ def main():
 
 
 def compare(args, program, scratch):
-    docs = list(dict(documents(whole_texts(args.data, program, args.html, scratch))).items())
+    docs = list(dict(documents(whole_texts(args.data, program, args.html, scratch), most_bytes=args.most_bytes)).items())
     print(f"{len(docs)} pieces of real texts, of which {min(args.documents, len(docs))} are drawn")
     docs = drawn(docs, args.documents)
     rows = [{"id": f"d{i:05}", "text": text} for i, (_, text) in enumerate(docs)]
