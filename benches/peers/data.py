@@ -2,7 +2,7 @@
 """The filters of llm-data against datatrove on the same documents: verdicts, reasons and processor time.
 
     pip install 'datatrove[processing]==0.10.1' spacy pyarrow
-    python data.py --llm-data target/debug/llm-data --data ../shared/data/corpora [--html FOLDER ...] [--out REPORT.json] [--quick]
+    python data.py --llm-data target/debug/llm-data --data ../shared/data/corpora [--html FOLDER ...] [--out REPORT.json]
 
 Documents are cut from real texts: whole pages, chapters and rows, and pieces of them of 8 to 1500 words at fixed random places, so that
 many lie near a limit; nothing is made up. --html adds folders of documentation pages, which go through `llm-data read`, as do the
@@ -100,6 +100,22 @@ def documents(texts, seed=11, per_megabyte=260, most_bytes=60_000):
                 yield f"{name}@{i}", piece
 
 
+def drawn(docs, count, seed=5):
+    """`count` documents, every folder of the data having the same chance while it lasts."""
+    rng, folders = random.Random(seed), {}
+    for name, text in docs:
+        folders.setdefault("/".join(name.split("/")[:2]).split("#")[0].split("@")[0], []).append((name, text))
+    for folder in folders.values():
+        rng.shuffle(folder)
+    result = []
+    while len(result) < count and folders:
+        for name in list(folders):
+            result.append(folders[name].pop())
+            if not folders[name]:
+                del folders[name]
+    return result[:count]
+
+
 def processor():
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
@@ -131,7 +147,10 @@ def ask(peer, text):
 def theirs(texts):
     """Verdict per filter and document, and of the chain."""
     filters = datatrove_filters()
-    verdicts = {name: [ask(peer, text) for text in texts] for name, peer in filters.items()}
+    verdicts = {name: [] for name in filters}
+    for text in texts:  # all filters on one text: datatrove remembers the words of the last five
+        for name, peer in filters.items():
+            verdicts[name].append(ask(peer, text))
     chain = []
     for i, text in enumerate(texts):
         state = (True, None, text)
@@ -197,7 +216,8 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, help="write the report as JSON")
     parser.add_argument("--keep", type=pathlib.Path, help="keep the documents as JSON lines here")
     parser.add_argument("--speed-bytes", type=int, default=2_000_000, help="bytes of documents for the chain of datatrove")
-    parser.add_argument("--quick", action="store_true", help="every tenth document")
+    parser.add_argument("--most-bytes", type=int, default=60_000, help="longest document")
+    parser.add_argument("--documents", type=int, default=3000, help="how many documents")
     args = parser.parse_args()
     program = str(pathlib.Path(args.llm_data).resolve())
     with tempfile.TemporaryDirectory() as scratch:
@@ -207,9 +227,9 @@ def main():
 
 
 def compare(args, program, scratch):
-    docs = list(dict(documents(whole_texts(args.data, program, args.html, scratch))).items())
-    if args.quick:
-        docs = docs[::10]
+    docs = list(dict(documents(whole_texts(args.data, program, args.html, scratch), most_bytes=args.most_bytes)).items())
+    print(f"{len(docs)} pieces of real texts, of which {min(args.documents, len(docs))} are drawn")
+    docs = drawn(docs, args.documents)
     rows = [{"id": f"d{i:05}", "text": text} for i, (_, text) in enumerate(docs)]
     source = args.keep or scratch / "docs.jsonl"
     source.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")

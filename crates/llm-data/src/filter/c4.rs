@@ -165,8 +165,7 @@ impl Step for C4 {
                     continue;
                 }
                 scratch.prepare_part(&line, language);
-                let rest = scratch.part.last().map_or(line.as_ref(), |w| &line[w.start + w.len as usize..]);
-                sentences += count_sentences(&scratch.part, !rest.is_empty() && rest != " ");
+                sentences += count_sentences(&line, &scratch.part);
                 if !kept.is_empty() {
                     kept.push('\n');
                 }

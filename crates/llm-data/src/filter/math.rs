@@ -49,7 +49,7 @@ impl Math {
         Ok(Self {
             bounds: limits.bounds(),
             patterns: [
-                regex(&format!(r"\\(?:{})\b", commands.replace(' ', "")))?,
+                regex(&format!(r"\\(?:{})(?:[^a-zA-Z]|$)", commands.replace(' ', "")))?,
                 regex(
                     r"\$\$[^$]{1,2000}\$\$|\$(?:[^$\n\s][^$\n]{0,198}[^$\n\s]|[a-zA-Z0-9])\$|\\\([^\n]{1,300}?\\\)|\\\[[\s\S]{1,2000}?\\\]|\\begin\{(?:equation|align|gather|eqnarray|matrix|pmatrix|bmatrix|cases|array|multline)\*?\}",
                 )?,

@@ -34,6 +34,7 @@ mod stage;
 pub mod tutorial;
 pub mod url;
 pub mod whatif;
+mod word_rules;
 pub mod words;
 
 use crate::document::Document;
