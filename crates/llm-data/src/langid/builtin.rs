@@ -6,12 +6,14 @@
 //!
 //! On single sentences `whatlang` confuses neighbours: Spanish with Portuguese, Dutch with Afrikaans. `whichlang` (a linear model,
 //! 16 languages) does not, but knows no language beside its own. It is asked only below [`SURE`], and only believed between two of
-//! its languages, or against a rare neighbour that it does not know.
+//! its languages, or against a rare neighbour that it does not know. What they disagree about is never sure.
 
 /// Characters shown to the detector.
 pub const SAMPLE_CHARS: usize = 4_000;
 /// Confidence from which on `whatlang` is not doubted.
 pub const SURE: f32 = 0.9;
+/// Greatest confidence of an answer about which the two disagree: below the 0.65 that filters ask for.
+const DISPUTED: f32 = 0.64;
 const MIN_PROSE_CHARS: usize = 200;
 
 /// A language and how sure the detector is.
@@ -35,8 +37,7 @@ pub fn identify(text: &str) -> Option<Language> {
     let other = which(whichlang::detect_language(&sample));
     let neighbour = matches!((found.code, other), ("af", "nl") | ("tk" | "tuk" | "uz" | "uzb", "tr"));
     if other != found.code && (neighbour || WHICH.contains(&found.code)) {
-        // As sure as the first was unsure of its own.
-        return Some(Language { code: other, score: 1.0 - found.score });
+        return Some(Language { code: other, score: DISPUTED * (1.0 - found.score) });
     }
     Some(found)
 }

@@ -107,7 +107,7 @@ pub(super) fn read(path: &Path, reader: impl BufRead, length: u64) -> Result<Mod
                 let value: Option<f32> = field.and_then(|f| std::str::from_utf8(f).ok()).and_then(|f| f.parse().ok());
                 value.filter(|v| !v.is_nan())
             };
-            let prob = number(fields.next()).ok_or_else(|| wrong("expected a log10 probability first"))?.min(0.0).max(-1e30);
+            let prob = number(fields.next()).ok_or_else(|| wrong("expected a log10 probability first"))?.clamp(-1e30, 0.0);
             let words: Vec<&[u8]> = fields.by_ref().take(n).collect();
             if words.len() < n {
                 return Err(wrong(&format!("expected {n} words")));

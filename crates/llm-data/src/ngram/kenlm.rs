@@ -1,7 +1,7 @@
 //! KenLM's binary format, version 5, with probing hash tables: header, vocabulary, unigrams, tables, words. Little-endian.
 
 use super::MAX_ORDER;
-use super::model::{Model, Table, Table32, UNKNOWN, hash_word, negative};
+use super::model::{Model, Slot, Table, Table32, UNKNOWN, hash_word, negative};
 use crate::error::{Error, Result};
 use std::io::Read;
 use std::path::Path;
@@ -74,7 +74,8 @@ pub(super) fn read(reader: impl Read, length: u64) -> Result<Model, String> {
         let name = KINDS.get(kind as usize).unwrap_or(&"unknown");
         return Err(format!("a KenLM binary of kind `{name}`, expected probing: build it with `build_binary probing`, or give the ARPA file"));
     }
-    if !(2..=MAX_ORDER).contains(&order) || !(multiplier > 1.0 && multiplier <= 100.0) {
+    let multipliers = f32::next_up(1.0)..=100.0;
+    if !(2..=MAX_ORDER).contains(&order) || !multipliers.contains(&multiplier) {
         return Err(format!("order {order}, multiplier {multiplier}: expected order 2 to {MAX_ORDER} and a multiplier of 1 to 100"));
     }
     let counts: Vec<u64> = s.take(8 * order as u64, "the counts")?.chunks_exact(8).map(|c| u64_at(c, 0)).collect();
@@ -96,9 +97,8 @@ pub(super) fn read(reader: impl Read, length: u64) -> Result<Model, String> {
         // The longest have no back-off.
         let size = if n == order { 12 } else { 16 };
         let bytes = s.take(size * Table::buckets(*count, multiplier), "a table of n-grams")?;
-        let value = |c: &[u8]| (f32_at(c, 8), if n == order { 0.0 } else { f32_at(c, 12) });
-        let (keys, values) = bytes.chunks_exact(size as usize).map(|c| (u64_at(c, 0), value(c))).unzip();
-        tables.push(Table { keys, values });
+        let slot = |c: &[u8]| Slot { key: u64_at(c, 0), prob: f32_at(c, 8), backoff: if n == order { 0.0 } else { f32_at(c, 12) } };
+        tables.push(Table { slots: bytes.chunks_exact(size as usize).map(slot).collect() });
     }
     let words = if has_words {
         let left = s.left;
@@ -155,10 +155,11 @@ impl Model {
         }
         for (n, (table, count)) in (2..).zip(self.tables.iter().zip(&self.counts[1..])) {
             let mut laid = Table::with_entries(*count as usize, MULTIPLIER);
-            for (key, value) in table.keys.iter().zip(&table.values).filter(|(k, _)| **k != 0) {
-                let _full = laid.insert(*key, *value);
+            for slot in table.slots.iter().filter(|s| s.key != 0) {
+                // It has room: the count is that of the entries.
+                let _ = laid.insert(*slot);
             }
-            for (key, (prob, backoff)) in laid.keys.iter().zip(&laid.values) {
+            for Slot { key, prob, backoff } in &laid.slots {
                 out.extend(key.to_le_bytes());
                 if n == self.order {
                     out.extend((if *key == 0 { 0.0 } else { negative(*prob) }).to_le_bytes());

@@ -8,11 +8,19 @@ use super::MAX_ORDER;
 
 pub(super) const UNKNOWN: u32 = 0;
 
+/// One place of a [`Table`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Slot {
+    /// 0: empty.
+    pub key: u64,
+    pub prob: f32,
+    pub backoff: f32,
+}
+
 /// Probing hash table from keys to a probability and a back-off.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table {
-    pub keys: Vec<u64>,
-    pub values: Vec<(f32, f32)>,
+    pub slots: Vec<Slot>,
 }
 
 impl Table {
@@ -22,16 +30,15 @@ impl Table {
     }
 
     pub fn with_entries(entries: usize, multiplier: f32) -> Self {
-        let buckets = Self::buckets(entries as u64, multiplier) as usize;
-        Self { keys: vec![0; buckets], values: vec![(0.0, 0.0); buckets] }
+        Self { slots: vec![Slot::default(); Self::buckets(entries as u64, multiplier) as usize] }
     }
 
     fn slot(&self, key: u64) -> Option<usize> {
-        let buckets = self.keys.len();
+        let buckets = self.slots.len();
         let mut at = (key % buckets.max(1) as u64) as usize;
         // A damaged file may have a table without an empty place.
         for _ in 0..buckets {
-            if self.keys[at] == key || self.keys[at] == 0 {
+            if self.slots[at].key == key || self.slots[at].key == 0 {
                 return Some(at);
             }
             at = if at + 1 == buckets { 0 } else { at + 1 };
@@ -39,17 +46,20 @@ impl Table {
         None
     }
 
-    pub fn find(&self, key: u64) -> Option<usize> {
-        self.slot(key).filter(|at| self.keys[*at] == key && key != 0)
+    pub fn find(&self, key: u64) -> Option<Slot> {
+        self.slot(key).map(|at| self.slots[at]).filter(|slot| slot.key == key && key != 0)
+    }
+
+    fn find_mut(&mut self, key: u64) -> Option<&mut Slot> {
+        self.slot(key).map(|at| &mut self.slots[at]).filter(|slot| slot.key == key && key != 0)
     }
 
     /// False when the table is full.
     #[must_use]
-    pub fn insert(&mut self, key: u64, value: (f32, f32)) -> bool {
-        match self.slot(key) {
+    pub fn insert(&mut self, slot: Slot) -> bool {
+        match self.slot(slot.key) {
             Some(at) => {
-                self.keys[at] = key;
-                self.values[at] = value;
+                self.slots[at] = slot;
                 true
             }
             None => false,
@@ -184,14 +194,20 @@ impl Model {
         let (prob, backoff) = self.unigrams[word as usize];
         let mut next = State { words: [0; MAX_ORDER], backoffs: [0.0; MAX_ORDER], length: 1 };
         (next.words[0], next.backoffs[0]) = (word, backoff);
+        // With the sign bit set, no longer n-gram ends in this one.
+        let mut ends = prob.is_sign_negative() && !self.gaps;
         let (mut prob, mut matched, mut key) = (-prob.abs(), 1, u64::from(word));
         let context = state.length.min(self.order - 1);
         for (n, table) in (2..).zip(&self.tables).take(context) {
+            if ends {
+                break;
+            }
             key = combine(key, state.words[n - 2]);
             match table.find(key) {
-                Some(at) => {
-                    (prob, matched) = (-table.values[at].0.abs(), n);
-                    next.backoffs[n - 1] = table.values[at].1;
+                Some(slot) => {
+                    (prob, matched) = (-slot.prob.abs(), n);
+                    next.backoffs[n - 1] = slot.backoff;
+                    ends = slot.prob.is_sign_negative() && !self.gaps;
                 }
                 None if self.gaps => {}
                 None => break,
@@ -243,6 +259,14 @@ pub struct Score {
     pub tokens: u64,
     /// Tokens that the model does not know.
     pub unknown: u64,
+}
+
+impl std::ops::AddAssign for Score {
+    fn add_assign(&mut self, other: Self) {
+        self.log10 += other.log10;
+        self.tokens += other.tokens;
+        self.unknown += other.unknown;
+    }
 }
 
 impl Score {
@@ -312,8 +336,8 @@ impl Builder {
             *tail = tail.abs();
         } else {
             let tail = reversed[1..n - 1].iter().fold(u64::from(reversed[0]), |key, word| combine(key, *word));
-            match model.tables[n - 3].find(tail) {
-                Some(at) => model.tables[n - 3].values[at].0 = model.tables[n - 3].values[at].0.abs(),
+            match model.tables[n - 3].find_mut(tail) {
+                Some(slot) => slot.prob = slot.prob.abs(),
                 None => model.gaps = true,
             }
         }
@@ -327,11 +351,12 @@ impl Builder {
             extended(&mut model.unigrams[reversed[1] as usize].1);
         } else {
             let head = reversed[2..].iter().fold(u64::from(reversed[1]), |key, word| combine(key, *word));
-            if let Some(at) = model.tables[n - 3].find(head) {
-                extended(&mut model.tables[n - 3].values[at].1);
+            if let Some(slot) = model.tables[n - 3].find_mut(head) {
+                extended(&mut slot.backoff);
             }
         }
-        if model.tables[n - 2].insert(key, (negative(value.0), value.1)) { Ok(()) } else { Err(format!("more {n}-grams than the header says")) }
+        let slot = Slot { key, prob: negative(value.0), backoff: value.1 };
+        if model.tables[n - 2].insert(slot) { Ok(()) } else { Err(format!("more {n}-grams than the header says")) }
     }
 
     pub fn finish(mut self) -> Result<Model, String> {

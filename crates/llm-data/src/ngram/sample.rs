@@ -117,11 +117,7 @@ pub fn train_ngram(config: &NgramConfig, out: &Path) -> Result<Outcome> {
     let scorer = Scorer::new(model, config.units.clone())?;
     let scores: Vec<super::Score> = reference.par_iter().map(|text| scorer.score(text)).collect();
     let mut sum = super::Score::default();
-    for score in &scores {
-        sum.log10 += score.log10;
-        sum.tokens += score.tokens;
-        sum.unknown += score.unknown;
-    }
+    scores.iter().for_each(|score| sum += *score);
     let description = Description {
         model: file.into(),
         units: config.units.clone(),

@@ -95,13 +95,18 @@ impl Units {
                         space = c.is_whitespace();
                     }
                 }
-                _ => tokens.extend(line.split(|c: char| c.is_ascii_whitespace() || c == '\0').filter(|w| !w.is_empty()).map(str::to_string)),
+                _ => tokens.extend(words(&line).map(str::to_string)),
             }
             if !tokens.is_empty() {
                 each(&tokens);
             }
         }
     }
+}
+
+/// KenLM's words.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| c.is_ascii_whitespace() || c == '\x0B' || c == '\0').filter(|w| !w.is_empty())
 }
 
 /// Lower-case, without accents, digits as 0, punctuation and symbols as words of their own.
@@ -146,12 +151,17 @@ impl Scorer {
     /// log10 probability and tokens, line by line.
     pub fn score(&self, text: &str) -> Score {
         let mut sum = Score::default();
-        self.units.lines(self.tokenizer.as_ref(), text, |tokens| {
-            let line = self.model.score(tokens.iter().map(String::as_bytes));
-            sum.log10 += line.log10;
-            sum.tokens += line.tokens;
-            sum.unknown += line.unknown;
-        });
+        if self.units.unit == Unit::Words && !self.units.normalise {
+            // The same without copying the words.
+            for line in text.lines() {
+                let mut words = words(line).peekable();
+                if words.peek().is_some() {
+                    sum += self.model.score(words.map(str::as_bytes));
+                }
+            }
+            return sum;
+        }
+        self.units.lines(self.tokenizer.as_ref(), text, |tokens| sum += self.model.score(tokens.iter().map(String::as_bytes)));
         sum
     }
 }

@@ -15,6 +15,9 @@ const UNKNOWN: u32 = 0;
 const BEGIN: u32 = 1;
 const END: u32 = 2;
 
+/// A word as bytes.
+type Word = Box<[u8]>;
+
 /// Settings of the estimate.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -52,7 +55,7 @@ struct Grams {
 /// A trained model.
 #[derive(Debug, Clone)]
 pub struct Estimate {
-    words: Vec<Box<[u8]>>,
+    words: Vec<Word>,
     grams: Vec<Grams>,
     /// `D1, D2, D3+` of each length.
     pub discounts: Vec<[f64; 3]>,
@@ -82,10 +85,10 @@ pub fn estimate<'a, S: Iterator<Item = &'a [u8]>>(sentences: impl Iterator<Item 
 }
 
 /// Words to numbers, in the order of their first use; each sentence between `BEGIN` and `END`.
-fn number<'a, S: Iterator<Item = &'a [u8]>>(sentences: impl Iterator<Item = S>, min_count: u64) -> Result<(Vec<Box<[u8]>>, Vec<u32>)> {
+fn number<'a, S: Iterator<Item = &'a [u8]>>(sentences: impl Iterator<Item = S>, min_count: u64) -> Result<(Vec<Word>, Vec<u32>)> {
     let special: [&[u8]; 3] = [b"<unk>", b"<s>", b"</s>"];
-    let mut words: Vec<Box<[u8]>> = special.iter().map(|w| (*w).into()).collect();
-    let mut numbers: HashMap<Box<[u8]>, u32> = words.iter().cloned().zip(0..).collect();
+    let mut words: Vec<Word> = special.iter().map(|w| (*w).into()).collect();
+    let mut numbers: HashMap<Word, u32> = words.iter().cloned().zip(0..).collect();
     let mut counts = vec![0u64; 3];
     let mut tokens = Vec::new();
     for sentence in sentences {
