@@ -1,7 +1,8 @@
 //! The index: hashed n-grams of all benchmarks, each with the items it is from, small enough to ship.
 //!
 //! Texts of at least `n` words give all their n-grams; shorter ones of at least `min_words` words are looked for as a whole;
-//! still shorter ones are counted and left out, since they are everyday phrases. What occurs in more than `max_items` items
+//! still shorter ones are counted and left out, since they are everyday phrases, and so are runs of numbers with fewer than
+//! three words among them (the primes, tables). What occurs in more than `max_items` items
 //! of the collection is a template ("which of these statements is true of the following ...") and left out too.
 
 use super::benchmarks::{self, Item};
@@ -93,6 +94,9 @@ pub struct Index {
     filter: Vec<u64>,
     slots: Vec<(u64, u32)>,
 }
+
+/// Words that are no numbers in an n-gram that counts.
+const LEAST_WORDS: usize = 3;
 
 /// Marks a value as an index of a set.
 pub(super) const SET: u32 = 1 << 31;
@@ -257,9 +261,12 @@ fn add(
         if !seen.insert((benchmark, key(run_hash(&out.hashes), 0))) {
             continue;
         }
+        let is_word = |span: &(u32, u32)| !text.as_bytes()[span.0 as usize].is_ascii_digit();
+        let telling = |spans: &[(u32, u32)]| spans.iter().filter(|s| is_word(s)).take(LEAST_WORDS).count() == LEAST_WORDS;
         if n >= config.n {
-            postings.extend(Rolling::new(&out.hashes, config.n).map(|h| (key(h, config.n), number, config.n as u8)));
-        } else {
+            let runs = Rolling::new(&out.hashes, config.n).zip(out.spans.windows(config.n));
+            postings.extend(runs.filter(|(_, spans)| telling(spans)).map(|(h, _)| (key(h, config.n), number, config.n as u8)));
+        } else if telling(&out.spans) {
             postings.push((key(run_hash(&out.hashes), n), number, n as u8));
         }
     }
