@@ -90,6 +90,9 @@ pub struct Index {
     pub(super) sets: Vec<Vec<u32>>,
     /// Lengths of the whole texts in the index.
     pub(super) lengths: Vec<usize>,
+    /// Keys of their first `min_words` words, sorted: only where one of these stands are the lengths tried.
+    pub(super) anchors: Vec<u64>,
+    anchor_filter: Vec<u64>,
     first_items: Vec<u32>,
     filter: Vec<u64>,
     slots: Vec<(u64, u32)>,
@@ -135,7 +138,7 @@ impl Index {
             )));
         }
         let mut info = IndexInfo { n: config.n, min_words: config.min_words, normalisation: config.normalisation, ..IndexInfo::default() };
-        let (mut postings, mut seen) = (Vec::new(), HashSet::new());
+        let (mut postings, mut seen, mut anchors) = (Vec::new(), HashSet::new(), Vec::new());
         let mut first = 0u32;
         for (path, relative) in files_of(config)? {
             let items = benchmarks::read(&path)?;
@@ -146,7 +149,7 @@ impl Index {
             });
             let mut too_short = 0;
             for (i, item) in items.iter().enumerate() {
-                too_short += u32::from(!add(item, first + i as u32, benchmark, config, &mut seen, &mut postings));
+                too_short += u32::from(!add(item, first + i as u32, benchmark, config, &mut seen, &mut postings, &mut anchors));
             }
             let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
             first = first.checked_add(count).filter(|n| *n < SET).ok_or_else(|| Error::Config("more than 2^31 benchmark items".into()))?;
@@ -174,11 +177,18 @@ impl Index {
             }
             keys.push(group[0].0);
         }
-        Ok(Self::assemble(info, keys, values, sets, lengths))
+        anchors.sort_unstable();
+        anchors.dedup();
+        Ok(Self::assemble(info, keys, values, sets, lengths, anchors))
     }
 
-    pub(super) fn assemble(info: IndexInfo, keys: Vec<u64>, values: Vec<u32>, sets: Vec<Vec<u32>>, lengths: Vec<usize>) -> Self {
+    pub(super) fn assemble(info: IndexInfo, keys: Vec<u64>, values: Vec<u32>, sets: Vec<Vec<u32>>, lengths: Vec<usize>, anchors: Vec<u64>) -> Self {
         let first_items = info.files.iter().scan(0u32, |n, f| Some(std::mem::replace(n, *n + f.items))).collect();
+        let mut anchor_filter = vec![0u64; (anchors.len().max(64) * 16).next_power_of_two() / 64];
+        for key in &anchors {
+            let bit = *key as usize & (anchor_filter.len() * 64 - 1);
+            anchor_filter[bit / 64] |= 1 << (bit % 64);
+        }
         // Sixteen bits a key for the filter, twice the keys for the table.
         let bits = (keys.len().max(64) * 16).next_power_of_two();
         let mut filter = vec![0u64; bits / 64];
@@ -193,7 +203,7 @@ impl Index {
             }
             slots[at] = (*key, *value);
         }
-        Self { info, keys, values, sets, lengths, first_items, filter, slots }
+        Self { info, keys, values, sets, lengths, anchors, anchor_filter, first_items, filter, slots }
     }
 
     /// Number of hashed n-grams and whole texts.
@@ -204,6 +214,13 @@ impl Index {
     /// True when nothing is indexed.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// True when a whole text may start with these words.
+    #[inline]
+    pub(super) fn starts_text(&self, key: u64) -> bool {
+        let bit = key as usize & (self.anchor_filter.len() * 64 - 1);
+        self.anchor_filter[bit / 64] >> (bit % 64) & 1 == 1 && self.anchors.binary_search(&key).is_ok()
     }
 
     /// The items of a key.
@@ -247,6 +264,7 @@ fn add(
     config: &IndexConfig,
     seen: &mut HashSet<(usize, u64)>,
     postings: &mut Vec<(u64, u32, u8)>,
+    anchors: &mut Vec<u64>,
 ) -> bool {
     let (mut out, mut any) = (Words::default(), false);
     for (i, text) in item.texts.iter().enumerate() {
@@ -268,6 +286,7 @@ fn add(
             postings.extend(runs.filter(|(_, spans)| telling(spans)).map(|(h, _)| (key(h, config.n), number, config.n as u8)));
         } else if telling(&out.spans) {
             postings.push((key(run_hash(&out.hashes), n), number, n as u8));
+            anchors.push(key(run_hash(&out.hashes[..config.min_words]), config.min_words));
         }
     }
     any
