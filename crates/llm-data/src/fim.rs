@@ -6,11 +6,14 @@
 //! - PSM: `<|fim_prefix|>` prefix `<|fim_suffix|>` suffix `<|fim_middle|>` middle
 //! - SPM: `<|fim_prefix|>` `<|fim_suffix|>` suffix `<|fim_middle|>` prefix middle
 //!
-//! in equal shares (the paper's joint training, with its SPM variant 2). A document longer than a training row would be
-//! torn apart by packing, so the transformation works on chunks of about a row (the paper's *context-level* FIM), each
-//! drawn on its own. Parts are tokenised separately: cuts fall inside tokens, as they do when the model is used.
+//! in shares that `spm_rate` says (a half each is the paper's joint training, with its SPM variant 2, and StarCoder's). A
+//! document longer than a training row would be torn apart by packing, so by default the transformation works on chunks of
+//! about a row (the paper's *context-level* FIM), each drawn on its own; on whole documents (*document-level*) it is what
+//! StarCoder did. Parts are tokenised separately: cuts fall inside tokens, as they do when the model is used. The paper finds
+//! rates of 0.5 to 0.9 free of cost for ordinary text; StarCoder took 0.5.
 
 use llm_run::Rng;
+use serde::{Deserialize, Serialize};
 
 /// Opens a transformed chunk.
 pub const PREFIX: &str = "<|fim_prefix|>";
@@ -18,6 +21,17 @@ pub const PREFIX: &str = "<|fim_prefix|>";
 pub const SUFFIX: &str = "<|fim_suffix|>";
 /// Before the middle.
 pub const MIDDLE: &str = "<|fim_middle|>";
+
+/// What is cut into prefix, middle and suffix.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Chunks of about a training row.
+    #[default]
+    Context,
+    /// Whole documents.
+    Document,
+}
 
 /// Part of a transformed document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,16 +42,16 @@ pub enum Piece<'a> {
     Text(&'a str),
 }
 
-/// Transform each chunk of about `chunk_bytes` with probability `rate`; neighbouring chunks that stay as they are stay
+/// Transform each chunk of about `chunk_bytes` with probability `rate`, of these `spm_rate` in the order SPM; neighbouring chunks that stay as they are stay
 /// one piece.
-pub fn transform<'a>(text: &'a str, rate: f64, chunk_bytes: usize, rng: &mut Rng) -> Vec<Piece<'a>> {
+pub fn transform<'a>(text: &'a str, rate: f64, spm_rate: f64, chunk_bytes: usize, rng: &mut Rng) -> Vec<Piece<'a>> {
     let mut pieces = Vec::new();
     let (mut plain_from, mut at) = (0, 0);
     while at < text.len() {
         let end = chunk_end(text, at, chunk_bytes);
         if rng.chance(rate) {
             push(&mut pieces, &text[plain_from..at]);
-            chunk(&text[at..end], rng, &mut pieces);
+            chunk(&text[at..end], spm_rate, rng, &mut pieces);
             plain_from = end;
         }
         at = end;
@@ -62,12 +76,12 @@ fn chunk_end(text: &str, at: usize, chunk_bytes: usize) -> usize {
     text[at..limit].rfind('\n').map_or(limit, |line| at + line + 1)
 }
 
-fn chunk<'a>(text: &'a str, rng: &mut Rng, pieces: &mut Vec<Piece<'a>>) {
+fn chunk<'a>(text: &'a str, spm_rate: f64, rng: &mut Rng, pieces: &mut Vec<Piece<'a>>) {
     let boundaries: Vec<usize> = text.char_indices().map(|(i, _)| i).chain([text.len()]).collect();
     let (a, b) = (*rng.pick(&boundaries), *rng.pick(&boundaries));
     let (prefix, rest) = text.split_at(a.min(b));
     let (middle, suffix) = rest.split_at(a.max(b) - a.min(b));
-    let spm = rng.chance(0.5);
+    let spm = rng.chance(spm_rate);
     pieces.push(Piece::Token(PREFIX));
     if !spm {
         push(pieces, prefix);
@@ -124,13 +138,13 @@ mod tests {
         #[test]
         fn prefix_middle_suffix_give_the_text_back(text in "\\PC{1,200}", seed: u64) {
             // One chunk, always transformed; in SPM the prefix stands at the head of the middle, which restores the same.
-            let pieces = transform(&text, 1.0, 4096, &mut Seed(seed).rng());
+            let pieces = transform(&text, 1.0, 0.5, 4096, &mut Seed(seed).rng());
             prop_assert_eq!(restore(&pieces, 1), Some(text));
         }
 
         #[test]
         fn many_chunks_give_the_text_back(text in "([a-zäß]{0,20}\n){1,40}", chunk in 10usize..200, seed: u64) {
-            let pieces = transform(&text, 1.0, chunk, &mut Seed(seed).rng());
+            let pieces = transform(&text, 1.0, 0.5, chunk, &mut Seed(seed).rng());
             let chunks = pieces.iter().filter(|p| **p == Piece::Token(PREFIX)).count();
             prop_assert_eq!(restore(&pieces, chunks), Some(text.clone()));
             let bytes: usize = pieces.iter().map(|p| if let Piece::Text(t) = p { t.len() } else { 0 }).sum();
@@ -139,7 +153,7 @@ mod tests {
 
         #[test]
         fn rate_zero_changes_nothing(text in "\\PC{1,200}", seed: u64) {
-            prop_assert_eq!(transform(&text, 0.0, 16, &mut Seed(seed).rng()), vec![Piece::Text(&text)]);
+            prop_assert_eq!(transform(&text, 0.0, 0.5, 16, &mut Seed(seed).rng()), vec![Piece::Text(&text)]);
         }
     }
 
@@ -147,7 +161,7 @@ mod tests {
     fn both_orders_occur_equally_and_the_rate_is_kept() {
         let (mut transformed, mut spm) = (0, 0);
         for i in 0..4000 {
-            let pieces = transform("fn main() { println!(\"hello\"); }", 0.5, 4096, &mut Seed(9).at(i).rng());
+            let pieces = transform("fn main() { println!(\"hello\"); }", 0.5, 0.5, 4096, &mut Seed(9).at(i).rng());
             if pieces.len() > 1 {
                 transformed += 1;
                 spm += usize::from(pieces[1] == Piece::Token(SUFFIX));
@@ -157,5 +171,27 @@ mod tests {
         // An empty prefix (about one in seventeen) looks like SPM.
         let share = f64::from(spm as u32) / f64::from(transformed);
         assert!((0.48..0.60).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn spm_rate_chooses_the_order_and_cuts_are_uniform_over_characters() {
+        let text = "äbcdefghij";
+        let mut first = [0usize; 11];
+        for i in 0..20_000 {
+            let psm = transform(text, 1.0, 0.0, usize::MAX, &mut Seed(5).at(i).rng());
+            let prefix = match psm[1] {
+                Piece::Text(t) => t.chars().count(),
+                Piece::Token(_) => 0,
+            };
+            assert_eq!(psm.iter().filter(|p| matches!(p, Piece::Token(_))).count(), 3);
+            first[prefix] += 1;
+            // In SPM no text stands before the suffix token.
+            assert_eq!(transform(text, 1.0, 1.0, usize::MAX, &mut Seed(5).at(i).rng())[1], Piece::Token(SUFFIX));
+        }
+        // The smaller of two uniform draws of 0..=10: (2 (10 - k) + 1) / 121.
+        for (k, n) in first.iter().enumerate() {
+            let expected = 20_000.0 * (2.0 * (10.0 - k as f64) + 1.0) / 121.0;
+            assert!((*n as f64 - expected).abs() < 4.5 * expected.sqrt(), "{k}: {n}, expected {expected:.0}");
+        }
     }
 }

@@ -49,6 +49,10 @@ pub struct PackConfig {
     pub packing: Packing,
     /// Share of code chunks transformed to fill-in-the-middle (training only).
     pub fim_rate: f64,
+    /// Share of these in the order suffix, prefix, middle.
+    pub fim_spm_rate: f64,
+    /// What is transformed: chunks of about a row (`context`) or whole documents.
+    pub fim_level: fim::Level,
     /// Order of documents and fill-in-the-middle cuts follow from it.
     pub seed: u64,
     /// Most training tokens, taken from the head of the shuffled order; 0 takes all.
@@ -67,6 +71,8 @@ impl Default for PackConfig {
             sequence_length: 256,
             packing: Packing::Concatenate,
             fim_rate: 0.5,
+            fim_spm_rate: 0.5,
+            fim_level: fim::Level::Context,
             seed: 0,
             max_tokens: 0,
             rows_per_shard: 8192,
@@ -86,8 +92,10 @@ impl PackConfig {
         if !(1..1 << 24).contains(&self.sequence_length) {
             return refuse(format!("sequence_length = {} must lie between 1 and 2^24", self.sequence_length));
         }
-        if !(0.0..=1.0).contains(&self.fim_rate) {
-            return refuse(format!("fim_rate = {} must lie between 0 and 1", self.fim_rate));
+        for (name, rate) in [("fim_rate", self.fim_rate), ("fim_spm_rate", self.fim_spm_rate)] {
+            if !(0.0..=1.0).contains(&rate) {
+                return refuse(format!("{name} = {rate} must lie between 0 and 1"));
+            }
         }
         let shares: f64 = self.extra.iter().map(|e| e.share).sum();
         if self.extra.iter().any(|e| !(0.0..1.0).contains(&e.share)) || shares >= 1.0 {
@@ -257,7 +265,10 @@ impl Packer<'_> {
         let mut progress = Progress::new(&format!("tokenise {name}"), document::count(input)?, "documents");
         let rate = if train { self.config.fim_rate } else { 0.0 };
         // About a row of code: three bytes a token.
-        let chunk_bytes = self.config.sequence_length * 3;
+        let chunk_bytes = match self.config.fim_level {
+            fim::Level::Context => self.config.sequence_length * 3,
+            fim::Level::Document => usize::MAX,
+        };
         let seed = Seed(self.config.seed).stream("fim");
         for batch in DocumentReader::open(input)? {
             check_interrupt()?;
@@ -266,7 +277,7 @@ impl Packer<'_> {
                 .iter()
                 .map(|d| {
                     let rate = if d.is_code() { rate } else { 0.0 };
-                    fim::transform(&d.text, rate, chunk_bytes, &mut seed.stream(&d.id).rng())
+                    fim::transform(&d.text, rate, self.config.fim_spm_rate, chunk_bytes, &mut seed.stream(&d.id).rng())
                 })
                 .collect();
             let texts: Vec<&str> = pieces.iter().flatten().filter_map(|p| if let Piece::Text(t) = p { Some(*t) } else { None }).collect();

@@ -1,9 +1,9 @@
 //! Mixing, redaction and decontamination as stages on folders of documents.
 
-use llm_data::contamination::{Action, DecontaminateConfig, IndexConfig, StageConfig, decontaminate, write_index};
+use llm_data::contamination::{Action, Decontaminate, DecontaminateConfig, IndexConfig, Scratch, StageConfig, decontaminate, write_index};
 use llm_data::document::{Document, DocumentWriter, read_all};
 use llm_data::mix::{MixConfig, Rule, Source, Unit, mix};
-use llm_data::pii::{PiiStageConfig, ReportReader, UnredactConfig, redact_documents, unredact_documents};
+use llm_data::pii::{Pii, PiiConfig, PiiStageConfig, ReportReader, UnredactConfig, redact_documents, unredact_documents};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -96,6 +96,18 @@ fn caps_move_the_rest_to_the_others_and_are_reported() {
     config.sources.insert("nothing".into(), source("xx", "*", 1.0, None));
     let message = mix(&config, &dir.path().join("c")).unwrap_err().to_string();
     assert!(message.contains("mix.sources.nothing"), "{message}");
+}
+
+#[test]
+fn the_example_mixture_adds_up() {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/mix-llama3.toml"));
+    let config: MixConfig = llm_run::config::load(Some(path), &[]).unwrap();
+    let of = |lang: &str, domain: &str| {
+        let document = document("x".into(), lang, domain, String::new());
+        config.sources.iter().find(|(_, s)| s.rule.fits(&document)).unwrap().0.as_str()
+    };
+    assert_eq!([of("en", "web"), of("de", "web"), of("rust", "code"), of("en", "math")], ["general", "multilingual", "code", "maths"]);
+    assert_eq!(config.sources.values().map(|s| s.weight).sum::<f64>(), 100.0);
 }
 
 #[test]
@@ -203,5 +215,69 @@ fn planted_questions_are_found_in_real_benchmarks_and_fewer_of_them_after_edits(
     println!("GSM8K found with every 0th, 40th, 30th, 20th, 12th word replaced: {shares:.3?}");
     assert_eq!(shares[0], 1.0, "an exact copy is always found");
     assert!(shares[1] > 0.95 && shares[3] > 0.5, "{shares:?}");
-    assert_eq!(shares[4], 0.0, "no 13 words in a row are left");
+    // Eleven words between white space are at times thirteen of ours (`market's`, `$2.50`).
+    assert!(shares[4] < 0.15, "{shares:?}");
+}
+
+/// Documents of about 3 kB from the shared books, if they are there.
+fn books() -> Option<Vec<String>> {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/corpora"));
+    let mut texts = Vec::new();
+    for name in
+        ["en/alice_in_wonderland.txt", "en/pride_and_prejudice.txt", "en/wiki_demo.txt", "de/goethe_faust1.txt", "es/cervantes_don_quijote.txt"]
+    {
+        let Ok(text) = std::fs::read_to_string(root.join(name)) else {
+            println!("skipped: {} is not there", root.join(name).display());
+            return None;
+        };
+        let mut rest = text.as_str();
+        while rest.len() > 3000 {
+            let (head, tail) = rest.split_at(rest.floor_char_boundary(3000));
+            texts.push(head.to_string());
+            rest = tail;
+        }
+    }
+    Some(texts)
+}
+
+/// Processor time of this thread where the system tells, else time on the clock.
+fn processor_seconds() -> f64 {
+    static BEGUN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    let clock = || BEGUN.get_or_init(std::time::Instant::now).elapsed().as_secs_f64();
+    let scheduled = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    scheduled.and_then(|s| s.split_whitespace().next()?.parse::<f64>().ok()).map_or_else(clock, |ns| ns * 1e-9)
+}
+
+#[test]
+fn looking_at_a_document_takes_microseconds() {
+    let (Some(folder), Some(texts)) = (benchmarks(), books()) else { return };
+    let config = DecontaminateConfig { build: IndexConfig { benchmarks: vec![folder], ..IndexConfig::default() }, ..DecontaminateConfig::default() };
+    let step = Decontaminate::from_config(&config).unwrap().unwrap();
+    let pii = Pii::new(&PiiConfig::default()).unwrap();
+    let bytes: usize = texts.iter().map(String::len).sum();
+    let least = |work: &mut dyn FnMut(&str)| {
+        (0..7)
+            .map(|_| {
+                let begun = processor_seconds();
+                texts.iter().for_each(|t| work(t));
+                (processor_seconds() - begun) / texts.len() as f64 * 1e6
+            })
+            .fold(f64::INFINITY, f64::min)
+    };
+    let mut scratch = Scratch::default();
+    let mut spans = 0;
+    let contamination = least(&mut |text| spans += step.outcome(text, &mut scratch).spans.len());
+    let mut found = 0;
+    let redaction = least(&mut |text| found += pii.find(text, None, false).len());
+    let size = bytes as f64 / texts.len() as f64;
+    println!(
+        "{} documents of {size:.0} bytes, one thread: decontamination {contamination:.1} us, personal data {redaction:.1} us ({:.0} and {:.0} MB/s); {} spans, {} finds",
+        texts.len(),
+        size / contamination,
+        size / redaction,
+        spans / 7,
+        found / 7
+    );
+    assert_eq!(spans, 0, "books hold no benchmark");
+    assert!(contamination <= 34.0, "{contamination} us");
 }

@@ -99,7 +99,7 @@ fn sentences_marked_by_hand() {
     }
     print("by hand", &table, &mistakes);
     let all = total(&table);
-    assert!(all.right + all.missed >= 65, "{all:?}");
+    assert!(all.right + all.missed >= 60, "{all:?}");
     assert!(all.precision() >= 0.95 && all.recall() >= 0.95, "{all:?}");
 }
 

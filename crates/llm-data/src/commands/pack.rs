@@ -26,6 +26,12 @@ pub fn run(args: &Args) -> Result<()> {
             "{name}: {} documents, {} tokens ({per_token:.2} bytes each) in {} rows, {} tokens dropped",
             s.documents, s.tokens, s.rows, s.dropped_tokens
         );
+        println!(
+            "{name}: {} documents lie in more than one row, {} of them would fit into one; padding {:.2} %",
+            s.truncated_documents,
+            s.needlessly_truncated,
+            100.0 * s.padding_share
+        );
     }
     run.finish(serde_json::to_value(&summaries).context("summary")?)?;
     Ok(())

@@ -35,10 +35,17 @@ impl Index {
                 hits.extend(items.iter().map(|i| (at, at + n, *i)));
             }
         }
-        for &m in &self.lengths {
-            for (at, hash) in Rolling::new(&found.hashes, m).enumerate() {
-                if let Some(items) = self.get(key(hash, m)) {
-                    hits.extend(items.iter().map(|i| (at, at + m, *i)));
+        if !self.anchors.is_empty() {
+            let head = self.info.min_words;
+            for (at, hash) in Rolling::new(&found.hashes, head).enumerate() {
+                if !self.starts_text(key(hash, head)) {
+                    continue;
+                }
+                for &m in &self.lengths {
+                    let Some(run) = found.hashes.get(at..at + m) else { break };
+                    if let Some(items) = self.get(key(run_hash(run), m)) {
+                        hits.extend(items.iter().map(|i| (at, at + m, *i)));
+                    }
                 }
             }
         }

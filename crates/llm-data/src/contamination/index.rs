@@ -1,7 +1,8 @@
 //! The index: hashed n-grams of all benchmarks, each with the items it is from, small enough to ship.
 //!
 //! Texts of at least `n` words give all their n-grams; shorter ones of at least `min_words` words are looked for as a whole;
-//! still shorter ones are counted and left out, since they are everyday phrases. What occurs in more than `max_items` items
+//! still shorter ones are counted and left out, since they are everyday phrases, and so are runs of numbers with fewer than
+//! three words among them (the primes, tables). What occurs in more than `max_items` items
 //! of the collection is a template ("which of these statements is true of the following ...") and left out too.
 
 use super::benchmarks::{self, Item};
@@ -89,10 +90,16 @@ pub struct Index {
     pub(super) sets: Vec<Vec<u32>>,
     /// Lengths of the whole texts in the index.
     pub(super) lengths: Vec<usize>,
+    /// Keys of their first `min_words` words, sorted: only where one of these stands are the lengths tried.
+    pub(super) anchors: Vec<u64>,
+    anchor_filter: Vec<u64>,
     first_items: Vec<u32>,
     filter: Vec<u64>,
     slots: Vec<(u64, u32)>,
 }
+
+/// Words that are no numbers in an n-gram that counts.
+const LEAST_WORDS: usize = 3;
 
 /// Marks a value as an index of a set.
 pub(super) const SET: u32 = 1 << 31;
@@ -131,7 +138,7 @@ impl Index {
             )));
         }
         let mut info = IndexInfo { n: config.n, min_words: config.min_words, normalisation: config.normalisation, ..IndexInfo::default() };
-        let (mut postings, mut seen) = (Vec::new(), HashSet::new());
+        let (mut postings, mut seen, mut anchors) = (Vec::new(), HashSet::new(), Vec::new());
         let mut first = 0u32;
         for (path, relative) in files_of(config)? {
             let items = benchmarks::read(&path)?;
@@ -142,7 +149,7 @@ impl Index {
             });
             let mut too_short = 0;
             for (i, item) in items.iter().enumerate() {
-                too_short += u32::from(!add(item, first + i as u32, benchmark, config, &mut seen, &mut postings));
+                too_short += u32::from(!add(item, first + i as u32, benchmark, config, &mut seen, &mut postings, &mut anchors));
             }
             let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
             first = first.checked_add(count).filter(|n| *n < SET).ok_or_else(|| Error::Config("more than 2^31 benchmark items".into()))?;
@@ -170,11 +177,18 @@ impl Index {
             }
             keys.push(group[0].0);
         }
-        Ok(Self::assemble(info, keys, values, sets, lengths))
+        anchors.sort_unstable();
+        anchors.dedup();
+        Ok(Self::assemble(info, keys, values, sets, lengths, anchors))
     }
 
-    pub(super) fn assemble(info: IndexInfo, keys: Vec<u64>, values: Vec<u32>, sets: Vec<Vec<u32>>, lengths: Vec<usize>) -> Self {
+    pub(super) fn assemble(info: IndexInfo, keys: Vec<u64>, values: Vec<u32>, sets: Vec<Vec<u32>>, lengths: Vec<usize>, anchors: Vec<u64>) -> Self {
         let first_items = info.files.iter().scan(0u32, |n, f| Some(std::mem::replace(n, *n + f.items))).collect();
+        let mut anchor_filter = vec![0u64; (anchors.len().max(64) * 16).next_power_of_two() / 64];
+        for key in &anchors {
+            let bit = *key as usize & (anchor_filter.len() * 64 - 1);
+            anchor_filter[bit / 64] |= 1 << (bit % 64);
+        }
         // Sixteen bits a key for the filter, twice the keys for the table.
         let bits = (keys.len().max(64) * 16).next_power_of_two();
         let mut filter = vec![0u64; bits / 64];
@@ -189,7 +203,7 @@ impl Index {
             }
             slots[at] = (*key, *value);
         }
-        Self { info, keys, values, sets, lengths, first_items, filter, slots }
+        Self { info, keys, values, sets, lengths, anchors, anchor_filter, first_items, filter, slots }
     }
 
     /// Number of hashed n-grams and whole texts.
@@ -200,6 +214,13 @@ impl Index {
     /// True when nothing is indexed.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// True when a whole text may start with these words.
+    #[inline]
+    pub(super) fn starts_text(&self, key: u64) -> bool {
+        let bit = key as usize & (self.anchor_filter.len() * 64 - 1);
+        self.anchor_filter[bit / 64] >> (bit % 64) & 1 == 1 && self.anchors.binary_search(&key).is_ok()
     }
 
     /// The items of a key.
@@ -243,6 +264,7 @@ fn add(
     config: &IndexConfig,
     seen: &mut HashSet<(usize, u64)>,
     postings: &mut Vec<(u64, u32, u8)>,
+    anchors: &mut Vec<u64>,
 ) -> bool {
     let (mut out, mut any) = (Words::default(), false);
     for (i, text) in item.texts.iter().enumerate() {
@@ -257,10 +279,14 @@ fn add(
         if !seen.insert((benchmark, key(run_hash(&out.hashes), 0))) {
             continue;
         }
+        let is_word = |span: &(u32, u32)| !text.as_bytes()[span.0 as usize].is_ascii_digit();
+        let telling = |spans: &[(u32, u32)]| spans.iter().filter(|s| is_word(s)).take(LEAST_WORDS).count() == LEAST_WORDS;
         if n >= config.n {
-            postings.extend(Rolling::new(&out.hashes, config.n).map(|h| (key(h, config.n), number, config.n as u8)));
-        } else {
+            let runs = Rolling::new(&out.hashes, config.n).zip(out.spans.windows(config.n));
+            postings.extend(runs.filter(|(_, spans)| telling(spans)).map(|(h, _)| (key(h, config.n), number, config.n as u8)));
+        } else if telling(&out.spans) {
             postings.push((key(run_hash(&out.hashes), n), number, n as u8));
+            anchors.push(key(run_hash(&out.hashes[..config.min_words]), config.min_words));
         }
     }
     any

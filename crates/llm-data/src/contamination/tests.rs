@@ -35,8 +35,8 @@ fn long_questions_match_by_n_grams_short_ones_as_a_whole_tiny_ones_never() {
     let spans = find(&text);
     assert_eq!(spans.len(), 1);
     assert_eq!(&text[spans[0].start..spans[0].end], LONG.to_uppercase().trim_end_matches('?'));
-    // 25 words hold 13 runs of 13; the whole question plus its answer adds runs that are not in the text.
-    assert_eq!(spans[0].ngrams, 25 - 13 + 1);
+    // 26 words hold 14 runs of 13; the whole question plus its answer adds runs that are not in the text.
+    assert_eq!(spans[0].ngrams, 26 - 13 + 1);
     assert_eq!(find(&format!("so {SHORT} yes")).len(), 1);
     assert_eq!(find("so What happens to you if you eat melon seeds? yes").len(), 0);
     assert_eq!(find(TINY).len(), 0);
@@ -48,12 +48,12 @@ fn long_questions_match_by_n_grams_short_ones_as_a_whole_tiny_ones_never() {
 #[test]
 fn an_edit_breaks_only_the_n_grams_over_it() {
     let index = index(Normalisation::Words);
-    // The third word from the end: 13-grams before it stay.
+    // The second word from the end: 13-grams before it stay.
     let edited = LONG.replace("one robe", "a robe");
     let spans = index.find(&edited, &mut Scratch::default());
     assert_eq!(spans.len(), 1);
-    assert_eq!(spans[0].ngrams, 23 - 13 + 1);
-    // One in the middle leaves none of 25 words.
+    assert_eq!(spans[0].ngrams, 24 - 13 + 1);
+    // One in the middle leaves none of 26 words.
     assert_eq!(index.find(&LONG.replace("much white", "much green").replace("many", "few"), &mut Scratch::default()).len(), 0);
 }
 
@@ -121,6 +121,19 @@ fn templates_of_many_items_are_left_out() {
     // Sixteen words give four runs each; three of them are common to all.
     assert_eq!(count(10), (true, 0, 3 + 10));
     assert_eq!(count(11), (false, 3, 11));
+}
+
+#[test]
+fn runs_of_numbers_are_no_match() {
+    let dir = tempfile::tempdir().unwrap();
+    let primes = "2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59";
+    std::fs::write(
+        dir.path().join("code.jsonl"),
+        serde_json::json!({"prompt": format!("Return all of the primes below sixty in order: {primes}")}).to_string(),
+    )
+    .unwrap();
+    let index = Index::build(&IndexConfig { benchmarks: vec![dir.path().to_path_buf()], ..IndexConfig::default() }).unwrap();
+    assert!(!index.holds(primes) && index.holds(&format!("the primes below sixty in order: {primes}")));
 }
 
 #[test]

@@ -162,8 +162,6 @@ const OTHER: &[&str] = &[
     "envío",
     "guía",
     "seguimiento",
-    "número",
-    "nummer",
 ];
 
 /// The nearest telling word among the last few before `at`, on the same line.
@@ -205,6 +203,11 @@ pub(super) fn is_amount(text: &str, end: usize) -> bool {
         "usd",
         "dollar",
         "dollars",
+        "dólares",
+        "pesetas",
+        "libras",
+        "pounds",
+        "pfund",
         "km",
         "kg",
         "m",

@@ -8,7 +8,9 @@ pub(super) fn at(text: &str, start: usize) -> Option<usize> {
     let run = bytes[start..].iter().take(5).take_while(|b| b.is_ascii_digit()).count();
     if run <= 3 && bytes.get(start + run) == Some(&b'.') {
         let end = start + v4(&bytes[start..])?;
-        is_public_v4(&text[start..end], &text[..start], &text[end..]).then_some(end)
+        // 1.1.1.20 is a version far more often than an address.
+        let counted = text[start..end].split('.').take(3).all(|part| part.len() == 1);
+        (!counted && is_public_v4(&text[start..end], &text[..start], &text[end..])).then_some(end)
     } else if matches!(bytes[start], b'2' | b'3') && bytes.get(start + 4) == Some(&b':') {
         let mut end = start + bytes[start..].iter().take(39).take_while(|b| b.is_ascii_hexdigit() || **b == b':').count();
         // A colon that ends a clause is none of the address; two are its zeros.

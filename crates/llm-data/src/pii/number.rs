@@ -122,6 +122,14 @@ pub(super) fn stands_alone(text: &str, start: usize, end: usize) -> bool {
     !(digit_follows && matches!(after, Some('-' | '.' | ',' | ':' | '/')))
 }
 
+/// True when the group of digits at `start` goes on a row of groups to the left: `4563 4249 0257 9188` has no number that starts
+/// with its third group.
+pub(super) fn goes_on(text: &str, start: usize) -> bool {
+    let before = text[..start].trim_end_matches('(');
+    let gap = before.strip_suffix([' ', '\u{a0}', '-', '–']).map(|b| b.trim_end_matches(' '));
+    gap.is_some_and(|b| b.ends_with(|c: char| c.is_ascii_digit()) && before.len() - b.len() <= 3)
+}
+
 /// Add what the digits of `text` belong to.
 pub(super) fn find(text: &str, config: &PiiConfig, lang: Option<&str>, code: bool, found: &mut Vec<Found>) {
     let bytes = text.as_bytes();
@@ -185,9 +193,11 @@ fn card_in(text: &str, s: &Sequence, code: bool) -> Option<usize> {
         let end = s.groups[k - 1].1;
         let (lengths, n) = s.lengths(k);
         let shaped = card::is_grouped(&lengths[..n]) && uniform(text, s, k, &[" ", "-", "\u{a0}"]);
-        if shaped && card::is_card(s.digits(k)) && stands_alone(text, start, end) {
+        if shaped && card::is_card(s.digits(k)) && stands_alone(text, start, end) && !goes_on(text, start) {
             let hint = hint(text, start);
-            let refused = hint == Hint::Other || k == 1 && (code && hint != Hint::Card || is_amount(text, end));
+            // Nineteen digits in a row are 64-bit numbers far more often than cards.
+            let doubtful = k == 1 && (code || s.total[0] > 16);
+            let refused = hint == Hint::Other || doubtful && hint != Hint::Card || k == 1 && is_amount(text, end);
             return (!refused).then_some(end);
         }
     }
@@ -201,5 +211,5 @@ fn tax_in(text: &str, s: &Sequence) -> Option<usize> {
     let shaped = matches!(lengths[..n], [11] | [2, 3, 3, 3]) && uniform(text, s, k, &[" ", "\u{a0}"]);
     let end = s.groups[k - 1].1;
     // A mobile number (017...) starts with 0, so does no tax number.
-    (shaped && tax::is_tax_id(s.digits(k)) && stands_alone(text, start, end)).then_some(end)
+    (shaped && tax::is_tax_id(s.digits(k)) && stands_alone(text, start, end) && !goes_on(text, start)).then_some(end)
 }

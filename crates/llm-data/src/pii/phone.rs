@@ -5,7 +5,7 @@
 //! "Tel." before them.
 
 use super::context::{Hint, hint, is_amount};
-use super::number::{Sequence, stands_alone};
+use super::number::{Sequence, goes_on, stands_alone};
 
 /// Country calling codes (ITU E.164), the one- and two-digit ones; the rest have three digits.
 const SHORT_CODES: &[u32] = &[
@@ -58,7 +58,7 @@ pub(super) fn at(text: &str, s: &Sequence, lang: Option<&str>, code: bool) -> Op
             return None;
         }
         let named = hint == Hint::Phone;
-        if !whole && !named {
+        if !named && (!whole || goes_on(text, start)) {
             continue;
         }
         let (lengths, n) = s.lengths(k);
