@@ -72,16 +72,19 @@ pub fn extract(html: &str) -> Page {
     if !is_within_limits(html) {
         return Page { text: render(html), extractor: Extractor::Rendered, ..Page::default() };
     }
-    std::panic::catch_unwind(|| extract_within_limits(html))
-        .unwrap_or_else(|_| Page { text: render(html), extractor: Extractor::Rendered, ..Page::default() })
+    std::panic::catch_unwind(|| extract_within_limits(html)).unwrap_or_else(|_| Page {
+        text: render(html),
+        extractor: Extractor::Rendered,
+        ..Page::default()
+    })
 }
 
 /// Counts tags without building anything.
 fn is_within_limits(html: &str) -> bool {
     /// Elements without an end tag, or whose end is implied by the next of their kind.
     const NOT_NESTED: &[&str] = &[
-        "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr", "p", "li", "dt", "dd", "option",
-        "optgroup", "tr", "td", "th", "thead", "tbody", "tfoot", "colgroup", "rp", "rt", "html", "head", "body",
+        "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr", "p", "li", "dt", "dd",
+        "option", "optgroup", "tr", "td", "th", "thead", "tbody", "tfoot", "colgroup", "rp", "rt", "html", "head", "body",
     ];
     if html.len() > MAX_BYTES {
         return false;
@@ -224,7 +227,14 @@ mod tests {
     #[test]
     fn pathological_nesting_is_rendered_in_time() {
         let start = std::time::Instant::now();
-        for (piece, n) in [("<div>", 200_000), ("<b><p>", 50_000), ("<table><tr><td>", 30_000), ("<font color=red>x", 60_000), ("<p>x", 140_000), ("<a><b><i>", 20_000)] {
+        for (piece, n) in [
+            ("<div>", 200_000),
+            ("<b><p>", 50_000),
+            ("<table><tr><td>", 30_000),
+            ("<font color=red>x", 60_000),
+            ("<p>x", 140_000),
+            ("<a><b><i>", 20_000),
+        ] {
             let page = extract(&format!("<html><body>{}text", piece.repeat(n)));
             assert!(page.text.contains("text"), "{piece}");
         }

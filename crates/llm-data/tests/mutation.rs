@@ -11,8 +11,8 @@ use llm_data::read::Outcome;
 use llm_data::read::format::{Body, Format, Input};
 use llm_data::read::jsonl::OnError;
 use llm_data::read::paths::PathsConfig;
-use llm_run::Seed;
 use llm_run::Rng;
+use llm_run::Seed;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,8 +110,14 @@ fn tar() -> Vec<u8> {
 }
 
 fn targets() -> Vec<Target> {
-    let wiki = |i: usize| format!("<page><title>T{i}</title><ns>0</ns><revision><timestamp>2024-01-01T00:00:00Z</timestamp><text>{}</text></revision></page>", WIKI.replace('&', "&amp;").replace('<', "&lt;"));
-    let dump = format!("<mediawiki xml:lang=\"en\"><siteinfo><base>https://en.wikipedia.org/wiki/M</base></siteinfo>{}{}</mediawiki>", wiki(1), wiki(2));
+    let wiki = |i: usize| {
+        format!(
+            "<page><title>T{i}</title><ns>0</ns><revision><timestamp>2024-01-01T00:00:00Z</timestamp><text>{}</text></revision></page>",
+            WIKI.replace('&', "&amp;").replace('<', "&lt;")
+        )
+    };
+    let dump =
+        format!("<mediawiki xml:lang=\"en\"><siteinfo><base>https://en.wikipedia.org/wiki/M</base></siteinfo>{}{}</mediawiki>", wiki(1), wiki(2));
     let rows = "{\"text\": \"one\", \"url\": \"https://x.org\", \"date\": \"2024-05-06\"}\n{\"messages\": [{\"role\": \"user\", \"content\": \"Q\"}]}\n{\"content\": \"fn f() {}\", \"lang\": \"Rust\", \"licenses\": [\"MIT\"]}\n";
     let book = "Title: X\nRelease Date: May 6, 2007 [EBook #12]\nLanguage: English\n\n*** START OF THIS PROJECT GUTENBERG EBOOK X ***\n\nProduced by Y\n\nChapter I\n\nText.\n\nEnd of the Project Gutenberg EBook of X\n";
     let markdown = "---\ntitle: x\ndate: 2024-05-06\n---\n# A\n[b](https://c.org) `d`\n```\ne\n```\n";
@@ -127,7 +133,16 @@ fn targets() -> Vec<Target> {
                 warc_records().iter().flat_map(|r| gzip(r)).collect(),
                 warc_records().iter().flat_map(|r| zstd::encode_all(r.as_slice(), 1).unwrap()).collect(),
             ],
-            &["WARC/1.0\r\n", "\r\n\r\n", "Content-Length: 99999999999\r\n", "Content-Length: -1\r\n", "\u{1f}", "HTTP/1.1 200 OK\r\n", "ffffffffffffffff\r\n", "\n"],
+            &[
+                "WARC/1.0\r\n",
+                "\r\n\r\n",
+                "Content-Length: 99999999999\r\n",
+                "Content-Length: -1\r\n",
+                "\u{1f}",
+                "HTTP/1.1 200 OK\r\n",
+                "ffffffffffffffff\r\n",
+                "\n",
+            ],
         ),
         target("parquet", "a.parquet", Format::Parquet, vec![parquet()], &["PAR1", "\u{0}\u{0}\u{0}\u{0}", "text"]),
         target(
@@ -137,31 +152,97 @@ fn targets() -> Vec<Target> {
             vec![arrow(false, false), arrow(true, false), arrow(false, true)],
             &["ARROW1\u{0}\u{0}", "\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}\u{0}"],
         ),
-        target("jsonl", "a.jsonl", Format::JsonLines, vec![rows.into(), gzip(rows.as_bytes())], &["{", "}", "\"", "[", "\n", "\\ud800", "null", "1e999", "{\"text\":"]),
+        target(
+            "jsonl",
+            "a.jsonl",
+            Format::JsonLines,
+            vec![rows.into(), gzip(rows.as_bytes())],
+            &["{", "}", "\"", "[", "\n", "\\ud800", "null", "1e999", "{\"text\":"],
+        ),
         target("json", "a.json", Format::Json, vec![format!("[{}]", rows.trim().replace('\n', ",")).into()], &["[", "{", "\"", ",", "]"]),
         target(
             "html",
             "a.html",
             Format::Html,
             vec![page(1).into_bytes()],
-            &["<div>", "</div>", "<table>", "<a>", "<b>", "<p>", "<!--", "<script>", "</script>", "<svg>", "<math>", "<template>", "<select>", "&#x110000;", "<main>", "<pre>", "\u{0}"],
+            &[
+                "<div>",
+                "</div>",
+                "<table>",
+                "<a>",
+                "<b>",
+                "<p>",
+                "<!--",
+                "<script>",
+                "</script>",
+                "<svg>",
+                "<math>",
+                "<template>",
+                "<select>",
+                "&#x110000;",
+                "<main>",
+                "<pre>",
+                "\u{0}",
+            ],
         ),
         target(
             "wikitext",
             "wiki.xml",
             Format::Wiki,
             vec![dump.into_bytes()],
-            &["{{", "}}", "[[", "]]", "{|", "|}", "|", "''", "==", "&lt;ref&gt;", "&lt;/ref&gt;", "&lt;math&gt;", "<page>", "</page>", "<text>", "&#0;", "\n", "&lt;!--"],
+            &[
+                "{{",
+                "}}",
+                "[[",
+                "]]",
+                "{|",
+                "|}",
+                "|",
+                "''",
+                "==",
+                "&lt;ref&gt;",
+                "&lt;/ref&gt;",
+                "&lt;math&gt;",
+                "<page>",
+                "</page>",
+                "<text>",
+                "&#0;",
+                "\n",
+                "&lt;!--",
+            ],
         ),
         target(
             "latex",
             "a.tex",
             Format::Latex,
             vec![LATEX.as_bytes().to_vec()],
-            &["\\begin{figure}", "\\end{figure}", "\\newcommand{\\a}{\\a\\a}", "\\a", "$", "$$", "{", "}", "[", "]", "%", "\\", "\\section{", "\\verb|", "\\def\\b#1{#1#1}\\b", "\\begin{verbatim}"],
+            &[
+                "\\begin{figure}",
+                "\\end{figure}",
+                "\\newcommand{\\a}{\\a\\a}",
+                "\\a",
+                "$",
+                "$$",
+                "{",
+                "}",
+                "[",
+                "]",
+                "%",
+                "\\",
+                "\\section{",
+                "\\verb|",
+                "\\def\\b#1{#1#1}\\b",
+                "\\begin{verbatim}",
+            ],
         ),
         target("tar", "2401.01234.tar.gz", Format::Latex, vec![tar(), gzip(&tar())], &["ustar", "\u{0}", "77777777777", "main.tex", "L"]),
-        target("gutenberg", "a.txt", Format::Text, vec![book.into()], &["*** START OF THIS PROJECT GUTENBERG X ***\n", "End of Project Gutenberg\n", "\n\n", "Chapter I\n", "[Transcriber's Note"]),
+        target(
+            "gutenberg",
+            "a.txt",
+            Format::Text,
+            vec![book.into()],
+            &["*** START OF THIS PROJECT GUTENBERG X ***\n", "End of Project Gutenberg\n", "\n\n", "Chapter I\n", "[Transcriber's Note"],
+        ),
         target("markdown", "a.md", Format::Markdown, vec![markdown.into()], &["---\n", "[", "](", ")", "`", "```\n", "!["]),
         target("code", "a.py", Format::Code("python"), vec![code.into()], &["SPDX-License-Identifier:", "#!", "\n", "// ", "@generated"]),
     ]
@@ -181,8 +262,9 @@ fn mutate(target: &Target, rng: &mut Rng) -> Vec<u8> {
                 bytes.drain(at..end);
             }
             4 => {
-                let token = rng.pick(target.tokens).as_bytes().repeat(1 + rng.below(if rng.below(20) == 0 { 3000 } else { 4 }));
-                bytes.splice(at..at, token);
+                let most = if rng.below(20) == 0 { 3000 } else { 4 };
+                let times = 1 + rng.below(most);
+                bytes.splice(at..at, rng.pick(target.tokens).as_bytes().repeat(times));
             }
             5 => {
                 let end = (at + 1 + rng.below(200)).min(bytes.len());
@@ -221,6 +303,9 @@ fn read(target: &Target, bytes: Vec<u8>) -> Result<(usize, usize), llm_data::Err
             }
             Outcome::Skip(drop, _) => {
                 skipped += 1;
+                if std::env::var_os("FUZZ_SHOW").is_some() {
+                    eprintln!("{drop:?}");
+                }
                 assert!(!drop.step.is_empty() && drop.id.starts_with(target.file), "{drop:?}");
             }
             Outcome::Count(..) => {}
@@ -256,7 +341,11 @@ fn run(target: &Target, seed: u64, seconds: f64, least: usize) {
     if seconds > 0.0 {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or_default().trim().to_string();
-        println!("{}: {runs} runs in {:.0} s, {kept} documents, {skipped} skips, slowest {slowest:.1?}, peak memory {peak}", target.name, started.elapsed().as_secs_f64());
+        println!(
+            "{}: {runs} runs in {:.0} s, {kept} documents, {skipped} skips, slowest {slowest:.1?}, peak memory {peak}",
+            target.name,
+            started.elapsed().as_secs_f64()
+        );
         let _ = std::fs::remove_file(&keep);
     }
 }
