@@ -262,8 +262,9 @@ fn mutate(target: &Target, rng: &mut Rng) -> Vec<u8> {
                 bytes.drain(at..end);
             }
             4 => {
-                let token = rng.pick(target.tokens).as_bytes().repeat(1 + rng.below(if rng.below(20) == 0 { 3000 } else { 4 }));
-                bytes.splice(at..at, token);
+                let most = if rng.below(20) == 0 { 3000 } else { 4 };
+                let times = 1 + rng.below(most);
+                bytes.splice(at..at, rng.pick(target.tokens).as_bytes().repeat(times));
             }
             5 => {
                 let end = (at + 1 + rng.below(200)).min(bytes.len());
@@ -302,6 +303,9 @@ fn read(target: &Target, bytes: Vec<u8>) -> Result<(usize, usize), llm_data::Err
             }
             Outcome::Skip(drop, _) => {
                 skipped += 1;
+                if std::env::var_os("FUZZ_SHOW").is_some() {
+                    eprintln!("{drop:?}");
+                }
                 assert!(!drop.step.is_empty() && drop.id.starts_with(target.file), "{drop:?}");
             }
             Outcome::Count(..) => {}

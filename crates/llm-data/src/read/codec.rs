@@ -119,11 +119,12 @@ impl Read for Failing {
 }
 
 /// Decode by the first bytes, else by the name. A name that promises compression the bytes do not have is believed only if
-/// the bytes do not look like text.
+/// the bytes look neither like text nor like a tar archive.
 pub fn decoded(reader: Bytes, name: &str) -> io::Result<Bytes> {
-    let (head, reader) = peek(reader, 16);
+    let (head, reader) = peek(reader, 512);
     let codec = Codec::of_magic(&head).unwrap_or_else(|| {
-        let text = head.iter().all(|b| *b >= 0x20 || matches!(b, b'\n' | b'\r' | b'\t'));
+        let tar = head.get(257..262) == Some(b"ustar");
+        let text = tar || head.iter().take(16).all(|b| *b >= 0x20 || matches!(b, b'\n' | b'\r' | b'\t'));
         if text { Codec::Plain } else { Codec::of_name(name).0 }
     });
     codec.open(reader)

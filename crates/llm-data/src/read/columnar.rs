@@ -4,9 +4,9 @@
 //! written to a temporary file. An Arrow IPC file is read as the stream that it contains after its first eight bytes, so both
 //! forms are one reader, and every length in it is checked before anything is allocated: the libraries believe them.
 
-use super::format::{Body, Input, Out, RandomAccess};
+use super::format::{Body, Input, Out, RandomAccess, Sequential};
 use super::paths::PathsConfig;
-use super::rows::{RowReader, wanted};
+use super::rows::{RowReader, can_have_text, wanted};
 use super::{Outcome, dates};
 use crate::document::BATCH;
 use crate::error::{Error, Result, check_interrupt, io, record};
@@ -24,7 +24,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 use serde_json::{Map, Value};
-use std::io::{Cursor, Read};
+use std::io::{BufReader, Cursor, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -52,12 +52,11 @@ impl Length for Chunks {
 }
 
 impl ChunkReader for Chunks {
-    type T = Cursor<Vec<u8>>;
+    type T = BufReader<Sequential>;
 
-    /// Used for page headers: a small piece is enough, and what lies beyond it is asked for again.
+    /// Used for page headers, which are short but may hold long statistics.
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        let n = self.size.saturating_sub(start).min(1 << 16) as usize;
-        Ok(Cursor::new(self.access.read_at(start, n).map_err(|e| ParquetError::External(Box::new(e)))?))
+        Ok(BufReader::with_capacity(1 << 14, Sequential::new(Arc::clone(&self.access), start)))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<bytes::Bytes, ParquetError> {
@@ -90,7 +89,8 @@ pub fn parquet_part(mut input: Input<'_>, config: &PathsConfig, range: Range<u64
     let rows = RowReader::new(&input, config)?;
     let access = random(&mut input)?;
     let fail = |e: String, out: Out<'_>| {
-        let message = format!("not a readable Parquet file ({e}); it may be truncated: copy it again or leave it out");
+        let hint = if e.contains("text_field") { "" } else { "; it may be truncated: copy it again or leave it out" };
+        let message = format!("not a readable Parquet file ({e}){hint}");
         out(config.damaged("damaged file", input.id, Error::Format { path: input.path.clone(), message })?)
     };
     let size = access.size().map_err(io(&input.path, "cannot read"))?;
@@ -107,9 +107,10 @@ pub fn parquet_part(mut input: Input<'_>, config: &PathsConfig, range: Range<u64
         let wanted = wanted(config);
         let fields = builder.schema().fields();
         let chosen: Vec<usize> = (0..fields.len()).filter(|i| wanted.iter().any(|w| w == fields[*i].name())).collect();
-        if chosen.is_empty() {
-            let known: Vec<&str> = fields.iter().map(|f| f.name().as_str()).take(12).collect();
-            return Err(format!("no column that could hold the text; it has {}: set paths.text_field", known.join(", ")));
+        let names: Vec<&str> = fields.iter().map(|f| f.name().as_str()).collect();
+        if !can_have_text(config, &names) {
+            let known = names[..names.len().min(12)].join(", ");
+            return Err(format!("no column `{}`; it has {known}: set paths.text_field to the one that holds the text", config.text_field));
         }
         let mask = ProjectionMask::roots(builder.parquet_schema(), chosen);
         let (mut groups, mut first) = (Vec::new(), 0);

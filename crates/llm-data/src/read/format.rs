@@ -118,7 +118,7 @@ impl<'a> Input<'a> {
     pub fn raw(body: Body) -> Bytes {
         match body {
             Body::Stream(reader) => reader,
-            Body::Random(access) => Box::new(BufReader::with_capacity(1 << 18, Sequential { access, at: 0 })),
+            Body::Random(access) => Box::new(BufReader::with_capacity(1 << 18, Sequential::new(access, 0))),
         }
     }
 
@@ -153,9 +153,16 @@ impl<'a> Input<'a> {
 }
 
 /// Random access as a stream, in large reads.
-struct Sequential {
+pub(super) struct Sequential {
     access: Arc<dyn RandomAccess>,
     at: u64,
+}
+
+impl Sequential {
+    /// From place `at` on.
+    pub(super) fn new(access: Arc<dyn RandomAccess>, at: u64) -> Self {
+        Self { access, at }
+    }
 }
 
 impl Read for Sequential {

@@ -3,7 +3,7 @@
 //! The frame has changed often since 1991: `*** START OF THIS PROJECT GUTENBERG EBOOK X ***`, the small print of the old
 //! etexts, English, German and Spanish closing lines before the closing mark. What is cut is always a prefix and a suffix of
 //! the file plus whole paragraphs of the transcriber at the two ends; nothing in between is touched. The header's language is
-//! wrong often enough (a German Siddhartha says English) to be believed only when the text agrees.
+//! believed only when the text agrees.
 
 use super::dates;
 use crate::langid;

@@ -66,6 +66,13 @@ pub(super) fn wanted(config: &PathsConfig) -> Vec<String> {
     roots.filter(|n| !n.is_empty()).collect()
 }
 
+/// Whether columns of these names can give a text.
+pub(super) fn can_have_text(config: &PathsConfig, columns: &[&str]) -> bool {
+    let field = config.text_field.as_str();
+    let usual = field == "text" && TEXT.iter().any(|n| columns.contains(n));
+    !config.rows.template.is_empty() || columns.contains(&field) || columns.contains(&"messages") || usual
+}
+
 /// A text with holes for columns.
 #[derive(Debug, PartialEq)]
 struct Template(Vec<(String, Option<String>)>);
@@ -169,7 +176,8 @@ impl<'a> RowReader<'a> {
             return template.fill(row);
         }
         let field = self.config.text_field.as_str();
-        let usual = || TEXT.iter().find_map(|n| row.get(*n).and_then(Value::as_str)).filter(|_| field == "text").map(str::to_string);
+        // A lone column of another name is more likely a mistake than a data set.
+        let usual = || TEXT.iter().find_map(|n| row.get(*n).and_then(Value::as_str)).filter(|_| field == "text" && row.len() > 1).map(str::to_string);
         jsonl::text_of(row, field).or_else(usual).ok_or_else(|| {
             let known: Vec<&str> = row.keys().map(String::as_str).take(12).collect();
             format!("no string field `{field}` and no `messages`; it has {}: set paths.text_field or on_error = \"skip\"", known.join(", "))

@@ -43,7 +43,7 @@ pub fn option(text: &str) -> Option<(&str, &str)> {
 
 fn delimited(text: &str, open: u8, close: u8) -> Option<(&str, &str)> {
     /// An argument longer than this was never closed.
-    const MAX: usize = 64 << 10;
+    const MAX: usize = 16 << 10;
     let trimmed = text.trim_start_matches([' ', '\t', '\n']);
     // An empty line ends the search for an argument.
     if text[..text.len() - trimmed.len()].matches('\n').count() > 1 || trimmed.as_bytes().first() != Some(&open) {

@@ -220,17 +220,17 @@ impl<F: Fn(&Headers) -> bool> Archive<F> {
             let _ = self.pass_over(size);
             return Some(Err(Damage { step: "record size", offset, detail: format!("{size} bytes; at most {MAX_BODY} are read") }));
         }
-        Some(self.body(size as usize).map(|body| Record { offset, headers, body }).map_err(|detail| Damage {
+        Some(self.body(offset, size as usize).map(|body| Record { offset, headers, body }).map_err(|detail| Damage {
             step: "truncated WARC record",
             offset,
             detail,
         }))
     }
 
-    fn body(&mut self, size: usize) -> Result<Vec<u8>, String> {
+    fn body(&mut self, offset: u64, size: usize) -> Result<Vec<u8>, String> {
         let complete = self.need(size);
         // What follows says whether the length was right; asking does not move the body, `at` is at its start.
-        self.need(size + 4);
+        self.need(size + 5);
         let end = (self.at + size).min(self.data.len());
         let have_until = |next: usize| format!("{} of {size} bytes, then the next record begins", next - self.at);
         // A record cannot reach into the next one: its length lied, or the writer was interrupted.
@@ -251,6 +251,11 @@ impl<F: Fn(&Headers) -> bool> Archive<F> {
             let have = end - self.at;
             self.at = end;
             return Err(format!("{have} of {size} bytes: {why}"));
+        }
+        // The checksum at the end of the member may say that what could be decompressed is wrong.
+        if let Some((_, why)) = self.damage.take_if(|(place, _)| self.compressed && *place == offset) {
+            self.at = self.data.len();
+            return Err(why);
         }
         let body = self.data[self.at..end].to_vec();
         self.at = end;

@@ -182,7 +182,13 @@ mod tests {
     #[test]
     fn one_damaged_member_costs_one_record_and_says_where() {
         let bodies = bodies(6);
-        for encode in [&gzip as &dyn Fn(&[u8]) -> Vec<u8>, &|r: &[u8]| zstd::encode_all(r, 3).unwrap()] {
+        let zstd = |bytes: &[u8]| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+            encoder.include_checksum(true).unwrap();
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        for encode in [&gzip as &dyn Fn(&[u8]) -> Vec<u8>, &zstd] {
             let members: Vec<Vec<u8>> = bodies.iter().enumerate().map(|(i, b)| encode(&record(i, b))).collect();
             let offset: usize = members[..2].iter().map(Vec::len).sum();
             for cut in [false, true] {

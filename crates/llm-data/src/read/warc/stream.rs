@@ -44,6 +44,7 @@ pub struct Stream {
     codec: Codec,
     dictionary: Option<Vec<u8>>,
     member: Option<Member>,
+    scratch: Vec<u8>,
     /// Where the current member began, what it has consumed and produced.
     start: u64,
     consumed: u64,
@@ -116,7 +117,7 @@ impl Stream {
             },
         }
         let codec = if plain.is_none() && codec == Codec::Plain { Codec::of_name(name).0 } else { codec };
-        let mut stream = Self { source, codec, dictionary: None, member: None, start: 0, consumed: 0, produced: 0, plain, ended: false };
+        let mut stream = Self { source, codec, dictionary: None, member: None, scratch: vec![0; CHUNK], start: 0, consumed: 0, produced: 0, plain, ended: false };
         if codec == Codec::Zstd && stream.plain.is_none() {
             stream.read_dictionary();
         }
@@ -210,19 +211,19 @@ impl Stream {
     /// Decompress once; true when bytes were added.
     fn step(&mut self, out: &mut Vec<u8>) -> Result<bool, String> {
         let input = &self.source.buffer[self.source.at..];
-        let before = out.len();
-        out.resize(before + CHUNK, 0);
         let member = self.member.as_mut().ok_or("no memory for a decoder")?;
-        let (result, used, made) = run(member, input, &mut out[before..]);
-        out.truncate(before + made);
+        let (result, used, made) = run(member, input, &mut self.scratch);
+        out.extend_from_slice(&self.scratch[..made]);
         self.source.at += used;
         self.consumed += used as u64;
         self.produced += made as u64;
         let done = result?;
+        if used == 0 && made == 0 {
+            // Also when it says that it is done: an empty member would begin at the same place for ever.
+            return Err("the decoder does not go on".into());
+        }
         if done {
             self.member = None;
-        } else if used == 0 && made == 0 {
-            return Err("the decoder does not go on".into());
         }
         if self.produced > BOMB_BYTES && self.produced / self.consumed.max(1) > BOMB_RATIO {
             self.member = None;

@@ -218,7 +218,7 @@ impl Parser<'_> {
             let display = rest[..tag_end].contains("block");
             self.at = self.source[end..].find('>').map_or(self.source.len(), |i| end + i + 1);
             if VERBATIM.contains(&block) {
-                self.verbatim(format!("\n{}\n", inside.trim_matches('\n')), true);
+                self.verbatim(inside.trim_matches('\n').to_string(), true);
             } else if block == "nowiki" {
                 self.verbatim(inside, false);
             } else if !DROPPED.contains(&block) {
