@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IndexConfig {
-    /// Benchmark files and folders of them.
+    /// Benchmark files and folders of them; also indexes (`.idx`) with the same settings, which are merged in.
     pub benchmarks: Vec<PathBuf>,
     /// Files whose path below the folder contains one of these are left out: training splits, prompts of judges, outputs.
     pub exclude: Vec<String>,
@@ -104,9 +104,13 @@ const LEAST_WORDS: usize = 3;
 /// Marks a value as an index of a set.
 pub(super) const SET: u32 = 1 << 31;
 
+fn is_index(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "idx")
+}
+
 fn files_of(config: &IndexConfig) -> Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
-    for given in &config.benchmarks {
+    for given in config.benchmarks.iter().filter(|p| !is_index(p)) {
         if given.is_file() {
             let name = given.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             files.push((given.clone(), name));
@@ -122,7 +126,7 @@ fn files_of(config: &IndexConfig) -> Result<Vec<(PathBuf, String)>> {
             }
         }
     }
-    if files.is_empty() {
+    if files.is_empty() && !config.benchmarks.iter().any(|p| is_index(p)) {
         return Err(Error::Empty("no benchmark file to index; name files or folders in `benchmarks` (csv, tsv, json, jsonl, txt)".into()));
     }
     Ok(files)
@@ -155,7 +159,35 @@ impl Index {
             first = first.checked_add(count).filter(|n| *n < SET).ok_or_else(|| Error::Config("more than 2^31 benchmark items".into()))?;
             info.files.push(FileInfo { path: relative, blake3: llm_run::hash::path(&path)?, benchmark, items: count, too_short });
         }
-        let mut lengths: Vec<usize> = postings.iter().map(|p: &(u64, u32, u8)| usize::from(p.2)).filter(|m| *m < config.n).collect();
+        let mut lengths: Vec<usize> = Vec::new();
+        for path in config.benchmarks.iter().filter(|p| is_index(p)) {
+            let other = Self::open(path)?;
+            let theirs = (other.info.n, other.info.min_words, other.info.normalisation);
+            if theirs != (info.n, info.min_words, info.normalisation) {
+                let message = format!(
+                    "made with (n, min_words, normalisation) = {theirs:?}, but this one with {:?}; they cannot be merged",
+                    (info.n, info.min_words, info.normalisation)
+                );
+                return Err(Error::Format { path: path.clone(), message });
+            }
+            for (key, value) in other.keys.iter().zip(&other.values) {
+                let items = if value & SET == 0 { std::slice::from_ref(value) } else { &other.sets[(value & !SET) as usize] };
+                postings.extend(items.iter().map(|item| (*key, first + item, config.n as u8)));
+            }
+            anchors.extend_from_slice(&other.anchors);
+            lengths.extend_from_slice(&other.lengths);
+            info.templates += other.info.templates;
+            for file in other.info.files {
+                let name = &other.info.benchmarks[file.benchmark];
+                let benchmark = info.benchmarks.iter().position(|b| b == name).unwrap_or_else(|| {
+                    info.benchmarks.push(name.clone());
+                    info.benchmarks.len() - 1
+                });
+                first = first.checked_add(file.items).filter(|n| *n < SET).ok_or_else(|| Error::Config("more than 2^31 benchmark items".into()))?;
+                info.files.push(FileInfo { benchmark, ..file });
+            }
+        }
+        lengths.extend(postings.iter().map(|p: &(u64, u32, u8)| usize::from(p.2)).filter(|m| *m < config.n));
         lengths.sort_unstable();
         lengths.dedup();
         postings.sort_unstable();

@@ -158,6 +158,23 @@ fn a_saved_index_is_the_same_and_damage_is_refused() {
 }
 
 #[test]
+fn merged_parts_are_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("a_test.jsonl"), serde_json::json!({"question": LONG, "answer": "x"}).to_string()).unwrap();
+    std::fs::write(at("b_test.jsonl"), serde_json::json!({"question": SHORT, "answer": LONG}).to_string()).unwrap();
+    let build = |files: &[&str]| Index::build(&IndexConfig { benchmarks: files.iter().map(|f| at(f)).collect(), ..IndexConfig::default() });
+    for part in ["a", "b"] {
+        build(&[&format!("{part}_test.jsonl")]).unwrap().save(&at(&format!("{part}.idx"))).unwrap();
+    }
+    let (whole, merged) = (build(&["a_test.jsonl", "b_test.jsonl"]).unwrap(), build(&["a.idx", "b.idx"]).unwrap());
+    assert_eq!((&whole.info, &whole.keys, &whole.values, &whole.sets), (&merged.info, &merged.keys, &merged.values, &merged.sets));
+    assert_eq!((&whole.lengths, &whole.anchors), (&merged.lengths, &merged.anchors));
+    let other = IndexConfig { benchmarks: vec![at("a.idx")], n: 8, ..IndexConfig::default() };
+    assert!(Index::build(&other).unwrap_err().to_string().contains("cannot be merged"));
+}
+
+#[test]
 fn nothing_configured_is_no_error() {
     assert!(Decontaminate::from_config(&DecontaminateConfig::default()).unwrap().is_none());
 }

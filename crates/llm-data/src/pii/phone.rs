@@ -40,6 +40,9 @@ pub(super) fn at(text: &str, s: &Sequence, lang: Option<&str>, code: bool) -> Op
             continue;
         }
         let digits = s.digits(k);
+        if digits.len() < 6 {
+            break;
+        }
         let whole = k == s.len;
         if plus {
             if international(digits, s.groups[0], k, body) && !is_amount(text, end) {
