@@ -360,6 +360,16 @@ fn the_seeds_are_read() {
     }
 }
 
+/// What the long form found once stays here: `FUZZ_FILE` runs one kept input against `FUZZ_TARGET`.
+#[test]
+#[ignore = "needs FUZZ_FILE and FUZZ_TARGET"]
+fn one_kept_input() {
+    let file = std::env::var("FUZZ_FILE").expect("FUZZ_FILE names the input");
+    let name = std::env::var("FUZZ_TARGET").expect("FUZZ_TARGET names the reader");
+    let target = targets().into_iter().find(|t| t.name == name).expect("a known target");
+    println!("{:?}", read(&target, std::fs::read(file).unwrap()));
+}
+
 #[test]
 fn damaged_input_is_counted() {
     for target in targets() {

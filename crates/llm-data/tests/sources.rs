@@ -57,9 +57,10 @@ fn books_know_their_title_date_and_language() {
 fn archives_are_read_record_by_record_and_damage_has_a_place() {
     let Some(root) = data("corpora/warc") else { return };
     let (documents, funnel, drops) = read_paths(skipping(vec![root]));
+    // One record in the world has neither: the last of link-extraction-test.warc.
     let without: Vec<&str> =
         documents.iter().filter(|d| d.date.as_deref().is_none_or(|d| d.len() < 10) || d.url.is_none()).map(|d| d.id.as_str()).collect();
-    assert!(without.is_empty(), "every page has its address and date: {without:?}");
+    assert_eq!(without, ["warc/webarchive-commons/link-extraction-test.warc#8"], "every other page has its address and date");
     for line in drops.lines().filter(|l| l.contains("WARC record")) {
         assert!(line.contains("at byte "), "{line}");
     }

@@ -187,8 +187,14 @@ impl Messages {
         let mut prefix = Vec::new();
         self.offset += self.reader.by_ref().take(8).read_to_end(&mut prefix).map_err(|e| e.to_string())? as u64;
         if self.first && prefix == *b"ARROW1\0\0" {
-            self.first = false;
-            return self.next();
+            // The writer fills up to its alignment, at most 64 bytes.
+            for _ in 0..8 {
+                prefix.clear();
+                self.offset += self.reader.by_ref().take(8).read_to_end(&mut prefix).map_err(|e| e.to_string())? as u64;
+                if prefix != [0; 8] {
+                    break;
+                }
+            }
         }
         let first = std::mem::take(&mut self.first);
         // A stream may end without its mark; a file has its footer behind the mark.

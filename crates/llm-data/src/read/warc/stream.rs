@@ -117,7 +117,8 @@ impl Stream {
             },
         }
         let codec = if plain.is_none() && codec == Codec::Plain { Codec::of_name(name).0 } else { codec };
-        let mut stream = Self { source, codec, dictionary: None, member: None, scratch: vec![0; CHUNK], start: 0, consumed: 0, produced: 0, plain, ended: false };
+        let mut stream =
+            Self { source, codec, dictionary: None, member: None, scratch: vec![0; CHUNK], start: 0, consumed: 0, produced: 0, plain, ended: false };
         if codec == Codec::Zstd && stream.plain.is_none() {
             stream.read_dictionary();
         }
