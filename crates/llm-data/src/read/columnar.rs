@@ -24,7 +24,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 use serde_json::{Map, Value};
-use std::io::{BufReader, Cursor, Read};
+use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
