@@ -87,7 +87,7 @@ impl Powers {
             None => {
                 let half = self.get(n / 2);
                 let square = multiply(half, half);
-                if n % 2 == 0 { square } else { multiply(square, BASE) }
+                if n.is_multiple_of(2) { square } else { multiply(square, BASE) }
             }
         }
     }

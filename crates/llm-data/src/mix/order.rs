@@ -67,7 +67,7 @@ impl Order {
             // Odd numbers 2m + 1 with (2m + 1) * own.draws < (2k + 1) * other.draws; a tie goes to the source named first.
             let limit = (2 * u128::from(k) + 1) * u128::from(other.draws);
             let limit = if j < source { limit } else { limit.saturating_sub(1) };
-            ((limit / u128::from(own.draws) + 1) / 2) as u64
+            (limit / u128::from(own.draws)).div_ceil(2) as u64
         };
         self.streams.iter().enumerate().map(before).sum()
     }

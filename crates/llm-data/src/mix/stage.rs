@@ -132,7 +132,7 @@ pub fn mix(config: &MixConfig, out: &Path) -> Result<(Funnel, MixReport)> {
     if config.inputs.is_empty() {
         return Err(Error::Config("mix: no inputs; name folders of documents in `inputs`".into()));
     }
-    if !(config.bytes_per_token > 0.0) {
+    if config.bytes_per_token.is_nan() || config.bytes_per_token <= 0.0 {
         return Err(Error::Config(format!("mix.bytes_per_token is {}, expected a positive number", config.bytes_per_token)));
     }
     let tokenizer = match (&config.tokenizer, config.unit) {

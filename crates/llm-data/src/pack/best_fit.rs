@@ -150,9 +150,8 @@ mod tests {
                 for piece in row {
                     parts[piece.document as usize] += 1;
                     let new = piece.start as usize + usize::from(piece.part > 0);
-                    for at in new..piece.start as usize + piece.len as usize {
-                        covered[piece.document as usize][at] += 1;
-                    }
+                    let end = piece.start as usize + piece.len as usize;
+                    covered[piece.document as usize][new..end].iter_mut().for_each(|n| *n += 1);
                 }
             }
             prop_assert!(covered.iter().flatten().all(|n| *n == 1), "each token is new exactly once");

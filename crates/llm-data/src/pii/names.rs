@@ -106,9 +106,7 @@ impl NameFinder for Gazetteer {
                 continue;
             }
             let first = word(&text[at..]);
-            let end = if self.is_given(first) {
-                self.surname_after(text, at + first.len())
-            } else if TITLES.contains(&first) {
+            let end = if self.is_given(first) || TITLES.contains(&first) {
                 self.surname_after(text, at + first.len())
             } else {
                 None

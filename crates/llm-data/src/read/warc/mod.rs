@@ -57,11 +57,14 @@ pub fn read(input: Input<'_>, config: &PathsConfig, out: Out<'_>) -> Result<()> 
     batches.flush()
 }
 
+/// Which records have their bodies read.
+pub type Wanted = fn(&Headers) -> bool;
+
 /// The records of an archive with the bodies of those that may hold a document.
-pub fn open(reader: super::codec::Bytes, name: &str) -> std::io::Result<Archive<fn(&Headers) -> bool>> {
+pub fn open(reader: super::codec::Bytes, name: &str) -> std::io::Result<Archive<Wanted>> {
     let stream = stream::Stream::new(reader, name)?;
     let compressed = stream.is_compressed();
-    Ok(Archive::new(stream, compressed, is_wanted as fn(&Headers) -> bool))
+    Ok(Archive::new(stream, compressed, is_wanted as Wanted))
 }
 
 fn at(offset: u64, what: impl std::fmt::Display) -> String {
