@@ -251,6 +251,15 @@ fn damaged_rows_are_an_error_with_its_place_or_counted() {
 }
 
 #[test]
+fn an_output_within_an_input_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    sources(&dir.path().join("in"));
+    let config = config(&dir.path().join("in").display().to_string(), "");
+    let error = run(&config, &Location::local(dir.path().join("in/out")), 0, 1).unwrap_err().to_string();
+    assert!(error.contains("lies within the input"), "{error}");
+}
+
+#[test]
 fn verification_finds_a_changed_bit_and_has_the_unit_done_again() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("a.jsonl"), json_lines(0..300)).unwrap();

@@ -7,6 +7,7 @@
 //! | [`record`] | the identity of a unit and the record that says it is complete |
 //! | [`run`] | one unit; one rank |
 //! | [`finish`](mod@finish) | all units are complete: funnel and manifest of the whole |
+//! | [`signals`] | the measured values of a unit's documents |
 //! | [`meter`] | how fast it goes, for people and for the launcher |
 //!
 //! Nothing coordinates the ranks. Each makes the same plan, takes every `world_size`-th unit of it, and names what it writes by the

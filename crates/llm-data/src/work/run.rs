@@ -49,6 +49,7 @@ struct Stage<'a> {
 /// Do the units of one rank that are not complete.
 pub fn process(config: &ProcessConfig, out: &Location, ranks: Ranks, shown: Shown) -> Result<Report> {
     let steps = steps::build(&config.step)?;
+    apart(config, out)?;
     let units = plan(config)?;
     let identity = Identity::new(config)?;
     let mine: Vec<&Unit> = units.iter().filter(|u| ranks.mine(u.number)).collect();
@@ -84,6 +85,17 @@ pub fn process(config: &ProcessConfig, out: &Location, ranks: Ranks, shown: Show
         Some(error) => Err(error),
         None => Ok(report(stage.meter.finish())),
     }
+}
+
+/// An output within an input would be read by the next run.
+fn apart(config: &ProcessConfig, out: &Location) -> Result<()> {
+    let place = |l: &Location| l.as_local().map_or_else(|| l.display_path(), |path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()));
+    for address in &config.input {
+        if place(out).starts_with(place(&Location::parse(address)?)) {
+            return Err(Error::Config(format!("the output {out} lies within the input {address}; choose another --out")));
+        }
+    }
+    Ok(())
 }
 
 /// The files of a unit while they are written.
