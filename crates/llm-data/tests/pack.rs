@@ -248,7 +248,7 @@ fn best_fit_cuts_only_what_is_longer_than_a_row_and_pads_little() {
     assert!(joined.needlessly_truncated > 20 && best.truncated_documents < joined.truncated_documents, "{best:?} {joined:?}");
     assert!(best.padding_share < 0.02, "{}", best.padding_share);
     assert_eq!(best.tokens, joined.tokens + joined.dropped_tokens);
-    let shards = Shards::open(&dir.path().join("best/train")).unwrap();
+    let shards = Shards::open(dir.path().join("best/train")).unwrap();
     assert_eq!(shards.packing(), "best_fit");
     let tokenizer = Tokenizer::load(&config.tokenizer).unwrap();
     let mut bytes = 0;
