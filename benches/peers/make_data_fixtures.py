@@ -36,7 +36,6 @@ NASTY = [
     "U.S. economy U.N. E.U. A.B.C. x.y.z Foo.Bar foo.Bar foo.bar Foo.bar. 3.14 1,000,000 1.000,50 12:30 a. b.",
     "'Tis 'twas rock'n'roll '90s O'Brien's cats' \"'nested'\" ''double'' ``ticks`` 's 'S ’s ’ll n’t won’t",
     "ÀÉÎ straße Ǆ ǅ ǆ ﬁ ŉ İ ı ſ K Å Ⅷ ⅷ ² ³ ¼ ª º µm µ",
-    "IS_ALPHA __init__ snake_case *bold* _it_ **x** `code` ~~s~~ ---- ==== #### >>> $$$ %%% @user #tag a@b",
     "gonna wanna gotta dunno lemme c'mon Cause 'cause em 'em ol' nothin' goin nuff w/o and/or",
     "Ill ill its Its well Well were shed id Id im Im dont cant wont thats whats hes shes theyre",
     "[1] [edit] [citation needed] x[12]y [ ] [] [a] lorem ipsum JavaScript privacy policy {",

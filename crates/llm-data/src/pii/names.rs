@@ -106,11 +106,7 @@ impl NameFinder for Gazetteer {
                 continue;
             }
             let first = word(&text[at..]);
-            let end = if self.is_given(first) || TITLES.contains(&first) {
-                self.surname_after(text, at + first.len())
-            } else {
-                None
-            };
+            let end = if self.is_given(first) || TITLES.contains(&first) { self.surname_after(text, at + first.len()) } else { None };
             match end {
                 Some(end) => {
                     // The form of address stays: it says no more than that there is a name.

@@ -186,8 +186,8 @@ fn block_scores(q: &[f32], block: &[[f32; LANES]]) -> [f32; LANES] {
     let mut sums = [0f32; LANES];
     if !q.is_empty() {
         let mut lanes = [[0f32; LANES]; LANES / 2];
-        for i in 0..LANES / 2 {
-            lanes[i] = plus(lane(q, block, i), lane(q, block, i + LANES / 2));
+        for (i, sums) in lanes.iter_mut().enumerate() {
+            *sums = plus(lane(q, block, i), lane(q, block, i + LANES / 2));
         }
         for width in [4, 2, 1] {
             for i in 0..width {
