@@ -13,7 +13,7 @@ use llm_tokenizer::Tokenizer;
 use llm_train::vision::contrastive::{PairSizes, TowerSizes};
 use llm_train::vision::conversations::Form;
 use llm_train::vision::images::Images;
-use llm_train::vision::{ContrastiveConfig, InstructConfig, contrastive, instruct};
+use llm_train::vision::{ConnectorInit, ContrastiveConfig, InstructConfig, contrastive, instruct};
 use llm_train::{OptimizerConfig, Schedule, ScheduleKind, TrainerConfig};
 use llm_vision::checkpoint::{load_pair, load_tower};
 use llm_vision::{ImageProcessor, RgbImage, VisionFamily, Vlm};
@@ -177,10 +177,22 @@ fn stages_change_what_is_not_frozen_and_nothing_else() {
     let kinds: Vec<&String> = last.keys().filter(|key| key.starts_with("val_exact_")).collect();
     assert!(last["val_exact"].is_f64() && kinds.len() > 2, "{last:?}");
 
-    // Nothing frozen: the tower learns as well.
+    // Nothing frozen: the tower learns as well. Patches merged, a whitened connector, captions and questions together.
     let whole = tempfile::tempdir().unwrap();
-    let all = InstructConfig { trainer: steps(2, 1e-3, &[]), ..captions(dir.path(), &tower) };
+    let all = InstructConfig {
+        trainer: steps(12, 5e-3, &[]),
+        spatial_merge_size: 2,
+        connector_init: ConnectorInit::Whitened,
+        form: Form::Both,
+        longest_captions: true,
+        ..captions(dir.path(), &tower)
+    };
     let outcome = instruct(all, whole.path()).unwrap();
+    let losses = log(whole.path(), "loss");
+    assert!(mean(&losses[9..]) < 0.9 * losses[0], "{losses:?}");
+    assert_eq!(Vlm::load(whole.path().join("model"), &device, Precision::F32).unwrap().config().tokens_per_image(), 4);
+    let last = Metrics::read(whole.path().join("metrics.jsonl")).unwrap().pop().unwrap();
+    assert!(last["val_exact"].is_f64() && !last.contains_key("val_exact_"), "captions have no kind: {last:?}");
     assert!(!same_bits(&params::to_host(&outcome.model.vision_tower.valid()), &params::to_host(&seeing)));
 }
 

@@ -34,7 +34,7 @@ impl Connector {
 
     /// Names begin with `at`.
     pub(crate) fn build(builder: &mut Builder, at: &str, config: &VlmConfig) -> Self {
-        let (d, e, bias) = (config.text.hidden_size, config.vision.hidden_size * config.feature_layers.len(), config.multimodal_projector_bias);
+        let (d, e, bias) = (config.text.hidden_size, config.feature_size(), config.multimodal_projector_bias);
         Self {
             linear_1: builder.linear(&format!("{at}linear_1"), d, e, bias),
             linear_2: (config.connector == ConnectorKind::Mlp).then(|| builder.linear(&format!("{at}linear_2"), d, d, bias)),

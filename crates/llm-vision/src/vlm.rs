@@ -3,7 +3,8 @@
 //! A prompt holds one placeholder token for every image token; their vectors are replaced by the connector's output in order of
 //! appearance, and the decoder runs as it always does. After the prompt nothing of the image is needed: it is in the cache.
 //!
-//! Legend: N tokens, I images, P tokens of an image, E width of the tower's features, D width of the language model.
+//! Legend: N tokens, I images, P tokens of an image, S patches along a side of a merged square, G such squares along
+//! a side, E width of the tower's features, D width of the language model.
 
 use crate::checkpoint::{Reader, read_json, tower_tensors, write_json};
 use crate::encoder::beside;
@@ -186,6 +187,13 @@ fn tower_features(tower: &VisionTower, config: &VlmConfig, pixel_values: Tensor<
     let first = usize::from(*select == SelectStrategy::Default);
     let selected = feature_layers.iter().map(|&i| states[i].clone().narrow(1, first, vision.num_tokens() - first)).collect();
     let x_IPE = Tensor::cat(selected, 2);
-    let width = x_IPE.dims()[2];
-    Ok(x_IPE.reshape([images * config.tokens_per_image(), width]))
+    let (width, s) = (x_IPE.dims()[2], config.spatial_merge_size);
+    let tokens = images * config.tokens_per_image();
+    if s == 1 {
+        return Ok(x_IPE.reshape([tokens, width]));
+    }
+    // Squares of s x s patches, row by row, side by side in one token.
+    let g = vision.grid() / s;
+    let x_IGSGSE: Tensor<6> = x_IPE.reshape([images, g, s, g, s, width]);
+    Ok(x_IGSGSE.swap_dims(2, 3).reshape([tokens, s * s * width]))
 }

@@ -46,6 +46,9 @@ pub struct VlmOptions {
     pub vision_feature_layer: Vec<i64>,
     /// Which of its tokens. `full` for a SigLIP tower, which has no class token to leave out.
     pub vision_feature_select_strategy: SelectStrategy,
+    /// Patches along a side of the squares that become one image token, their features side by side; 1 is LLaVA. Fewer tokens, and what
+    /// spans patches can be read from one of them (as in InternVL and Qwen2-VL); transformers' LLaVA does not know it.
+    pub spatial_merge_size: usize,
 }
 
 impl Default for VlmOptions {
@@ -57,6 +60,7 @@ impl Default for VlmOptions {
             multimodal_projector_bias: true,
             vision_feature_layer: vec![-2],
             vision_feature_select_strategy: SelectStrategy::Default,
+            spatial_merge_size: 1,
         }
     }
 }
@@ -80,6 +84,8 @@ pub struct VlmConfig {
     pub projector_hidden_act: Activation,
     /// Biases in the connector.
     pub multimodal_projector_bias: bool,
+    /// Patches along a side of the squares that become one image token.
+    pub spatial_merge_size: usize,
 }
 
 impl VlmConfig {
@@ -117,6 +123,7 @@ impl VlmConfig {
             feature_layers: feature_layers(object.get("vision_feature_layer"), vision.num_hidden_layers)?,
             image_token_id: u32::try_from(image_token_id).unwrap_or(u32::MAX),
             multimodal_projector_bias: object.get("multimodal_projector_bias").and_then(Value::as_bool).unwrap_or(true),
+            spatial_merge_size: size(object, "spatial_merge_size", 1)?,
             vision,
             text,
             select,
@@ -143,6 +150,7 @@ impl VlmConfig {
             connector: options.connector,
             projector_hidden_act: options.projector_hidden_act,
             multimodal_projector_bias: options.multimodal_projector_bias,
+            spatial_merge_size: options.spatial_merge_size,
         };
         config.validate()?;
         Ok(config)
@@ -155,6 +163,14 @@ impl VlmConfig {
         if self.image_token_id as usize >= self.text.vocab_size {
             let (id, vocab) = (self.image_token_id, self.text.vocab_size);
             return Err(Error::Config(format!("`image_token_index` = {id} is not below vocab_size = {vocab} of the language model")));
+        }
+        let (merge, grid) = (self.spatial_merge_size, self.vision.grid());
+        if merge == 0 || !grid.is_multiple_of(merge) {
+            return Err(Error::Config(format!("`spatial_merge_size` = {merge} does not divide the {grid} x {grid} patches of an image")));
+        }
+        if merge > 1 && self.selected_tokens() != self.vision.num_patches() {
+            let message = "`spatial_merge_size` above 1 takes patches only; choose the vision_feature_select_strategy that leaves out a class token";
+            return Err(Error::Config(message.into()));
         }
         if self.tokens_per_image() == 0 {
             return Err(Error::Config("an image would take no token; expected a tower with more than one patch".into()));
@@ -178,7 +194,7 @@ impl VlmConfig {
             (ConnectorKind::Mlp, Activation::GeluTanh) => ("mlp2x_gelu", "gelu_pytorch_tanh"),
             (ConnectorKind::Mlp, Activation::Silu) => ("mlp2x_gelu", "silu"),
         };
-        json!({
+        let mut value = json!({
             "architectures": ["LlavaForConditionalGeneration"],
             "model_type": "llava",
             "dtype": precision,
@@ -194,11 +210,25 @@ impl VlmConfig {
             "vision_config": vision,
             "vision_feature_layer": if let [one] = layers.as_slice() { json!(one) } else { json!(layers) },
             "vision_feature_select_strategy": self.select,
-        })
+        });
+        if self.spatial_merge_size > 1 {
+            value["spatial_merge_size"] = json!(self.spatial_merge_size);
+        }
+        value
     }
 
     /// Tokens that an image takes in the prompt.
     pub fn tokens_per_image(&self) -> usize {
+        self.selected_tokens() / self.spatial_merge_size.pow(2).max(1)
+    }
+
+    /// Numbers that the connector is given for one image token.
+    pub fn feature_size(&self) -> usize {
+        self.vision.hidden_size * self.feature_layers.len() * self.spatial_merge_size.pow(2)
+    }
+
+    /// Tokens of the tower that are features.
+    pub(crate) fn selected_tokens(&self) -> usize {
         self.vision.num_tokens() - usize::from(self.select == SelectStrategy::Default)
     }
 }

@@ -84,6 +84,7 @@ fn models_put_together_work_and_survive_a_folder() {
         ("clip_vision", VlmOptions { multimodal_projector_bias: false, ..options(ConnectorKind::Linear) }),
         ("siglip_vision", VlmOptions { vision_feature_select_strategy: full, vision_feature_layer: vec![-1], ..options(ConnectorKind::Linear) }),
         ("clip_vision", VlmOptions { vision_feature_layer: vec![1, -2], projector_hidden_act: Activation::GeluTanh, ..options(ConnectorKind::Mlp) }),
+        ("clip_vision", VlmOptions { spatial_merge_size: 2, vision_feature_layer: vec![1, -2], ..options(ConnectorKind::Mlp) }),
     ] {
         let vlm = Vlm::from_parts(decoder(), tower(name), &options, Seed(2)).unwrap();
         let (d, vision) = (vlm.config().text.hidden_size, &vlm.config().vision);
@@ -110,6 +111,27 @@ fn models_put_together_work_and_survive_a_folder() {
         let (one, two) = (params::to_host(&vlm), params::to_host(&other));
         let changed: Vec<&String> = one.keys().filter(|name| one[*name] != two[*name]).collect();
         assert!(!changed.is_empty() && changed.iter().all(|name| name.starts_with("multi_modal_projector.linear")), "{changed:?}");
+    }
+}
+
+/// If this fails, an image token is made of patches that do not lie together.
+#[test]
+fn a_merged_token_is_a_square_of_patches() {
+    let make = |spatial_merge_size| {
+        Vlm::from_parts(decoder(), tower("clip_vision"), &VlmOptions { spatial_merge_size, ..options(ConnectorKind::Mlp) }, Seed(2)).unwrap()
+    };
+    let (plain, merged) = (make(1), make(2));
+    let pixel_values = pixels(&plain.config().vision, 2, 3);
+    let (patches, squares) = (plain.tower_features(pixel_values.clone()).unwrap(), merged.tower_features(pixel_values).unwrap());
+    let e = patches.dims()[1];
+    assert_eq!((patches.dims()[0], squares.dims()), (2 * 16, [2 * 4, 4 * e]));
+    let (patches, squares) = (to_vec(patches), to_vec(squares));
+    for (square, values) in squares.chunks(4 * e).enumerate() {
+        let (image, row, column) = (square / 4, square % 4 / 2, square % 2);
+        for (i, part) in values.chunks(e).enumerate() {
+            let patch = image * 16 + (2 * row + i / 2) * 4 + 2 * column + i % 2;
+            assert_eq!(part, &patches[patch * e..(patch + 1) * e], "square {square}, patch {i}");
+        }
     }
 }
 
@@ -196,6 +218,12 @@ fn parts_that_do_not_fit_are_named() {
         ("siglip_vision", fine.clone(), "SigLIP has no class token; use full"),
         ("clip_vision", VlmOptions { vision_feature_layer: vec![-5], ..fine.clone() }, "expected indices from -4 to 3"),
         ("clip_vision", VlmOptions { vision_feature_layer: vec![], ..fine.clone() }, "vision_feature_layer"),
+        ("clip_vision", VlmOptions { spatial_merge_size: 3, ..fine.clone() }, "does not divide the 4 x 4 patches"),
+        (
+            "clip_vision",
+            VlmOptions { spatial_merge_size: 2, vision_feature_select_strategy: SelectStrategy::Full, ..fine.clone() },
+            "takes patches only",
+        ),
     ] {
         let message = message(name, options);
         assert!(message.contains(part), "no {part} in {message}");

@@ -138,7 +138,7 @@ fn between(low: f32, high: f32, rng: &mut Rng) -> f32 {
 
 fn object_at(canvas: &mut Canvas, cell: Cell, shape: Shape, small: bool, colour: [u8; 3], rng: &mut Rng) {
     let width = SIDE / GRID as f32;
-    let radius = if small { between(5.8, 6.6, rng) } else { between(8.0, 9.0, rng) };
+    let radius = if small { between(6.8, 7.4, rng) } else { between(8.8, 9.4, rng) };
     let free = (width / 2.0 - radius * 1.15).clamp(0.0, 1.5);
     let mut centre = |index: usize| (index as f32 + 0.5) * width + between(-free, free, rng);
     let (x0, y0) = (centre(cell.column()), centre(cell.row()));

@@ -24,6 +24,8 @@ pub enum Form {
     Captions,
     /// To answer questions.
     Questions,
+    /// Both, as conversations of their own.
+    Both,
 }
 
 /// A sequence and the picture that its placeholders stand for.
@@ -48,6 +50,8 @@ pub struct Writer<'a> {
     pub max_length: usize,
     /// Request for a caption, by language.
     pub caption_prompts: &'a BTreeMap<String, String>,
+    /// Only the longest caption of each language.
+    pub longest_captions: bool,
 }
 
 impl Writer<'_> {
@@ -55,21 +59,25 @@ impl Writer<'_> {
     pub fn pictures(&self, path: &Path, pictures: &[Picture], form: Form, together: usize, seed: Seed) -> Result<Vec<Conversation>> {
         let place = |picture: &Picture| format!("{}: picture `{}`", path.display(), picture.id);
         let write = |(i, picture): (usize, &Picture)| -> Result<Vec<Conversation>> {
-            let turns: Vec<(Vec<Message>, String)> = match form {
-                Form::Captions => {
-                    let turn = |c: &Caption| Ok((self.caption(&place(picture), c)?, String::new()));
-                    picture.captions.iter().map(turn).collect::<Result<_>>()?
+            let mut turns: Vec<(Vec<Message>, String)> = Vec::new();
+            if form != Form::Questions {
+                let fullest = |c: &&Caption| {
+                    let others = picture.captions.iter().filter(|other| other.lang == c.lang);
+                    others.map(|other| other.text.len()).max() == Some(c.text.len())
+                };
+                for caption in picture.captions.iter().filter(|c| !self.longest_captions || fullest(c)) {
+                    turns.push((self.caption(&place(picture), caption)?, String::new()));
                 }
-                Form::Questions => {
-                    let mut questions: Vec<&Question> = picture.questions.iter().collect();
-                    seed.stream(&picture.id).rng().shuffle(&mut questions);
-                    // A conversation has one language: the same question in another would give the answer away.
-                    questions.sort_by(|a, b| a.lang.cmp(&b.lang));
-                    let kind = |group: &[&Question]| if let [one] = group { one.kind.clone() } else { String::new() };
-                    let groups = questions.chunk_by(|a, b| a.lang == b.lang).flat_map(|same| same.chunks(together.max(1)));
-                    groups.map(|group| (dialogue(group), kind(group))).collect()
-                }
-            };
+            }
+            if form != Form::Captions {
+                let mut questions: Vec<&Question> = picture.questions.iter().collect();
+                seed.stream(&picture.id).rng().shuffle(&mut questions);
+                // A conversation has one language: the same question in another would give the answer away.
+                questions.sort_by(|a, b| a.lang.cmp(&b.lang));
+                let kind = |group: &[&Question]| if let [one] = group { one.kind.clone() } else { String::new() };
+                let groups = questions.chunk_by(|a, b| a.lang == b.lang).flat_map(|same| same.chunks(together.max(1)));
+                turns.extend(groups.map(|group| (dialogue(group), kind(group))));
+            }
             let one = |(messages, kind): (Vec<Message>, String)| {
                 Ok(Conversation { picture: Some(i), sequence: self.sequence(&place(picture), &messages)?, kind })
             };
@@ -78,7 +86,11 @@ impl Writer<'_> {
         let all: Vec<Vec<Conversation>> = pictures.par_iter().enumerate().map(write).collect::<Result<_>>()?;
         let all = all.concat();
         if all.is_empty() {
-            let what = if form == Form::Captions { "captions" } else { "questions" };
+            let what = match form {
+                Form::Captions => "captions",
+                Form::Questions => "questions",
+                Form::Both => "captions or questions",
+            };
             return Err(Error::Objective(format!("{}: no picture has {what}", path.display())));
         }
         Ok(all)

@@ -29,14 +29,14 @@ pub struct Features {
 impl Features {
     /// Memory that the features of so many images take.
     pub fn bytes(config: &VlmConfig, images: usize) -> usize {
-        images.saturating_mul(4 * config.tokens_per_image() * config.vision.hidden_size * config.feature_layers.len())
+        images.saturating_mul(4 * config.tokens_per_image() * config.feature_size())
     }
 
     /// Look at the images called `which`.
     pub fn compute(model: &Vlm, images: &Images, which: &BTreeSet<usize>) -> Result<Self> {
         let model = model.valid();
         let (config, device) = (model.config(), model.device());
-        let (tokens, width) = (config.tokens_per_image(), config.vision.hidden_size * config.feature_layers.len());
+        let (tokens, width) = (config.tokens_per_image(), config.feature_size());
         let mut features = Self { places: BTreeMap::new(), values: Vec::with_capacity(which.len() * tokens * width), tokens, width };
         let order: Vec<usize> = which.iter().copied().collect();
         let mut progress = Progress::new("features", order.len() as u64, "images");

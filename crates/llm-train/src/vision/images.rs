@@ -63,6 +63,14 @@ impl Images {
         Ok(images)
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match &self.store {
+            Store::Pixels(pixels) => pixels.len() / (self.side * self.side * 3),
+            Store::Files(files) => files.len(),
+        }
+    }
+
     fn decode(&self, name: &str, file: &[u8]) -> Result<Vec<u8>> {
         let bad = |e: llm_vision::Error| Error::Objective(format!("{name}: {e}"));
         let image = self.processor.resized(&RgbImage::decode(file).map_err(bad)?).map_err(bad)?;

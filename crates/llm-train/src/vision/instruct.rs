@@ -10,6 +10,7 @@ use super::contrastive::largest;
 use super::conversations::{Conversation, Form, Writer};
 use super::features::Features;
 use super::images::Images;
+use super::whiten::whiten;
 use super::{read, require};
 use crate::freeze::is_frozen;
 use crate::sequences::Sequences;
@@ -28,6 +29,17 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+/// Initial weights of a connector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectorInit {
+    /// Small random numbers, as LLaVA.
+    #[default]
+    Normal,
+    /// The first layer takes the tower's features centred and with equal variance in all directions: for small towers.
+    Whitened,
+}
+
 /// `llm-train vision`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -38,10 +50,14 @@ pub struct InstructConfig {
     pub tower: PathBuf,
     /// Between a tower and a text model.
     pub connector: ConnectorKind,
+    /// How a fresh connector starts.
+    pub connector_init: ConnectorInit,
     /// Hidden state of the tower that is shown to a text model; negative numbers count from the last.
     pub feature_layer: i64,
     /// Which of its tokens; by default all but a class token.
     pub select: Option<SelectStrategy>,
+    /// Patches along a side of the squares that become one image token; 1 is LLaVA.
+    pub spatial_merge_size: usize,
     /// Pictures to train on: a Parquet file or a folder of them.
     pub train: PathBuf,
     /// Held-out pictures; empty is no validation.
@@ -52,6 +68,8 @@ pub struct InstructConfig {
     pub questions_together: usize,
     /// Request for a caption, by language.
     pub caption_prompts: BTreeMap<String, String>,
+    /// Learn only the longest caption of a picture in each language: the one that says most.
+    pub longest_captions: bool,
     /// JSONL of exercises without pictures; empty is none.
     pub text: PathBuf,
     /// Share of the conversations that are such exercises.
@@ -83,11 +101,14 @@ impl Default for InstructConfig {
             model: PathBuf::new(),
             tower: PathBuf::new(),
             connector: ConnectorKind::Mlp,
+            connector_init: ConnectorInit::Normal,
             feature_layer: -2,
             select: None,
+            spatial_merge_size: 1,
             train: PathBuf::new(),
             heldout: PathBuf::new(),
             form: Form::Captions,
+            longest_captions: false,
             questions_together: 1,
             caption_prompts: prompts.into_iter().map(|(lang, text)| (lang.to_string(), text.to_string())).collect(),
             text: PathBuf::new(),
@@ -185,14 +206,14 @@ impl Objective for Instruct {
             trained += sequences.trained();
             let losses = host::to_vec(model.language_model.nll(hidden_MD.clone(), sequences.targets.clone()));
             nll += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
-            if self.config.form == Form::Questions {
+            if self.config.form != Form::Captions {
                 let logits_MV = model.language_model.logits(hidden_MD);
                 let vocab = logits_MV.dims()[1];
                 let mut right = vec![true; group.len()];
                 for (m, row) in host::to_vec(logits_MV).chunks_exact(vocab).enumerate() {
                     right[sequences.owner[m]] &= largest(row) == sequences.targets[m] as usize;
                 }
-                for (conversation, right) in group.iter().zip(right) {
+                for (conversation, right) in group.iter().zip(right).filter(|(c, _)| !c.kind.is_empty()) {
                     let (sum, n) = exact.entry(&conversation.kind).or_default();
                     *sum += usize::from(right);
                     *n += 1;
@@ -298,6 +319,7 @@ fn open(config: &InstructConfig, tokenizer: &Tokenizer) -> Result<(Vlm, ImagePro
         connector: config.connector,
         vision_feature_layer: vec![config.feature_layer],
         vision_feature_select_strategy: config.select.unwrap_or(by_family),
+        spatial_merge_size: config.spatial_merge_size,
         ..VlmOptions::default()
     };
     let processor = match ["preprocessor_config.json", "processor_config.json"].iter().any(|name| config.tower.join(name).exists()) {
@@ -319,7 +341,7 @@ pub fn instruct(config: InstructConfig, out: &Path) -> Result<Outcome<Vlm>> {
         return Err(Error::Config(format!("text_share = {}; expected 0 or more and less than 1", config.text_share)));
     }
     let tokenizer = Tokenizer::load(&config.model)?;
-    let (model, processor) = open(&config, &tokenizer)?;
+    let (mut model, processor) = open(&config, &tokenizer)?;
     let freeze = &config.trainer.freeze;
     if config.text_share > 0.0 {
         require("text", &config.text)?;
@@ -334,6 +356,7 @@ pub fn instruct(config: InstructConfig, out: &Path) -> Result<Outcome<Vlm>> {
         model: model.config(),
         max_length: if config.max_length == 0 { context } else { config.max_length.min(context) },
         caption_prompts: &config.caption_prompts,
+        longest_captions: config.longest_captions,
     };
     let seed = Seed(config.seed).stream("questions");
     let load = |path: &Path, together: usize, only: Option<usize>| -> Result<Pictured> {
@@ -357,6 +380,7 @@ pub fn instruct(config: InstructConfig, out: &Path) -> Result<Outcome<Vlm>> {
         true => None,
         false => Some(load(&config.heldout, 1, Some(config.eval_conversations))?),
     };
+    let fresh = !config.tower.as_os_str().is_empty();
     let text = if config.text_share > 0.0 { writer.text(&config.text)? } else { Vec::new() };
     let mut identity = json!({"config": config});
     for (key, path) in [("model", &config.model), ("tower", &config.tower), ("train", &config.train), ("text", &config.text)] {
@@ -370,6 +394,9 @@ pub fn instruct(config: InstructConfig, out: &Path) -> Result<Outcome<Vlm>> {
         name: "vision".into(),
         fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()),
     };
+    if fresh && config.connector_init == ConnectorInit::Whitened {
+        model = whiten(model, &train.images, train.images.count(), Seed(config.seed))?;
+    }
     trainer.run(&mut Instruct { train, heldout, text, config, tower_frozen }, || Ok(model), &tokenizer)
 }
 

@@ -13,9 +13,10 @@ pub mod conversations;
 pub mod features;
 pub mod images;
 pub mod instruct;
+mod whiten;
 
 pub use contrastive::{ContrastiveConfig, contrastive};
-pub use instruct::{InstructConfig, instruct};
+pub use instruct::{ConnectorInit, InstructConfig, instruct};
 
 use crate::{Error, Result};
 use llm_data::pictures::{self, Picture};

@@ -34,6 +34,9 @@ pub struct Assemble {
     /// Hidden states of the tower that are features; negative numbers count from the last.
     #[arg(long, value_delimiter = ',', default_values_t = [-2i64], allow_negative_numbers = true)]
     feature_layers: Vec<i64>,
+    /// Patches along a side of the squares that become one image token; 1 is LLaVA.
+    #[arg(long, default_value_t = 1)]
+    spatial_merge_size: usize,
     /// Seed of the connector's weights.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -68,6 +71,7 @@ impl Assemble {
             },
             vision_feature_layer: self.feature_layers.clone(),
             vision_feature_select_strategy: select,
+            spatial_merge_size: self.spatial_merge_size,
             ..VlmOptions::default()
         };
         let own = ["preprocessor_config.json", "processor_config.json"].iter().any(|name| self.tower.join(name).exists());

@@ -97,7 +97,7 @@ fn vlm(lines: &mut Lines, c: &VlmConfig) {
         ConnectorKind::Linear => "one layer".to_string(),
         ConnectorKind::Mlp => format!("two layers, {:?}", c.projector_hidden_act),
     };
-    lines.push(("connector", format!("{connector}, {} -> {}", c.vision.hidden_size * c.feature_layers.len(), c.text.hidden_size)));
+    lines.push(("connector", format!("{connector}, {} -> {}", c.feature_size(), c.text.hidden_size)));
     lines.push(("in the prompt", format!("{} tokens an image, placeholder {}", c.tokens_per_image(), c.image_token_id)));
     let t = &c.text;
     lines.push((
