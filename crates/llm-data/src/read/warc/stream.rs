@@ -236,9 +236,9 @@ impl Stream {
     /// Go to the next member that begins like a record.
     fn resynchronise(&mut self) {
         self.member = None;
-        let from = usize::try_from((self.start + 1).saturating_sub(self.source.base)).unwrap_or(usize::MAX);
-        if self.start + 1 >= self.source.base && from < self.source.at {
-            self.source.at = from;
+        // Always behind the start: a decoder that used nothing of its input would find the same member for ever.
+        if let Some(from) = (self.start + 1).checked_sub(self.source.base) {
+            self.source.at = usize::try_from(from).unwrap_or(usize::MAX).min(self.source.buffer.len());
         }
         let magic: &[u8] = if self.codec == Codec::Gzip { &[0x1f, 0x8b, 8] } else { &[0x28, 0xb5, 0x2f, 0xfd] };
         loop {
