@@ -69,7 +69,7 @@ pub fn run(args: &BudgetArgs) -> Result<()> {
     }
     for fit in &b.fits {
         println!(
-            "loss ({:<9})     {:>12}   best for this compute: {} parameters on {} tokens, {:.3}",
+            "{:<17}   {:>12}   best for this compute: {} parameters on {} tokens, {:.3}",
             fit.name,
             format!("{:.3}", fit.loss),
             human(fit.best_params),
