@@ -70,7 +70,7 @@ pub fn run(args: &BudgetArgs) -> Result<()> {
     for fit in &b.fits {
         println!(
             "{:<17}   {:>12}   best for this compute: {} parameters on {} tokens, {:.3}",
-            fit.name,
+            format!("loss ({})", fit.name),
             format!("{:.3}", fit.loss),
             human(fit.best_params),
             human(fit.best_tokens),
