@@ -1,3 +1,5 @@
+//! The index and what it finds: planted questions, edits, files that are damaged.
+
 use super::*;
 use proptest::prelude::*;
 

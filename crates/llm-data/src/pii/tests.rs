@@ -1,3 +1,5 @@
+//! Every kind of personal data, and what only looks like it.
+
 use super::*;
 use proptest::prelude::*;
 

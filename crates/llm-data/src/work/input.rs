@@ -1,7 +1,7 @@
 //! The documents of one part of a unit.
 //!
 //! A part that is a range of an object is turned into exactly the bytes of the lines or gzip members that begin in it, so the readers
-//! know nothing of ranges: [`bytes`] of all parts of an object, one after the other, are the object. Neighbours agree on where
+//! know nothing of ranges: [`fn@bytes`] of all parts of an object, one after the other, are the object. Neighbours agree on where
 //! one ends because both look for the first line or member at or after the same offset.
 
 use super::unit::{Part, Split};

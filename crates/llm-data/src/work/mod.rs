@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`unit`] | the plan: which objects and which ranges of them are unit 0, 1, 2, ... |
+//! | [`mod@unit`] | the plan: which objects and which ranges of them are unit 0, 1, 2, ... |
 //! | [`input`](mod@input) | the documents of one unit |
 //! | [`record`] | the identity of a unit and the record that says it is complete |
 //! | [`run`] | one unit; one rank |
