@@ -357,3 +357,25 @@ fn signals_do_not_change_what_is_kept() {
     // The beginning of a dropped text is that of the text as it came, whether C4 has edited it or not.
     assert_eq!(plain.1.lines().count(), with.1.lines().count());
 }
+
+/// If this fails, `ccnet` cannot be used from a configuration: its model is a file like any other setting.
+#[test]
+fn ccnet_takes_its_model_from_the_settings() {
+    let arpa = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/data/ngram/alice.arpa");
+    let make = |cutoffs: &str| {
+        let text = format!("profiles = [\"ccnet\"]\n[ccnet]\nmodels = {{ en = \"{arpa}\" }}\n{cutoffs}");
+        llm_data::filter::profiles(&toml::from_str(&text).unwrap(), &llm_data::filter::Models::default())
+    };
+    let message = make("").err().unwrap().to_string();
+    assert!(message.contains("alice.arpa has no reference sample; set ccnet.cutoffs.en"), "{message}");
+    let steps = make("cutoffs = { en = { head = 100.0, middle = 1000.0 } }").unwrap();
+    let judge = |text: &str| {
+        let mut document = llm_data::document::Document { text: text.into(), lang: Some("en".into()), ..Default::default() };
+        let (dropped, trace) = llm_data::filter::apply(&steps, &mut document, true).unwrap();
+        (dropped.map(|reason| reason.check), trace.signals.iter().find(|s| s.name == "ccnet/perplexity").unwrap().value)
+    };
+    let (kept, fluent) = judge("Alice was beginning to get very tired of sitting by her sister on the bank");
+    let (_, noise) = judge("bank the her on sitting tired sister to of very by get beginning was Alice");
+    assert!(fluent < noise, "{fluent} {noise}");
+    assert!(kept.is_none(), "{kept:?} at {fluent}");
+}

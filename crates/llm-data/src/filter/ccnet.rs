@@ -1,24 +1,58 @@
 //! CCNet's buckets (Wenzek et al., 2020): documents sorted by the perplexity that a language model of Wikipedia gives them into head,
 //! middle and tail. Profile `ccnet`.
 //!
-//! The model is not part of this module: anything that is a [`Perplexity`] serves. CCNet cuts at the 30th and 60th percentile of each
-//! language's own distribution; [`cutoffs`] finds them in a sample (or in stored signals), and they go into the settings.
+//! `models` names an n-gram model for each language ([`crate::ngram`]; CCNet's own are KenLM files). CCNet cuts at the 30th and 60th
+//! percentile of each language's own distribution: those of the model's reference sample, or `cutoffs` of your own.
 
 use super::limits::{Bound, Judge, Limits, limits};
 use crate::document::Document;
 use crate::error::{Error, Result};
+use crate::ngram::buckets::{Bucket, percentile};
+use crate::ngram::{Perplexity as _, Scorer};
 use crate::step::{Step, Trace, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Name of the profile.
 pub const NAME: &str = "ccnet";
 
-/// A language model, as far as this profile sees it.
+/// Language models, as far as this profile sees them.
 pub trait Perplexity: Send + Sync {
     /// Perplexity of `text` per token under the model of `lang` (ISO 639-1); `None` if there is no model of that language.
     fn perplexity(&self, text: &str, lang: &str) -> Option<f64>;
+}
+
+/// An n-gram model for each language.
+impl Perplexity for BTreeMap<String, Scorer> {
+    fn perplexity(&self, text: &str, lang: &str) -> Option<f64> {
+        self.get(lang).map(|model| model.perplexity(text))
+    }
+}
+
+/// The models of the settings, and the settings with cut-offs for each of them.
+pub fn open(limits: &CcNetLimits) -> Result<(CcNetLimits, Arc<dyn Perplexity>)> {
+    if limits.models.is_empty() {
+        return Err(Error::Config(
+            "profiles: `ccnet` needs a language model: set ccnet.models.en to the output of `train-ngram`, or an ARPA or KenLM file".into(),
+        ));
+    }
+    let (mut limits, mut models) = (limits.clone(), BTreeMap::new());
+    for (lang, path) in &limits.models.clone() {
+        let model = Scorer::open(path)?;
+        if !limits.cutoffs.contains_key(lang) {
+            if model.percentiles.len() < 2 {
+                return Err(Error::Config(format!(
+                    "ccnet: {} has no reference sample; set ccnet.cutoffs.{lang} = {{ head, middle }}",
+                    path.display()
+                )));
+            }
+            limits.cutoffs.insert(lang.clone(), Cutoffs { head: percentile(&model.percentiles, 30.0), middle: percentile(&model.percentiles, 60.0) });
+        }
+        models.insert(lang.clone(), model);
+    }
+    Ok((limits, Arc::new(models)))
 }
 
 /// Where head and middle end.
@@ -31,18 +65,6 @@ pub struct Cutoffs {
     pub middle: f64,
 }
 
-/// The third of the distribution a document lies in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Bucket {
-    /// Most like the model's training text.
-    Head,
-    /// In between.
-    Middle,
-    /// Least like it.
-    Tail,
-}
-
 limits! {
     /// Settings of `ccnet`.
     pub struct CcNetLimits {
@@ -53,17 +75,11 @@ limits! {
         /// 0 head, 1 middle, 2 tail.
         max_bucket = 1.0,
     } also {
-        /// Cut-offs per language.
+        /// Folder of `train-ngram`, ARPA or KenLM file of each language.
+        models: BTreeMap<String, PathBuf> = BTreeMap::new(),
+        /// Cut-offs per language; without them those of the model's reference sample.
         cutoffs: BTreeMap<String, Cutoffs> = BTreeMap::new(),
     }
-}
-
-/// Percentiles 30 and 60 of a sample of perplexities; `None` for an empty one.
-pub fn cutoffs(sample: &[f64]) -> Option<Cutoffs> {
-    let mut sorted: Vec<f64> = sample.iter().copied().filter(|p| p.is_finite()).collect();
-    sorted.sort_by(f64::total_cmp);
-    let at = |share: f64| sorted.get(((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1))).copied();
-    Some(Cutoffs { head: at(0.3)?, middle: at(0.6)? })
 }
 
 /// The profile.
@@ -141,8 +157,7 @@ mod tests {
 
     #[test]
     fn the_tail_goes_and_the_buckets_are_counted() {
-        let cut = cutoffs(&(1..=100).map(f64::from).collect::<Vec<_>>()).unwrap();
-        assert_eq!(cut, Cutoffs { head: 31.0, middle: 61.0 });
+        let cut = Cutoffs { head: 31.0, middle: 61.0 };
         let limits = CcNetLimits { cutoffs: [("en".to_string(), cut)].into(), ..CcNetLimits::default() };
         for (text, bucket, kept) in [("31", "ccnet/head", true), ("61", "ccnet/middle", true), ("61.5", "ccnet/tail", false)] {
             let (verdict, trace) = verdict(text, "en", limits.clone());
@@ -156,6 +171,5 @@ mod tests {
     fn cutoffs_in_the_wrong_order_are_refused() {
         let limits = CcNetLimits { cutoffs: [("en".to_string(), Cutoffs { head: 2.0, middle: 1.0 })].into(), ..CcNetLimits::default() };
         assert!(CcNet::new(limits, Arc::new(Told)).err().unwrap().to_string().contains("exchange"));
-        assert!(cutoffs(&[]).is_none());
     }
 }

@@ -174,10 +174,13 @@ fn profile(name: &str, config: &FilterConfig, models: &Models) -> Result<Box<dyn
         code::NAME => Box::new(code::CodeStack::new(&config.code_stack)?),
         math::NAME => Box::new(math::Math::new(&config.math)?),
         url::NAME => Box::new(url::UrlFilter::new(&config.url)?),
-        ccnet::NAME => match &models.perplexity {
-            Some(model) => Box::new(ccnet::CcNet::new(config.ccnet.clone(), Arc::clone(model))?),
-            None => return Err(Error::Config("profiles: `ccnet` needs a language model for its perplexity, and none is given".into())),
-        },
+        ccnet::NAME => {
+            let (limits, model) = match &models.perplexity {
+                Some(model) => (config.ccnet.clone(), Arc::clone(model)),
+                None => ccnet::open(&config.ccnet)?,
+            };
+            Box::new(ccnet::CcNet::new(limits, model)?)
+        }
         _ => return Err(Error::Config(format!("profiles: no profile `{name}`; there are {}", PROFILES.join(", ")))),
     })
 }

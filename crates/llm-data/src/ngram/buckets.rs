@@ -59,7 +59,7 @@ pub struct PerplexityStep {
 }
 
 /// Value at `percent` of sorted percentiles 0 to 100, interpolated.
-fn percentile(percentiles: &[f64], percent: f64) -> f64 {
+pub(crate) fn percentile(percentiles: &[f64], percent: f64) -> f64 {
     let at = percent / 100.0 * (percentiles.len() - 1) as f64;
     let (low, high) = (percentiles[at.floor() as usize], percentiles[at.ceil() as usize]);
     low + (high - low) * at.fract()
