@@ -6,8 +6,10 @@
 //! legacy generator `RandomState(seed)`.
 
 use super::hashes::{Mt19937, sha1_u64, xxh64};
-use super::spacy::Words;
+use crate::filter::languages::Language;
+use crate::filter::words::{Word, WordSplitter};
 use regex::Regex;
+use std::cell::RefCell;
 use std::sync::LazyLock;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
@@ -23,7 +25,11 @@ pub struct Datatrove {
     a: Vec<u64>,
     b: Vec<u64>,
     sha1: bool,
-    words: Words,
+}
+
+thread_local! {
+    /// The splitter remembers pieces, so each thread has its own.
+    static WORDS: RefCell<(WordSplitter, Vec<Word>)> = RefCell::new((WordSplitter::new(Language::English), Vec::new()));
 }
 
 impl Datatrove {
@@ -34,15 +40,17 @@ impl Datatrove {
         let mut b: Vec<u64> = (0..functions).map(|_| rng.randint(0, PRIME)).collect();
         a.resize(functions.next_multiple_of(LANES), 1);
         b.resize(functions.next_multiple_of(LANES), 0);
-        Self { ngram, functions, a, b, sha1, words: Words::default() }
+        Self { ngram, functions, a, b, sha1 }
     }
 
     /// The signature; empty for a text with fewer words than an n-gram, which datatrove leaves out.
     pub fn signature(&self, text: &str) -> Vec<u64> {
         let simple = simplify(text);
-        let mut words = Vec::with_capacity(simple.len() / 5);
-        self.words.each(&simple, |word| words.push(word));
-        self.signature_of_words(&words)
+        WORDS.with_borrow_mut(|(splitter, words)| {
+            splitter.split(&simple, words);
+            let words: Vec<&str> = words.iter().map(|w| &simple[w.start..w.start + w.len as usize]).collect();
+            self.signature_of_words(&words)
+        })
     }
 
     /// The signature of a list of words.
@@ -216,6 +224,19 @@ mod tests {
         minima_portable(&shingles, &datatrove.a, &datatrove.b, &mut portable);
         assert_eq!(vector, (0..112).filter_map(least).collect::<Vec<_>>());
         assert_eq!(vector, portable);
+    }
+
+    fn words(text: &str) -> Vec<&str> {
+        let mut found = Vec::new();
+        WordSplitter::new(Language::English).split(text, &mut found);
+        found.iter().map(|w| &text[w.start..w.start + w.len as usize]).collect()
+    }
+
+    #[test]
+    fn rules_that_survive_the_simplification() {
+        assert_eq!(words("i cant go 0km for 0€ or €0"), ["i", "ca", "nt", "go", "0", "km", "for", "0", "€", "or", "€", "0"]);
+        assert_eq!(words("a©b ☺x☺ theyllve 0th km"), ["a", "©", "b", "☺", "x", "☺", "they", "ll", "ve", "0th", "km"]);
+        assert_eq!(words("☺dont ‘s ‘a x=y"), ["☺", "do", "nt", "‘s", "‘", "a", "x", "=", "y"]);
     }
 
     #[test]

@@ -31,7 +31,6 @@ pub mod remove;
 pub mod signatures;
 pub mod simhash;
 pub mod sorter;
-pub mod spacy;
 pub mod spans;
 pub mod substring;
 pub mod work;
