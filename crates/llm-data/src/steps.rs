@@ -29,8 +29,8 @@ use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 use toml::{Table, Value};
 
-/// Filter profiles that need nothing but the document.
-const PROFILES: &[&str] = &["tutorial", "url", "gopher:datatrove", "gopher:dolma", "c4", "fineweb", "code:stack", "math"];
+/// Filter profiles.
+const PROFILES: &[&str] = filter::PROFILES;
 /// The other kinds.
 const OTHERS: &[&str] = &["language", "classifier", "perplexity", "words", "decontaminate", "pii", "redact"];
 
@@ -144,7 +144,10 @@ mod tests {
     #[test]
     fn every_profile_is_made_and_its_limits_are_its_own() {
         for profile in PROFILES.iter().filter(|p| **p != "url") {
-            let made = steps(&format!("[[step]]\nkind = \"{profile}\"\n")).unwrap();
+            let arpa = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/data/ngram/alice.arpa");
+            let model = format!("models = {{ en = \"{arpa}\" }}\ncutoffs = {{ en = {{ head = 100, middle = 200 }} }}\n");
+            let settings = if *profile == "ccnet" { model.as_str() } else { "" };
+            let made = steps(&format!("[[step]]\nkind = \"{profile}\"\n{settings}")).unwrap();
             assert_eq!(made[0].name(), *profile);
             assert!(!made[0].checks().is_empty(), "{profile}");
         }
