@@ -324,7 +324,7 @@ fn a_killed_run_is_taken_up_and_ends_in_the_same_bytes() {
     let documents: Vec<Document> = texts(1200, 7).into_iter().enumerate().map(|(i, t)| document(i, t)).collect();
     let input = write(dir.path(), &documents, 6);
     let whole = dir.path().join("whole");
-    assert!(program(&input, &whole, &[]).status().unwrap().success());
+    assert!(program(&input, &whole, &[]).output().unwrap().status.success());
     let expected = llm_run::hash::path(&whole).unwrap();
     let count = read_all(&whole).unwrap().len();
     let out = dir.path().join("killed");
@@ -355,7 +355,8 @@ fn a_killed_run_is_taken_up_and_ends_in_the_same_bytes() {
     }
     assert!(killed >= 10, "only {killed} runs lived long enough to be killed");
     assert!(["signatures", "ranges"].iter().all(|phase| seen.contains(std::ffi::OsStr::new(phase))), "no run came far: {seen:?}");
-    assert!(program(&input, &out, &[]).status().unwrap().success());
+    let last = program(&input, &out, &[]).output().unwrap();
+    assert!(last.status.success(), "{:?}: {}", last.status, String::from_utf8_lossy(&last.stderr));
     assert_eq!(llm_run::hash::path(&out).unwrap(), expected);
 }
 

@@ -76,8 +76,15 @@ pub fn dedup(config: &DedupConfig, out: &Path) -> Result<Funnel> {
     }
     work.barrier("remove", units)?;
     let funnel = assemble::assemble(&work, &plan, &config.input, out)?;
+    let root = work.root().to_path_buf();
     drop(work);
     if !config.keep_work {
+        // Under another name first: killed while it removes, a run must not leave units that are there in part.
+        let gone = folder.join("removed");
+        if gone.exists() {
+            std::fs::remove_dir_all(&gone).map_err(io(&gone, "cannot remove"))?;
+        }
+        std::fs::rename(&root, &gone).map_err(io(&root, "cannot rename"))?;
         std::fs::remove_dir_all(&folder).map_err(io(&folder, "cannot remove"))?;
     }
     progress.finish(funnel.summary());
