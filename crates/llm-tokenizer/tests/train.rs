@@ -11,9 +11,13 @@ fn json_of(tokenizer: &Tokenizer) -> String {
     std::fs::read_to_string(dir.path().join("tokenizer.json")).unwrap()
 }
 
-/// Real text where there is some, so that ties and counts are those of a real training.
+/// Real text, so that ties and counts are those of a real training: this repository's own, and a book where there is one.
 fn texts() -> Vec<String> {
     let mut texts = hard_texts();
+    for page in ["architecture.md", "testing.md"] {
+        let text = std::fs::read_to_string(format!("{}/../../docs/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        texts.extend(text.split_inclusive("\n\n").map(str::to_string));
+    }
     if let Some(file) = shared("corpora/en/alice_in_wonderland.txt") {
         texts.extend(std::fs::read_to_string(file).unwrap().split_inclusive("\n\n").map(str::to_string));
     }
