@@ -6,6 +6,8 @@ use crate::experts::{dead, max_over_mean, trained};
 use crate::folder::{Progress, RunFolder};
 
 const MOST_MAX_OVER_MEAN: f64 = 1.5;
+/// Balance is trained on the training documents; a few held-out ones on one subject lean towards its experts.
+const MOST_MAX_OVER_MEAN_HELDOUT: f64 = 2.0;
 const MOST_DIFFERENCE_IN_SIZE: f64 = 0.01;
 
 /// Compare a run with its bars.
@@ -30,10 +32,11 @@ pub fn measure(run: &RunFolder) -> Vec<Bar> {
     bar("tokens", format!("{a:.0}"), format!("{b:.0} as the dense model"), a == b);
 
     let ends = [mixture.and_then(|m| m.end()), mixture.and_then(|m| m.heldout.clone())];
-    for (load, [no_dead, balance]) in ends.iter().zip([["dead experts", "max/mean load"], ["dead, held out", "max/mean, held out"]]) {
+    let names = [["dead experts", "max/mean load"], ["dead, held out", "max/mean, held out"]];
+    for ((load, [no_dead, balance]), most) in ends.iter().zip(names).zip([MOST_MAX_OVER_MEAN, MOST_MAX_OVER_MEAN_HELDOUT]) {
         let (dead, max) = load.as_ref().map_or((None, f64::NAN), |load| (Some(dead(load)), max_over_mean(load)));
         bar(no_dead, dead.map_or("no numbers".into(), |n| n.to_string()), "none at the end".into(), dead == Some(0));
-        bar(balance, format!("{max:.2}"), format!("at most {MOST_MAX_OVER_MEAN:.2} at the end"), max <= MOST_MAX_OVER_MEAN);
+        bar(balance, format!("{max:.2}"), format!("at most {most:.2} at the end"), max <= most);
     }
 
     let mut lower = |what, a: f64, b: f64| bar(what, format!("{a:.4}"), format!("at most the dense {b:.4}"), a <= b);
@@ -56,7 +59,8 @@ mod tests {
     #[test]
     fn each_bar_is_held_and_missed_where_it_should_be() {
         assert_eq!(missed(1.4, 0.7, 4.0), Vec::<&str>::new());
-        assert_eq!(missed(1.6, 0.5, 4.0), ["max/mean load", "max/mean, held out"]);
+        assert_eq!(missed(1.6, 0.5, 4.0), ["max/mean load"]);
+        assert_eq!(missed(2.1, 0.5, 4.0), ["max/mean load", "max/mean, held out"]);
         assert_eq!(missed(1.4, 0.0, 4.0), ["dead experts", "dead, held out"]);
         assert_eq!(missed(1.4, 0.7, 2.0), ["training loss", "held-out loss", "bits per byte"]);
     }

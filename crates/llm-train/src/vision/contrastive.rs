@@ -10,8 +10,8 @@ use super::{read, require, spread};
 use crate::trainer::Outcome;
 use crate::{Error, Loss, Objective, Result, Trainer, TrainerConfig};
 use llm_data::pictures::Picture;
-use llm_run::Seed;
 use llm_run::seed::permuted;
+use llm_run::{Rng, Seed};
 use llm_tensor::burn::module::Param;
 use llm_tensor::burn::tensor::Tensor;
 use llm_tensor::{DeviceSpec, host};
@@ -104,6 +104,33 @@ impl PairSizes {
     }
 }
 
+/// Which of a picture's captions a step reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptionChoice {
+    /// Any, drawn for each picture.
+    #[default]
+    Any,
+    /// The same place in every picture's list. Where captions are written by rule (in one language, of the shapes alone, of the colours
+    /// alone) the pictures of a step then differ in nothing but what such a caption tells, and the tower has to learn it; among captions
+    /// of all kinds the easiest, colour, decides.
+    Alike,
+}
+
+impl CaptionChoice {
+    /// Places in lists of the given lengths, one list for each picture of a step.
+    fn places(self, lengths: &[usize], rng: &mut Rng) -> Vec<usize> {
+        match self {
+            Self::Any => lengths.iter().map(|&n| rng.below(n)).collect(),
+            Self::Alike => {
+                // By share of the list, since pictures of another kind may have fewer captions in each language.
+                let share = rng.uniform();
+                lengths.iter().map(|&n| ((share * n as f64) as usize).min(n - 1)).collect()
+            }
+        }
+    }
+}
+
 /// `llm-train contrastive`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -118,6 +145,8 @@ pub struct ContrastiveConfig {
     pub model: PairSizes,
     /// Pictures per step; each is compared with the captions of all.
     pub batch_size: usize,
+    /// Which captions they come with.
+    pub caption_choice: CaptionChoice,
     /// Held-out pictures per validation, spread evenly; 0 is all.
     pub eval_pictures: usize,
     /// Keep resized images in memory if they need no more, in MiB.
@@ -138,6 +167,7 @@ impl Default for ContrastiveConfig {
             tokenizer: PathBuf::new(),
             model: PairSizes::default(),
             batch_size: 64,
+            caption_choice: CaptionChoice::Any,
             eval_pictures: 256,
             cache_mib: 1024,
             seed: 0,
@@ -214,7 +244,9 @@ impl Objective for Contrastive {
         let per_epoch = n / b;
         let (epoch, first) = (order.at(step / per_epoch), step % per_epoch * b);
         let pictures: Vec<usize> = (first..first + b).map(|i| permuted(epoch, i, n) as usize).collect();
-        let captions = pictures.iter().map(|&p| choice.pick(&self.train.captions[p]).clone()).collect();
+        let lengths: Vec<usize> = pictures.iter().map(|&p| self.train.captions[p].len()).collect();
+        let places = self.config.caption_choice.places(&lengths, &mut choice);
+        let captions = pictures.iter().zip(places).map(|(&p, place)| self.train.captions[p][place].clone()).collect();
         Ok(vec![Batch { pictures, captions }])
     }
 
@@ -335,4 +367,24 @@ pub fn contrastive(config: ContrastiveConfig, out: &Path) -> Result<Outcome<Pair
     let seed = Seed(config.seed).stream("initial weights");
     let mut objective = Contrastive { train, heldout, model: model.clone(), config, logits: None, logit_scale: None };
     trainer.run(&mut objective, || Ok(Pair::init(&model, seed, &device)?), &tokenizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// If this fails, a step mixes captions of several kinds, or some are never read.
+    #[test]
+    fn captions_alike_stand_at_the_same_place_and_all_come_up() {
+        let mut rng = Seed(1).rng();
+        let mut read = vec![false; 15];
+        for _ in 0..400 {
+            let places = CaptionChoice::Alike.places(&[15, 3, 15, 1], &mut rng);
+            assert_eq!((places[0], places[0] / 5, 0), (places[2], places[1], places[3]), "five captions a language beside one a language");
+            read[places[0]] = true;
+        }
+        assert!(read.iter().all(|&r| r));
+        let any = (0..50).any(|_| matches!(CaptionChoice::Any.places(&[15, 15], &mut rng)[..], [a, b] if a != b));
+        assert!(any, "any caption means one drawn for each picture");
+    }
 }
