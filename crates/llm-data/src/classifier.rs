@@ -6,7 +6,7 @@
 use crate::document::Document;
 use crate::error::{Error, Result, io, record};
 use crate::fasttext::{Curve, Example, Model, Operating, QuantiseConfig, Target, TrainConfig, train};
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 use llm_run::Seed;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -292,6 +292,12 @@ impl ClassifierStep {
 impl Step for ClassifierStep {
     fn name(&self) -> &str {
         &self.config.name
+    }
+
+    fn rules(&self) -> Vec<Rule> {
+        let config = &self.config;
+        let signal = format!("{}/{}", config.name, config.label);
+        vec![Rule::new(config.name.as_str(), signal, config.min.map(Into::into), config.max.map(Into::into))]
     }
 
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {

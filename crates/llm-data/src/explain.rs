@@ -4,10 +4,10 @@
 
 use crate::document::{Document, DocumentReader};
 use crate::error::{Result, check_interrupt, record};
-use crate::filter::signals::SignalsReader;
-use crate::filter::whatif::stored_rules;
 use crate::funnel::Drop;
 use crate::read::jsonl::Lines;
+use crate::signals::SignalsReader;
+use crate::whatif::stored_rules;
 use std::path::{Path, PathBuf};
 
 /// What one stage did with a document.

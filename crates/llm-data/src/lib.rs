@@ -30,12 +30,14 @@ pub mod redact;
 pub mod sample;
 pub mod scenes;
 pub mod shards;
+pub mod signals;
 pub mod split;
 pub mod stats;
 pub mod step;
 pub mod steps;
 pub mod store;
 pub mod toxicity;
+pub mod whatif;
 pub mod work;
 
 pub use error::{Error, Result};

@@ -6,6 +6,7 @@
 
 use crate::document::Document;
 use crate::error::Result;
+use crate::pii::Entry;
 use serde_json::Value;
 
 /// Something that looks at one document, and may change or drop it.
@@ -18,9 +19,40 @@ pub trait Step: Send + Sync {
         vec![self.name().to_string()]
     }
 
+    /// The signals that the step may note, each with the check that holds it against limits; those without a limit have infinite ones.
+    /// Stored signals, statistics and what-if go by them: a document falls at the first rule that one of its signals breaks.
+    fn rules(&self) -> Vec<Rule> {
+        Vec::new()
+    }
+
     /// Look at `document`. With [`Trace::everything`] all checks are measured, also after one has failed; the verdict is always
     /// that of the first that fails.
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict>;
+}
+
+/// What a check compares: the funnel's name for it, the signal, and its limits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// One of [`Step::checks`].
+    pub check: String,
+    /// Name of the signal, `STEP/MEASURE`.
+    pub signal: String,
+    /// Least value that passes.
+    pub min: f64,
+    /// Greatest value that passes.
+    pub max: f64,
+}
+
+impl Rule {
+    /// A rule whose absent limits are infinite.
+    pub fn new(check: impl Into<String>, signal: impl Into<String>, min: Option<f64>, max: Option<f64>) -> Self {
+        Self { check: check.into(), signal: signal.into(), min: min.unwrap_or(f64::NEG_INFINITY), max: max.unwrap_or(f64::INFINITY) }
+    }
+
+    /// True when `value`, as it is stored in single precision, lies outside the limits. A value that is missing (`NaN`) breaks nothing.
+    pub fn is_broken(&self, value: f32) -> bool {
+        value < self.min as f32 || value > self.max as f32
+    }
 }
 
 /// What a step says about a document.
@@ -59,6 +91,8 @@ pub struct Trace {
     pub signals: Vec<Signal>,
     /// Things that happened and drop nothing: redactions, removed lines.
     pub counts: Vec<(String, u64)>,
+    /// Personal data that was replaced, for a report that is kept apart.
+    pub replaced: Vec<Entry>,
 }
 
 /// A measured value.

@@ -72,7 +72,18 @@ fn settings<T: DeserializeOwned>(table: Table, place: &str) -> Result<T> {
 }
 
 /// A filter profile, whose settings are a table of the filter's configuration.
-fn profile(kind: &str, mut table: Table, place: &str) -> Result<Box<dyn Step>> {
+fn profile(kind: &str, table: Table, place: &str) -> Result<Box<dyn Step>> {
+    let config = profile_settings(kind, table, place)?;
+    let mut made = filter::profiles(&config, &Models::default())?;
+    made.pop().ok_or_else(|| Error::Config(format!("{place}: no such profile")))
+}
+
+/// The filter's configuration with the settings of one profile.
+pub(crate) fn profile_config(kind: &str, table: Table) -> Result<FilterConfig> {
+    profile_settings(kind, table, &format!("step `{kind}`"))
+}
+
+fn profile_settings(kind: &str, mut table: Table, place: &str) -> Result<FilterConfig> {
     let mut config = Table::new();
     config.insert("profiles".into(), Value::Array(vec![Value::String(kind.into())]));
     if let Some(language) = table.remove("language") {
@@ -86,10 +97,7 @@ fn profile(kind: &str, mut table: Table, place: &str) -> Result<Box<dyn Step>> {
     } else if !table.is_empty() {
         config.insert(kind.into(), Value::Table(table));
     }
-    let config: FilterConfig = settings(config, place)?;
-    let mut made = filter::profiles(&config, &Models::default())?;
-    let step = made.pop().ok_or_else(|| Error::Config(format!("{place}: no such profile")))?;
-    Ok(step)
+    settings(config, place)
 }
 
 struct Redact(RedactConfig);

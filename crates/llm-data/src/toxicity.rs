@@ -7,7 +7,7 @@
 
 use crate::document::Document;
 use crate::error::{Error, Result, io};
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 use aho_corasick::AhoCorasick;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -109,6 +109,11 @@ impl Step for WordListStep {
 
     fn checks(&self) -> Vec<String> {
         vec![format!("{} matches", self.config.name), format!("{} share", self.config.name)]
+    }
+
+    fn rules(&self) -> Vec<Rule> {
+        let rule = |what: &str, max| Rule::new(format!("{} {what}", self.config.name), format!("{}/{what}", self.config.name), None, max);
+        vec![rule("matches", self.config.max_matches.map(|m| m as f64)), rule("share", self.config.max_share)]
     }
 
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {

@@ -278,3 +278,81 @@ fn verification_finds_a_changed_bit_and_has_the_unit_done_again() {
     whole(&config, &out);
     assert!(difference(&before, &snapshot(&dir.path().join("out"))).is_empty());
 }
+
+/// If this fails, moving a limit over stored signals tells another story than running `process` with that limit.
+#[test]
+fn what_if_over_stored_signals_is_what_a_rerun_does() {
+    use llm_data::whatif::what_if;
+    let dir = tempfile::tempdir().unwrap();
+    sources(&dir.path().join("in"));
+    let input = dir.path().join("in").display().to_string();
+    let steps = |score: f64, words: usize| {
+        format!(
+            "[[step]]\nkind = \"language\"\nlanguages = [\"en\", \"de\"]\nmin_score = {score}\n[[step]]\nkind = \"tutorial\"\n[step.text]\nmin_words = {words}\n"
+        )
+    };
+    let go = |name: &str, score: f64, words: usize| {
+        let (config, out) = (config(&input, &steps(score, words)), Location::local(dir.path().join(name)));
+        run(&config, &out, 0, 1).unwrap();
+        whole(&config, &out)
+    };
+    let first = go("first", 0.2, 30);
+    let same = what_if(&dir.path().join("first"), &[]).unwrap();
+    assert_eq!((same.documents, same.kept_before, same.kept_now, same.lost, same.gained), (2400, first.documents_out, first.documents_out, 0, 0));
+    let second = go("second", 0.9, 200);
+    assert!(second.documents_out < first.documents_out, "the test moves nothing: {}", second.documents_out);
+    let sets = ["language.min_score=0.9".to_string(), "tutorial.text.min_words=200".to_string()];
+    let moved = what_if(&dir.path().join("first"), &sets).unwrap();
+    assert_eq!((moved.kept_now, moved.gained), (second.documents_out, 0));
+    for step in second.steps.iter().filter(|s| s.dropped > 0) {
+        let now = moved.checks.iter().find(|c| c.check == step.name).map_or(0, |c| c.dropped_now);
+        assert_eq!(now, step.dropped, "{}", step.name);
+    }
+    let refused = |set: &str| what_if(&dir.path().join("first"), &[set.into()]).unwrap_err().to_string();
+    assert!(refused("language.languages=['en']").contains("language.languages"));
+    assert!(refused("tutorial.text.min_wrds=1").contains("min_words"));
+    assert!(refused("langage.min_score=1").contains("did you mean `language`"));
+}
+
+/// If this fails, what `pii` replaced in a large run is lost, or readable for everybody, or benchmarks are not looked for when they are named.
+#[test]
+fn replaced_personal_data_comes_back_and_named_benchmarks_are_looked_for() {
+    use llm_data::pii::{UnredactConfig, unredact_documents};
+    let dir = tempfile::tempdir().unwrap();
+    let question =
+        "a farmer keeps seven hundred and twelve speckled hens in four barns how many feathers must he sweep before breakfast on a windy sunday";
+    std::fs::write(dir.path().join("questions.jsonl"), format!("{{\"question\": \"{question}\", \"answer\": \"12\"}}\n")).unwrap();
+    let text = |i: usize| {
+        format!(
+            "Write to agent{i}@widgets-factory.de before noon, please, since the post leaves early on such days. {}",
+            "More words follow here. ".repeat(20)
+        )
+    };
+    let mut rows: Vec<String> = (0..50).map(|i| serde_json::json!({ "text": text(i) }).to_string()).collect();
+    rows.push(serde_json::json!({ "text": format!("{}{question}{}", "Before it. ".repeat(60), " After it.".repeat(60)) }).to_string());
+    std::fs::write(dir.path().join("in.jsonl"), rows.join("\n") + "\n").unwrap();
+    let mut config = config(&dir.path().join("in.jsonl").display().to_string(), "[[step]]\nkind = \"pii\"\n");
+    let out = dir.path().join("out");
+    let place = Location::local(&out);
+    run(&config, &place, 0, 1).unwrap();
+    let funnel = whole(&config, &place);
+    assert_eq!(funnel.counts["redacted email"], 50);
+    assert!(funnel.notices.iter().any(|n| n.starts_with("not decontaminated")), "{:?}", funnel.notices);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(out.join("private")), mode(out.join("private/part-000000.parquet"))), (0o700, 0o600));
+    }
+    let back = UnredactConfig { input: out.clone(), report: out.join("private") };
+    assert_eq!(unredact_documents(&back, &dir.path().join("back")).unwrap(), (51, 50));
+    let texts: Vec<String> = document::read_all(&dir.path().join("back")).unwrap().into_iter().map(|d| d.text).collect();
+    assert_eq!(texts[7], text(7));
+
+    config.benchmarks = vec![dir.path().join("questions.jsonl")];
+    run(&config, &place, 0, 1).unwrap();
+    let funnel = whole(&config, &place);
+    assert!(funnel.notices.is_empty(), "{:?}", funnel.notices);
+    let texts: Vec<String> = document::read_all(&out).unwrap().into_iter().map(|d| d.text).collect();
+    assert!(!texts.concat().contains("speckled hens"), "the benchmark's question is still there");
+}

@@ -5,6 +5,7 @@ use llm_data::document::{Document, DocumentReader};
 use llm_data::explain::{Fate, fates, measured};
 use llm_data::filter::{FilterConfig, Models, apply, profiles};
 use llm_data::funnel::excerpt;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Flags of the command.
@@ -48,13 +49,30 @@ fn stages(run: &[PathBuf]) -> Result<Vec<PathBuf>> {
             all.push(dir.clone());
             continue;
         }
-        let inner: Vec<PathBuf> = ["read", "filter", "dedup", "split"].iter().map(|s| dir.join(s)).filter(|p| p.is_dir()).collect();
+        let inner = inner_stages(dir)?;
         if inner.is_empty() {
-            bail!("{}: neither a stage's output (documents/, funnel.json) nor a run folder with read/ filter/ dedup/ split/", dir.display());
+            bail!("{}: neither a stage's output (documents/, funnel.json) nor a run folder with such outputs in it", dir.display());
         }
         all.extend(inner);
     }
     Ok(all)
+}
+
+/// The stages of a run folder that had documents, in the order in which they ran.
+fn inner_stages(run: &Path) -> Result<Vec<PathBuf>> {
+    // Stages that began in the same second are told apart by what usually comes first.
+    const USUAL: [&str; 9] = ["read", "process", "filter", "dedup", "decontaminate", "redact", "clean", "mix", "split"];
+    let entries = std::fs::read_dir(run).with_context(|| format!("{}: cannot read", run.display()))?;
+    let mut found = Vec::new();
+    for path in entries.flatten().map(|e| e.path()).filter(|p| p.join("funnel.json").is_file()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let manifest = std::fs::read(path.join("manifest.json")).unwrap_or_default();
+        let started = serde_json::from_slice::<serde_json::Value>(&manifest).ok().and_then(|m| m["started_at"].as_u64()).unwrap_or(0);
+        let usual = USUAL.iter().position(|u| *u == name).unwrap_or(USUAL.len());
+        found.push((started, usual, name, path));
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(.., path)| path).collect())
 }
 
 /// Print the fates, or the measurements.
@@ -65,10 +83,19 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
     if args.run.is_empty() {
         bail!("explain: give the folders of stages with --run, or a text file with --profile NAME");
     }
-    let mut seen = false;
+    // What became of each document or piece: the last stage that has it, or the one that dropped it.
+    let mut ends: BTreeMap<String, String> = BTreeMap::new();
     for stage in stages(&args.run)? {
         for (id, fate) in fates(&args.doc, &stage)? {
-            seen |= fate != Fate::Unseen;
+            let name = stage.file_name().unwrap_or_default().to_string_lossy();
+            match &fate {
+                Fate::Kept(..) => drop(ends.insert(id.clone(), format!("kept to the end of `{name}`"))),
+                Fate::Dropped(drop) => {
+                    let reason = format!("dropped in `{name}` by `{}`: {} (limit {})", drop.step, drop.value, drop.threshold);
+                    ends.insert(id.clone(), reason);
+                }
+                Fate::Unseen => {}
+            }
             print_fate(&stage, &id, &fate);
             for removal in llm_data::dedup::audit::of(&id, &stage)? {
                 println!("    {removal}");
@@ -80,9 +107,10 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
             }
         }
     }
-    if !seen {
+    if ends.is_empty() {
         bail!("no stage has a document `{}`; ids are in the `id` column of documents/*.parquet and in dropped.jsonl", args.doc);
     }
+    ends.iter().for_each(|(id, end)| println!("=> {id}: {end}"));
     Ok(())
 }
 

@@ -56,7 +56,10 @@ fn ranks(args: &ProcessArgs) -> Result<Ranks> {
 /// Run the stage.
 pub fn run(args: &ProcessArgs) -> Result<()> {
     llm_run::program::catch_interrupts();
-    let config: ProcessConfig = args.run.load()?;
+    let mut config: ProcessConfig = args.run.load()?;
+    if let Some(benchmarks) = std::env::var_os("LLM_BENCHMARKS").filter(|b| !b.is_empty() && config.benchmarks.is_empty()) {
+        config.benchmarks = std::env::split_paths(&benchmarks).collect();
+    }
     let ranks = ranks(args)?;
     let out = Location::parse(&args.run.out.to_string_lossy())?;
     if config.threads > 0 {
@@ -80,7 +83,10 @@ pub fn run(args: &ProcessArgs) -> Result<()> {
         eprintln!("rank {} of {}: {} of {} units, {} were complete before", ranks.rank, ranks.world_size, report.mine, report.units, report.skipped);
     }
     match work::finish(&config, &out)? {
-        Finished::Whole(funnel) => println!("{}", funnel.summary()),
+        Finished::Whole(funnel) => {
+            println!("{}", funnel.summary());
+            funnel.notices.iter().for_each(|notice| eprintln!("note: {notice}"));
+        }
         Finished::Missing { units, first } if args.finish => {
             anyhow::bail!("{units} units are not complete (the first is {first}); run the ranks that miss them again")
         }

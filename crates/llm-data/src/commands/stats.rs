@@ -1,7 +1,7 @@
 //! `llm-data stats DIR`: what a folder of documents holds; `llm-data stats --signals DIR`: how the stored signals are distributed.
 
 use anyhow::{Result, bail};
-use llm_data::filter::whatif::{Distribution, QUANTILES, WhatIf, distributions};
+use llm_data::whatif::{Distribution, QUANTILES, WhatIf, distributions};
 use std::path::{Path, PathBuf};
 
 /// Flags of the command.

@@ -1,7 +1,7 @@
 //! `llm-data what-if --signals DIR --set PROFILE.LIMIT=VALUE...`: the funnel under other limits, without the text.
 
 use anyhow::{Result, bail};
-use llm_data::filter::whatif::{WhatIf, what_if};
+use llm_data::whatif::{WhatIf, what_if};
 use std::path::PathBuf;
 
 /// Flags of the command.

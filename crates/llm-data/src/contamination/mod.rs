@@ -20,7 +20,7 @@ pub use stage::{BenchmarkReport, Example, StageConfig, decontaminate, write_inde
 
 use crate::document::Document;
 use crate::error::{Error, Result};
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -174,6 +174,10 @@ impl Step for Decontaminate {
 
     fn checks(&self) -> Vec<String> {
         vec!["contamination".into()]
+    }
+
+    fn rules(&self) -> Vec<Rule> {
+        vec![Rule::new("contamination", "decontaminate/ngrams", None, (self.config.action == Action::Drop).then_some(0.0))]
     }
 
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {

@@ -15,7 +15,7 @@ use super::scratch;
 use super::words::count_sentences;
 use crate::document::Document;
 use crate::error::{Error, Result};
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 use aho_corasick::AhoCorasick;
 use regex::Regex;
 use std::borrow::Cow;
@@ -147,6 +147,10 @@ impl Step for C4 {
 
     fn checks(&self) -> Vec<String> {
         super::check_names(NAME, &self.bounds)
+    }
+
+    fn rules(&self) -> Vec<Rule> {
+        super::rules_of(NAME, &self.bounds)
     }
 
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {

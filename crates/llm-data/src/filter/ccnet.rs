@@ -9,7 +9,7 @@ use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::ngram::buckets::{Bucket, percentile};
 use crate::ngram::{Perplexity as _, Scorer};
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -118,6 +118,10 @@ impl Step for CcNet {
 
     fn checks(&self) -> Vec<String> {
         super::check_names(NAME, &self.bounds)
+    }
+
+    fn rules(&self) -> Vec<Rule> {
+        super::rules_of(NAME, &self.bounds)
     }
 
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {

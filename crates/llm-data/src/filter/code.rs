@@ -11,7 +11,7 @@ use super::lines::{chars, split_lines};
 use super::tutorial::generated_marker;
 use crate::document::Document;
 use crate::error::{Error, Result};
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 use regex::Regex;
 
 /// Name of the profile.
@@ -87,6 +87,10 @@ impl Step for CodeStack {
 
     fn checks(&self) -> Vec<String> {
         super::check_names(NAME, &self.bounds)
+    }
+
+    fn rules(&self) -> Vec<Rule> {
+        super::rules_of(NAME, &self.bounds)
     }
 
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {

@@ -11,7 +11,7 @@ use super::lines::{chars, strip};
 use super::scratch;
 use crate::document::Document;
 use crate::error::Result;
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 
 /// Name of the profile.
 pub const NAME: &str = "fineweb";
@@ -57,6 +57,10 @@ impl Step for FineWeb {
 
     fn checks(&self) -> Vec<String> {
         super::check_names(NAME, &self.bounds)
+    }
+
+    fn rules(&self) -> Vec<Rule> {
+        super::rules_of(NAME, &self.bounds)
     }
 
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {

@@ -15,7 +15,7 @@ use super::scratch::{self, Scratch};
 use super::words::{HAS_LETTER, NON_SYMBOL};
 use crate::document::Document;
 use crate::error::Result;
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 
 /// Name of the profile.
 pub const NAME: &str = "gopher:datatrove";
@@ -104,6 +104,10 @@ impl Step for GopherDatatrove {
 
     fn checks(&self) -> Vec<String> {
         super::check_names(NAME, &self.bounds)
+    }
+
+    fn rules(&self) -> Vec<Rule> {
+        super::rules_of(NAME, &self.bounds)
     }
 
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {

@@ -9,7 +9,7 @@ use super::limits::{Bound, Judge, Limits, limits};
 use super::lines::chars;
 use crate::document::Document;
 use crate::error::{Error, Result};
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 use regex::Regex;
 
 /// Name of the profile.
@@ -73,6 +73,10 @@ impl Step for Math {
 
     fn checks(&self) -> Vec<String> {
         super::check_names(NAME, &self.bounds)
+    }
+
+    fn rules(&self) -> Vec<Rule> {
+        super::rules_of(NAME, &self.bounds)
     }
 
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {

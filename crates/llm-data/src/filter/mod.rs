@@ -29,18 +29,16 @@ pub mod limits;
 mod lines;
 pub mod math;
 mod scratch;
-pub mod signals;
 mod stage;
 pub mod tutorial;
 pub mod url;
-pub mod whatif;
 mod word_rules;
 pub mod words;
 
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::quality::{QualityConfig, QualityModel};
-use crate::step::{Reason, Step, Trace, Verdict};
+use crate::step::{Reason, Rule, Step, Trace, Verdict};
 use languages::LanguageSetting;
 use limits::Bound;
 use serde::{Deserialize, Serialize};
@@ -118,25 +116,6 @@ impl Default for FilterConfig {
 pub const PROFILES: &[&str] =
     &[tutorial::NAME, url::NAME, gopher::NAME, gopher_dolma::NAME, c4::NAME, fineweb::NAME, ccnet::NAME, code::NAME, math::NAME];
 
-/// What a check compares: the funnel's name for it, the signal, and its limits.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rule {
-    /// One of [`Step::checks`].
-    pub check: String,
-    /// Name of the signal, with the profile's.
-    pub signal: String,
-    /// Least value that passes.
-    pub min: f64,
-    /// Greatest value that passes.
-    pub max: f64,
-}
-
-/// A step whose verdict follows from its signals: the first rule that a signal breaks.
-pub trait Profile: Step {
-    /// The rules in their order.
-    fn rules(&self) -> Vec<Rule>;
-}
-
 /// Models that some profiles need.
 #[derive(Clone, Default)]
 pub struct Models {
@@ -156,14 +135,14 @@ fn rules_of(profile: &str, bounds: &[Bound]) -> Vec<Rule> {
 }
 
 /// The profiles of a configuration in their order.
-pub fn profiles(config: &FilterConfig, models: &Models) -> Result<Vec<Box<dyn Profile>>> {
+pub fn profiles(config: &FilterConfig, models: &Models) -> Result<Vec<Box<dyn Step>>> {
     if config.profiles.is_empty() {
         return Err(Error::Config(format!("profiles: none given; choose from {}", PROFILES.join(", "))));
     }
     config.profiles.iter().map(|name| profile(name, config, models)).collect()
 }
 
-fn profile(name: &str, config: &FilterConfig, models: &Models) -> Result<Box<dyn Profile>> {
+fn profile(name: &str, config: &FilterConfig, models: &Models) -> Result<Box<dyn Step>> {
     let language = config.language;
     Ok(match name {
         tutorial::NAME => Box::new(tutorial::Tutorial::new(config, models.quality.clone())),
@@ -198,21 +177,4 @@ pub fn apply<S: Step + ?Sized>(steps: &[Box<S>], document: &mut Document, everyt
         }
     }
     Ok((dropped, trace))
-}
-
-macro_rules! profile_rules {
-    ($($kind:ty, $name:expr;)*) => { $(impl Profile for $kind {
-        fn rules(&self) -> Vec<Rule> {
-            rules_of($name, &self.bounds)
-        }
-    })* };
-}
-profile_rules! {
-    gopher::GopherDatatrove, gopher::NAME;
-    gopher_dolma::GopherDolma, gopher_dolma::NAME;
-    c4::C4, c4::NAME;
-    fineweb::FineWeb, fineweb::NAME;
-    ccnet::CcNet, ccnet::NAME;
-    code::CodeStack, code::NAME;
-    math::Math, math::NAME;
 }

@@ -1,12 +1,12 @@
 //! The stage `filter`: documents through the profiles, in parallel, in their order.
 
-use super::signals::SignalsWriter;
 use super::tutorial::{self, references};
 use super::{FilterConfig, Models, apply, profiles};
 use crate::document::{Document, DocumentReader, DocumentWriter};
 use crate::error::{Error, Result, check_interrupt};
 use crate::funnel::{Drop, Funnel, FunnelWriter, excerpt};
 use crate::quality::QualityModel;
+use crate::signals::SignalsWriter;
 use crate::step::{Reason, Trace};
 use llm_run::Progress;
 use rayon::prelude::*;

@@ -9,12 +9,12 @@
 //! counted by number, the speakers' names alone would drop every play and the repeated lines of code every tutorial.
 //! Words are separated by white space, so the word limits are not meant for languages written without spaces.
 
-use super::{FilterConfig, Profile, Rule};
+use super::FilterConfig;
 use crate::document::{Document, DocumentReader};
 use crate::error::{Result, check_interrupt};
 use crate::langid;
 use crate::quality::{QualityModel, is_reference};
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 use llm_run::Seed;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -269,30 +269,6 @@ impl Step for Tutorial {
         STEPS.iter().map(|s| (*s).to_string()).collect()
     }
 
-    fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {
-        let finding = if document.is_code() { check_code(document, &self.code) } else { check_text(document, &self.text) };
-        if trace.everything {
-            if document.is_code() {
-                self.measure_code(&document.text, trace);
-            } else {
-                self.measure_text(document, trace);
-            }
-        }
-        if let Some((step, value, threshold)) = finding {
-            return Ok(Verdict::drop(step, value, threshold));
-        }
-        if let (false, Some((model, threshold))) = (document.is_code(), &self.model) {
-            let score = model.score(&document.text);
-            document.quality = Some(score);
-            if score < *threshold {
-                return Ok(Verdict::drop("quality", rounded(f64::from(score)), rounded(f64::from(*threshold))));
-            }
-        }
-        Ok(Verdict::Keep)
-    }
-}
-
-impl Profile for Tutorial {
     fn rules(&self) -> Vec<Rule> {
         let (t, c) = (&self.text, &self.code);
         let rule = |check: &str, signal: &str, min: f64, max: f64| Rule { check: check.into(), signal: format!("{NAME}/{signal}"), min, max };
@@ -313,6 +289,28 @@ impl Profile for Tutorial {
             rule("code non-alphabetic", "code_non_alphabetic", none, c.max_non_alphabetic),
             rule("code duplicate lines", "code_duplicate_lines", none, c.max_duplicate_lines),
         ]
+    }
+
+    fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {
+        let finding = if document.is_code() { check_code(document, &self.code) } else { check_text(document, &self.text) };
+        if trace.everything {
+            if document.is_code() {
+                self.measure_code(&document.text, trace);
+            } else {
+                self.measure_text(document, trace);
+            }
+        }
+        if let Some((step, value, threshold)) = finding {
+            return Ok(Verdict::drop(step, value, threshold));
+        }
+        if let (false, Some((model, threshold))) = (document.is_code(), &self.model) {
+            let score = model.score(&document.text);
+            document.quality = Some(score);
+            if score < *threshold {
+                return Ok(Verdict::drop("quality", rounded(f64::from(score)), rounded(f64::from(*threshold))));
+            }
+        }
+        Ok(Verdict::Keep)
     }
 }
 

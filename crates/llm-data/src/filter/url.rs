@@ -5,10 +5,9 @@
 //! letters and digits taken out. The lists are files of yours, one entry a line, `#` begins a comment; datatrove's (`assets/` of the
 //! package, and the domains and addresses of the UT1 lists) can be given as they are. Without lists every document passes.
 
-use super::{Profile, Rule};
 use crate::document::Document;
 use crate::error::{Error, Result, io};
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 use aho_corasick::AhoCorasick;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -177,6 +176,15 @@ impl Step for UrlFilter {
         std::iter::once("missing").chain(RULES).map(|r| format!("{NAME}/{r}")).collect()
     }
 
+    fn rules(&self) -> Vec<Rule> {
+        let rule = |signal: &str, max: f64| {
+            let name = format!("{NAME}/{signal}");
+            Rule { check: name.clone(), signal: name, min: f64::NEG_INFINITY, max }
+        };
+        let missing = rule("missing", if self.keep_without_url { f64::INFINITY } else { 0.0 });
+        std::iter::once(missing).chain(RULES.iter().map(|r| rule(r, 0.0))).collect()
+    }
+
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {
         let url = document.url.as_deref().filter(|u| !u.is_empty());
         if trace.everything {
@@ -198,17 +206,6 @@ impl Step for UrlFilter {
             None => Verdict::Keep,
             Some((rule, what)) => Verdict::drop(format!("{NAME}/{rule}"), what, "not in the list"),
         })
-    }
-}
-
-impl Profile for UrlFilter {
-    fn rules(&self) -> Vec<Rule> {
-        let rule = |signal: &str, max: f64| {
-            let name = format!("{NAME}/{signal}");
-            Rule { check: name.clone(), signal: name, min: f64::NEG_INFINITY, max }
-        };
-        let missing = rule("missing", if self.keep_without_url { f64::INFINITY } else { 0.0 });
-        std::iter::once(missing).chain(RULES.iter().map(|r| rule(r, 0.0))).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Backend, paragraphs, shares};
 use crate::document::Document;
 use crate::error::Result;
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -95,6 +95,11 @@ impl LanguageStep {
         let score = own().map(|s| s.score * s.letters as f32 / letters).sum::<f32>();
         Some((lang, score, share))
     }
+
+    /// The least share of the letters, where it is asked for.
+    fn min_share(&self) -> Option<f64> {
+        (self.config.paragraphs == Paragraphs::Share).then_some(self.config.min_share)
+    }
 }
 
 impl Step for LanguageStep {
@@ -106,6 +111,14 @@ impl Step for LanguageStep {
         ["language", "language score", "language share"].map(String::from).to_vec()
     }
 
+    fn rules(&self) -> Vec<Rule> {
+        vec![
+            Rule::new("language", "language/wanted", Some(1.0), None),
+            Rule::new("language score", "language/score", Some(self.config.min_score.into()), None),
+            Rule::new("language share", "language/share", self.min_share(), None),
+        ]
+    }
+
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {
         if document.is_code() {
             return Ok(Verdict::Keep);
@@ -115,11 +128,13 @@ impl Step for LanguageStep {
             document.lang = None;
             document.lang_score = None;
             let keep = self.config.languages.is_empty() && self.config.min_score <= 0.0;
+            trace.signal("language/wanted", f64::from(u8::from(keep)), Some(1.0), None);
             return Ok(if keep { Verdict::Keep } else { Verdict::drop("language", "unknown", wanted()) });
         };
         document.lang = Some(lang.clone());
         document.lang_score = Some(score);
-        let min_share = (self.config.paragraphs == Paragraphs::Share).then_some(self.config.min_share);
+        let min_share = self.min_share();
+        trace.signal("language/wanted", f64::from(u8::from(self.wanted(&lang))), Some(1.0), None);
         trace.signal("language/score", score.into(), Some(self.config.min_score.into()), None);
         trace.signal("language/share", share, min_share, None);
         let rounded = |x: f64| (x * 1e4).round() / 1e4;

@@ -3,7 +3,7 @@
 use super::{Perplexity, Scorer};
 use crate::document::Document;
 use crate::error::{Error, Result};
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -109,11 +109,24 @@ impl PerplexityStep {
         };
         (perplexity, bucket)
     }
+
+    /// The greatest perplexity of a bucket that is kept, when they are the lower ones.
+    fn limit(&self) -> Option<f64> {
+        match self.config.keep.iter().max() {
+            Some(Bucket::Head) => Some(self.limits[0]),
+            Some(Bucket::Middle) => Some(self.limits[1]),
+            _ => None,
+        }
+    }
 }
 
 impl Step for PerplexityStep {
     fn name(&self) -> &str {
         "perplexity"
+    }
+
+    fn rules(&self) -> Vec<Rule> {
+        vec![Rule::new("perplexity", "perplexity/perplexity", None, self.limit())]
     }
 
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {
@@ -122,13 +135,7 @@ impl Step for PerplexityStep {
             return Ok(Verdict::Keep);
         }
         let (perplexity, bucket) = self.bucket(&document.text);
-        // The greatest perplexity of a bucket that is kept, when they are the lower ones.
-        let worst = self.config.keep.iter().max().copied();
-        let limit = match worst {
-            Some(Bucket::Head) => Some(self.limits[0]),
-            Some(Bucket::Middle) => Some(self.limits[1]),
-            _ => None,
-        };
+        let limit = self.limit();
         trace.signal("perplexity/perplexity", perplexity, None, limit);
         let name = match bucket {
             Bucket::Head => "head",

@@ -18,7 +18,7 @@ pub mod ip;
 mod names;
 mod number;
 mod phone;
-mod report;
+pub(crate) mod report;
 mod stage;
 mod tax;
 
@@ -28,7 +28,7 @@ pub use stage::{PiiStageConfig, UnredactConfig, redact_documents, unredact_docum
 
 use crate::document::Document;
 use crate::error::{Error, Result};
-use crate::step::{Step, Trace, Verdict};
+use crate::step::{Rule, Step, Trace, Verdict};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -285,6 +285,10 @@ impl Step for Pii {
         Vec::new()
     }
 
+    fn rules(&self) -> Vec<Rule> {
+        Kind::ALL.iter().map(|kind| Rule::new("pii", format!("pii/{}", kind.name()), None, None)).collect()
+    }
+
     fn apply(&self, document: &mut Document, trace: &mut Trace) -> Result<Verdict> {
         let entries = self.redact_document(document);
         for kind in Kind::ALL {
@@ -294,6 +298,7 @@ impl Step for Pii {
                 trace.signal(format!("pii/{}", kind.name()), n as f64, None, None);
             }
         }
+        trace.replaced.extend(entries);
         Ok(Verdict::Keep)
     }
 }

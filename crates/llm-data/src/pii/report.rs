@@ -38,7 +38,8 @@ pub struct Entry {
     pub replacement: String,
 }
 
-fn schema() -> SchemaRef {
+/// The columns.
+pub(crate) fn schema() -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let number = |name: &str| Field::new(name, DataType::UInt64, false);
     Arc::new(Schema::new(vec![
@@ -50,6 +51,22 @@ fn schema() -> SchemaRef {
         text("original"),
         text("replacement"),
     ]))
+}
+
+/// Rows of the report.
+pub(crate) fn to_batch(entries: &[Entry]) -> std::result::Result<RecordBatch, arrow_schema::ArrowError> {
+    let text = |get: fn(&Entry) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(entries.iter().map(get))) };
+    let number = |get: fn(&Entry) -> u64| -> ArrayRef { Arc::new(UInt64Array::from_iter_values(entries.iter().map(get))) };
+    let columns = vec![
+        text(|e| &e.document_id),
+        number(|e| e.start),
+        number(|e| e.end),
+        number(|e| e.redacted_start),
+        text(|e| e.kind.name()),
+        text(|e| &e.original),
+        text(|e| &e.replacement),
+    ];
+    RecordBatch::try_new(schema(), columns)
 }
 
 /// Writes `DIR/pii.parquet`; folder mode 0700, file mode 0600. The folder appears on [`ReportWriter::finish`].
@@ -99,19 +116,8 @@ impl ReportWriter {
     }
 
     fn flush(&mut self) -> Result<()> {
-        let text = |get: fn(&Entry) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(self.buffer.iter().map(get))) };
-        let number = |get: fn(&Entry) -> u64| -> ArrayRef { Arc::new(UInt64Array::from_iter_values(self.buffer.iter().map(get))) };
-        let columns = vec![
-            text(|e| &e.document_id),
-            number(|e| e.start),
-            number(|e| e.end),
-            number(|e| e.redacted_start),
-            text(|e| e.kind.name()),
-            text(|e| &e.original),
-            text(|e| &e.replacement),
-        ];
         let failed = |e: &dyn std::fmt::Display| Error::Format { path: self.path.clone(), message: format!("cannot write Parquet: {e}") };
-        let batch = RecordBatch::try_new(schema(), columns).map_err(|e| failed(&e))?;
+        let batch = to_batch(&self.buffer).map_err(|e| failed(&e))?;
         self.writer.write(&batch).map_err(|e| failed(&e))?;
         self.buffer.clear();
         Ok(())
@@ -133,14 +139,33 @@ pub struct ReportReader {
 }
 
 impl ReportReader {
-    /// Read a report: the file, or the folder that holds it.
+    /// Read a report: a file, the folder that `llm-data redact` wrote, or that of `llm-data process` with a part for each unit.
     pub fn open(path: &Path) -> Result<Self> {
-        let path = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
-        let unreadable =
-            |e: &dyn std::fmt::Display| Error::Format { path: path.clone(), message: format!("not a readable report of replacements ({e})") };
-        let file = File::open(&path).map_err(io(&path, "cannot open"))?;
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|b| b.build()).map_err(|e| unreadable(&e))?;
         let mut report = Self::default();
+        if !path.is_dir() {
+            report.read(path)?;
+            return Ok(report);
+        }
+        let entries = std::fs::read_dir(path).map_err(io(path, "cannot read"))?;
+        let is_part = |p: &PathBuf| {
+            let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            name == FILE || name.starts_with("part-") && name.ends_with(".parquet")
+        };
+        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(is_part).collect();
+        files.sort();
+        if files.is_empty() {
+            let message = format!("holds neither {FILE} nor part-*.parquet; expected what `llm-data redact` or `process` wrote");
+            return Err(Error::Format { path: path.to_path_buf(), message });
+        }
+        files.iter().try_for_each(|file| report.read(file))?;
+        Ok(report)
+    }
+
+    fn read(&mut self, path: &Path) -> Result<()> {
+        let unreadable =
+            |e: &dyn std::fmt::Display| Error::Format { path: path.to_path_buf(), message: format!("not a readable report of replacements ({e})") };
+        let file = File::open(path).map_err(io(path, "cannot open"))?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|b| b.build()).map_err(|e| unreadable(&e))?;
         for batch in reader {
             let batch = batch.map_err(|e| unreadable(&e))?;
             let text = |name: &str| {
@@ -162,8 +187,8 @@ impl ReportReader {
                 let kind = Kind::ALL
                     .into_iter()
                     .find(|k| k.name() == name)
-                    .ok_or_else(|| record(&path, format!("row {i}"), format!("kind `{name}` is not known")))?;
-                report.entries.entry(id.value(i).to_string()).or_default().push(Entry {
+                    .ok_or_else(|| record(path, format!("row {i}"), format!("kind `{name}` is not known")))?;
+                self.entries.entry(id.value(i).to_string()).or_default().push(Entry {
                     document_id: id.value(i).to_string(),
                     start: start.value(i),
                     end: end.value(i),
@@ -174,7 +199,7 @@ impl ReportReader {
                 });
             }
         }
-        Ok(report)
+        Ok(())
     }
 
     /// The entries of one document.

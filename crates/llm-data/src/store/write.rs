@@ -147,6 +147,16 @@ impl LocalFile {
         Ok(Self { target: target.to_path_buf(), temporary, writer: BufWriter::with_capacity(1 << 18, file), done: false })
     }
 
+    fn keep_private(&self) -> Result<()> {
+        #[cfg(unix)]
+        for (path, mode) in [(self.target.parent(), 0o700), (Some(self.temporary.as_path()), 0o600)] {
+            use std::os::unix::fs::PermissionsExt;
+            let Some(path) = path.filter(|p| !p.as_os_str().is_empty()) else { continue };
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(local_error(path, "cannot make private"))?;
+        }
+        Ok(())
+    }
+
     fn flush(&mut self) -> Result<()> {
         self.writer.flush().map_err(local_error(&self.target, "cannot write"))?;
         self.writer.get_ref().sync_all().map_err(local_error(&self.target, "cannot flush to the disk"))
@@ -216,6 +226,16 @@ impl Writer {
             Some(_) => Target::Remote { buffer: Vec::new(), upload: None },
         };
         Ok(Self { location: location.clone(), target, hasher: blake3::Hasher::new(), bytes: 0 })
+    }
+
+    /// Start an object that on a disk only its owner can read, in a folder that only its owner can open. In a bucket the bucket's own
+    /// rules hold.
+    pub fn create_private(location: &Location) -> Result<Self> {
+        let writer = Self::create(location)?;
+        if let Target::Local(file) = &writer.target {
+            file.keep_private()?;
+        }
+        Ok(writer)
     }
 
     /// Where the object will be.

@@ -15,6 +15,10 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+/// What is said when nothing was looked for.
+const NOT_DECONTAMINATED: &str = "not decontaminated: name the benchmark files that you will evaluate on in `benchmarks` or LLM_BENCHMARKS, or \
+     results on them may be too good";
+
 /// What the end of a stage found.
 #[derive(Debug)]
 pub enum Finished {
@@ -68,8 +72,14 @@ pub fn finish(config: &ProcessConfig, out: &Location) -> Result<Finished> {
         funnel.merge(record.funnel);
     }
     dropped.finish()?;
+    if !config.decontaminates() {
+        funnel.notices.push(NOT_DECONTAMINATED.into());
+    }
     if funnel.documents_in == 0 {
         return Err(Error::Empty(format!("{}: no document in it; check the addresses and paths.text_field", config.input.join(", "))));
+    }
+    if config.signals {
+        store::put(&out.join("signals").join(crate::signals::STEPS), super::signals::settings(&config.steps()))?;
     }
     store::put(&out.join("funnel.json"), pretty(&funnel))?;
     let manifest = Manifest {
@@ -123,7 +133,7 @@ fn pretty(value: &impl serde::Serialize) -> String {
 
 /// Files of units that the plan no longer has, or of signals that are no longer asked for.
 fn remove_surplus(config: &ProcessConfig, out: &Location, units: usize) -> Result<()> {
-    for kind in ["units", "documents", "dropped", "signals"] {
+    for kind in ["units", "documents", "dropped", "signals", "private"] {
         for object in store::list(&out.join(kind))? {
             let digits: String = object.relative.chars().filter(char::is_ascii_digit).collect();
             if digits.parse::<usize>().is_ok_and(|n| n >= units) || kind == "signals" && !config.signals {

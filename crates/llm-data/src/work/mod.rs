@@ -27,6 +27,8 @@ pub mod unit;
 use crate::error::{Error, Result};
 use crate::read::paths::PathsConfig;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use toml::{Table, Value};
 
 pub use finish::{Finished, finish};
 pub use meter::Shown;
@@ -44,19 +46,53 @@ pub struct ProcessConfig {
     pub unit_bytes: u64,
     /// Store every measured value of every document in `signals/`.
     pub signals: bool,
+    /// Keep what `pii` steps replace in `private/`, which only its owner can read, so that `llm-data unredact` can put it back.
+    pub reversible: bool,
+    /// Benchmark files and folders whose text has to go; `llm-data process` fills in `$LLM_BENCHMARKS`. Without a `decontaminate` step in
+    /// `step` one is put before the first `pii` or `redact`, or at the end.
+    pub benchmarks: Vec<PathBuf>,
     /// Units at a time; 0: as many as there are processors.
     pub threads: usize,
     /// What is done to each document, in this order: `[[step]] kind = "..."` and the step's own settings.
-    pub step: Vec<toml::Table>,
+    pub step: Vec<Table>,
 }
 
 impl Default for ProcessConfig {
     fn default() -> Self {
-        Self { input: Vec::new(), paths: PathsConfig::default(), unit_bytes: 64 << 20, signals: false, threads: 0, step: Vec::new() }
+        Self {
+            input: Vec::new(),
+            paths: PathsConfig::default(),
+            unit_bytes: 64 << 20,
+            signals: false,
+            reversible: true,
+            benchmarks: Vec::new(),
+            threads: 0,
+            step: Vec::new(),
+        }
     }
 }
 
 impl ProcessConfig {
+    /// The steps in their order, with the one that the benchmarks ask for.
+    pub fn steps(&self) -> Vec<Table> {
+        let is = |step: &Table, kind: &str| step.get("kind").and_then(Value::as_str) == Some(kind);
+        let mut steps = self.step.clone();
+        if self.benchmarks.is_empty() || steps.iter().any(|s| is(s, "decontaminate")) {
+            return steps;
+        }
+        let files = self.benchmarks.iter().map(|b| Value::String(b.to_string_lossy().into_owned()));
+        let build = Table::from_iter([("benchmarks".to_string(), Value::Array(files.collect()))]);
+        let step = Table::from_iter([("kind".to_string(), Value::String("decontaminate".into())), ("build".to_string(), Value::Table(build))]);
+        let at = steps.iter().position(|s| is(s, "pii") || is(s, "redact")).unwrap_or(steps.len());
+        steps.insert(at, step);
+        steps
+    }
+
+    /// True when what is evaluated later is looked for.
+    pub fn decontaminates(&self) -> bool {
+        self.steps().iter().any(|s| s.get("kind").and_then(Value::as_str) == Some("decontaminate"))
+    }
+
     /// What no type can refuse.
     pub fn check(&self) -> Result<()> {
         let wrong = |message: &str| Err(Error::Config(message.to_string()));

@@ -48,11 +48,11 @@ pub struct Identity(Value);
 impl Identity {
     /// Hash the program and the files that steps name.
     pub fn new(config: &ProcessConfig) -> Result<Self> {
-        let mut steps = serde_json::to_value(&config.step).unwrap_or_default();
+        let mut steps = serde_json::to_value(config.steps()).unwrap_or_default();
         let mut read = Vec::new();
         files(&mut steps, &mut read)?;
         let paths = serde_json::to_value(&config.paths).unwrap_or_default();
-        Ok(Self(json!([LAYOUT, program()?, steps, paths, config.signals])))
+        Ok(Self(json!([LAYOUT, program()?, steps, paths, config.signals, config.reversible])))
     }
 
     /// Hex BLAKE3 over input, settings and program.

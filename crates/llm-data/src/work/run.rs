@@ -13,9 +13,10 @@ use crate::document::{BATCH, BATCH_BYTES, Document, properties, schema, to_batch
 use crate::error::{Error, Result, check_interrupt};
 use crate::filter::apply;
 use crate::funnel::{self, Drop, Funnel, excerpt};
+use crate::pii::{Entry, report};
 use crate::ranks::Ranks;
 use crate::read::Outcome;
-use crate::step::{Step, Trace};
+use crate::step::{Rule, Step, Trace};
 use crate::steps;
 use crate::store::write::Written;
 use crate::store::{Location, Writer};
@@ -48,7 +49,7 @@ struct Stage<'a> {
 
 /// Do the units of one rank that are not complete.
 pub fn process(config: &ProcessConfig, out: &Location, ranks: Ranks, shown: Shown) -> Result<Report> {
-    let steps = steps::build(&config.step)?;
+    let steps = steps::build(&config.steps())?;
     apart(config, out)?;
     let units = plan(config)?;
     let identity = Identity::new(config)?;
@@ -104,6 +105,8 @@ struct Outputs {
     place: Location,
     dropped: Writer,
     signals: Option<SignalWriter>,
+    /// What was replaced in the documents that are kept, if that is wanted.
+    replaced: Option<Vec<Entry>>,
     funnel: Funnel,
     rows: Vec<Document>,
     row_bytes: usize,
@@ -141,7 +144,7 @@ impl Stage<'_> {
         }
         self.flush(&mut batch, &mut outputs)?;
         let shown = outputs.shown;
-        let (files, funnel) = outputs.finish(unit.number)?;
+        let (files, funnel) = outputs.finish(unit.number, self.out)?;
         let inputs = unit.parts.iter().map(|p| match p.is_whole() {
             true => p.object.location.to_string(),
             false => format!("{} bytes {} to {}", p.object.location, p.start, p.end),
@@ -155,12 +158,14 @@ impl Stage<'_> {
         let place = self.out.join(&output_name("documents", unit));
         let writer = Writer::create(&place)?;
         let documents = properties().and_then(|p| ArrowWriter::try_new(writer, schema(), Some(p))).map_err(|e| parquet_error(&place, &e))?;
+        let rules: Vec<Rule> = self.steps.iter().flat_map(|s| s.rules()).collect();
         let names = self.steps.iter().flat_map(|s| s.checks());
         let steps = names.map(|name| funnel::Step { name, ..Default::default() }).collect();
         Ok(Outputs {
             documents,
             dropped: Writer::create(&self.out.join(&output_name("dropped", unit)))?,
-            signals: if self.config.signals { Some(SignalWriter::create(&self.out.join(&output_name("signals", unit)))?) } else { None },
+            signals: if self.config.signals { Some(SignalWriter::create(&self.out.join(&output_name("signals", unit)), &rules)?) } else { None },
+            replaced: (self.config.reversible && self.steps.iter().any(|s| s.name().starts_with("pii"))).then(Vec::new),
             place,
             funnel: Funnel { stage: "process".into(), steps, ..Funnel::default() },
             rows: Vec::new(),
@@ -226,7 +231,7 @@ fn parquet_error(place: &Location, error: &parquet::errors::ParquetError) -> Err
 }
 
 impl Outputs {
-    fn document(&mut self, document: Document, bytes: usize, trace: Trace, dropped: Option<Drop>) -> Result<()> {
+    fn document(&mut self, document: Document, bytes: usize, mut trace: Trace, dropped: Option<Drop>) -> Result<()> {
         self.funnel.input(bytes);
         if let Some(signals) = &mut self.signals {
             signals.push(&document.id, dropped.as_ref().map(|d| d.step.as_str()), bytes, &trace)?;
@@ -236,6 +241,9 @@ impl Outputs {
         }
         for (name, by) in &trace.counts {
             self.funnel.count(name, *by);
+        }
+        if let Some(replaced) = &mut self.replaced {
+            replaced.append(&mut trace.replaced);
         }
         self.funnel.output(&document);
         self.row_bytes += document.text.len();
@@ -259,8 +267,18 @@ impl Outputs {
         Ok(())
     }
 
-    fn finish(mut self, unit: usize) -> Result<(Vec<OutputFile>, Funnel)> {
+    fn finish(mut self, unit: usize, out: &Location) -> Result<(Vec<OutputFile>, Funnel)> {
         self.write_rows()?;
+        // Not among the files that make a unit complete: it may be taken elsewhere.
+        if let Some(replaced) = &self.replaced {
+            let place = out.join(&output_name("private", unit));
+            let writer = Writer::create_private(&place)?;
+            let mut rows =
+                properties().and_then(|p| ArrowWriter::try_new(writer, report::schema(), Some(p))).map_err(|e| parquet_error(&place, &e))?;
+            let batch = report::to_batch(replaced).map_err(|e| parquet_error(&place, &e.into()))?;
+            rows.write(&batch).map_err(|e| parquet_error(&place, &e))?;
+            rows.into_inner().map_err(|e| parquet_error(&place, &e))?.finish()?;
+        }
         let documents = self.documents.into_inner().map_err(|e| parquet_error(&self.place, &e))?;
         let file = |kind: &str, written: Written| OutputFile { name: output_name(kind, unit), bytes: written.bytes, blake3: written.blake3 };
         let mut files = vec![file("documents", documents.finish()?), file("dropped", self.dropped.finish()?)];

@@ -1,89 +1,40 @@
-//! The measured values of every document of a unit, one row a value, as Parquet: what a threshold can be moved on without reading
-//! the text again.
-//!
-//! Columns: `id`, `dropped_by` (null: kept), `bytes` of text, `signal`, `value`, `min`, `max`. A document without a value has one row
-//! with `signal` null.
+//! The measured values of a unit's documents, in the form of [`crate::signals`]: what a threshold can be moved on without reading the
+//! text again.
 
 use crate::document::properties;
 use crate::error::{Error, Result};
-use crate::step::Trace;
+use crate::signals::Columns;
+use crate::step::{Rule, Trace};
 use crate::store::write::Written;
 use crate::store::{Location, Writer};
-use arrow_array::builder::{Float64Builder, StringBuilder, UInt64Builder};
-use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::ArrowWriter;
-use std::sync::Arc;
-
-const ROWS: usize = 8192;
+use toml::{Table, Value};
 
 /// Streams one part of `signals/`.
 #[derive(Debug)]
 pub struct SignalWriter {
     writer: ArrowWriter<Writer>,
     place: Location,
-    rows: usize,
-    texts: [StringBuilder; 3],
-    bytes: UInt64Builder,
-    numbers: [Float64Builder; 3],
-}
-
-fn schema() -> Arc<Schema> {
-    let field = |name: &str, kind: DataType, nullable| Field::new(name, kind, nullable);
-    Arc::new(Schema::new(vec![
-        field("id", DataType::Utf8, false),
-        field("dropped_by", DataType::Utf8, true),
-        field("bytes", DataType::UInt64, false),
-        field("signal", DataType::Utf8, true),
-        field("value", DataType::Float64, true),
-        field("min", DataType::Float64, true),
-        field("max", DataType::Float64, true),
-    ]))
+    columns: Columns,
 }
 
 impl SignalWriter {
-    /// Start a part.
-    pub fn create(place: &Location) -> Result<Self> {
+    /// Start a part with a column for the signal of each rule.
+    pub fn create(place: &Location, rules: &[Rule]) -> Result<Self> {
+        let columns = Columns::new(rules);
         let writer = Writer::create(place)?;
-        let writer = properties().and_then(|p| ArrowWriter::try_new(writer, schema(), Some(p))).map_err(|e| failed(place, &e))?;
-        Ok(Self { writer, place: place.clone(), rows: 0, texts: Default::default(), bytes: Default::default(), numbers: Default::default() })
+        let writer = properties().and_then(|p| ArrowWriter::try_new(writer, columns.schema(), Some(p))).map_err(|e| failed(place, &e))?;
+        Ok(Self { writer, place: place.clone(), columns })
     }
 
     /// Add a document.
     pub fn push(&mut self, id: &str, dropped_by: Option<&str>, bytes: usize, trace: &Trace) -> Result<()> {
-        let mut row = |signal: Option<&str>, value: Option<f64>, min: Option<f64>, max: Option<f64>| {
-            self.texts[0].append_value(id);
-            self.texts[1].append_option(dropped_by);
-            self.texts[2].append_option(signal);
-            self.bytes.append_value(bytes as u64);
-            self.numbers[0].append_option(value);
-            self.numbers[1].append_option(min);
-            self.numbers[2].append_option(max);
-            self.rows += 1;
-        };
-        if trace.signals.is_empty() {
-            row(None, None, None, None);
-        }
-        for signal in &trace.signals {
-            row(Some(&signal.name), Some(signal.value), signal.min, signal.max);
-        }
-        if self.rows >= ROWS { self.flush() } else { Ok(()) }
+        self.columns.push(id, dropped_by, bytes, &trace.signals);
+        if self.columns.is_full() { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {
-        let [id, dropped_by, signal] = &mut self.texts;
-        let [value, min, max] = &mut self.numbers;
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(id.finish()),
-            Arc::new(dropped_by.finish()),
-            Arc::new(self.bytes.finish()),
-            Arc::new(signal.finish()),
-            Arc::new(value.finish()),
-            Arc::new(min.finish()),
-            Arc::new(max.finish()),
-        ];
-        self.rows = 0;
-        let batch = RecordBatch::try_new(schema(), columns).map_err(|e| failed(&self.place, &e))?;
+        let batch = self.columns.take().map_err(|e| failed(&self.place, &e))?;
         self.writer.write(&batch).map_err(|e| failed(&self.place, &e))
     }
 
@@ -93,6 +44,24 @@ impl SignalWriter {
         self.writer.into_inner().map_err(|e| failed(&self.place, &e))?.finish()
     }
 }
+
+/// The text of `steps.toml`: the kinds in their order, and a table of settings for each. A kind that stands twice has the last settings, and
+/// is twice in the list, at which `what-if` refuses.
+pub fn settings(steps: &[Table]) -> String {
+    let mut all = Table::new();
+    let kinds = steps.iter().filter_map(|s| s.get("kind").cloned());
+    all.insert(KINDS.into(), Value::Array(kinds.collect()));
+    for step in steps {
+        let mut step = step.clone();
+        if let Some(Value::String(kind)) = step.remove("kind") {
+            all.insert(kind, Value::Table(step));
+        }
+    }
+    all.to_string()
+}
+
+/// The key of the list of kinds in `steps.toml`.
+pub const KINDS: &str = "kinds";
 
 fn failed(place: &Location, error: &dyn std::fmt::Display) -> Error {
     Error::Format { path: place.display_path(), message: format!("cannot write: {error}; make room and run the same command again") }

@@ -1,14 +1,18 @@
 //! What-if: the funnel under other limits, from stored signals, without the text; and the distributions of the signals.
 //!
 //! A document falls at the first rule that one of its signals breaks, as in the stage itself. Values are stored in single precision and
-//! compared in it; a value exactly at a limit passes there as here. What cannot be tried out this way is refused by name: settings that
+//! compared in it; a value exactly at a limit passes there as here. A document that fell for something else than a stored value (an
+//! unwanted language) falls there again, unless a rule before is broken. What cannot be tried out this way is refused by name: settings that
 //! change the text (C4's rules for lines), the language, lists of addresses, and profiles that were not measured.
 
-use super::signals::SignalsReader;
-use super::{FilterConfig, Models, PROFILES, Rule, profiles};
-use crate::error::{Error, Result};
+mod stored;
+
+use crate::error::Result;
+use crate::signals::SignalsReader;
+use crate::step::Rule;
 use serde::Serialize;
 use std::path::Path;
+use stored::Stored;
 
 /// One check in two funnels.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -48,112 +52,57 @@ pub struct WhatIf {
 
 const EXAMPLES: usize = 10;
 
-/// The settings of `config` that change what is measured, with their names.
-fn fixed(config: &FilterConfig) -> Vec<(&'static str, String)> {
-    let (c, f) = (&config.c4, &config.fineweb);
-    let show = |v: &dyn std::fmt::Debug| format!("{v:?}");
-    vec![
-        ("language", show(&config.language)),
-        ("text.languages", show(&config.text.languages)),
-        ("c4.terminal_punctuation", show(&c.terminal_punctuation)),
-        ("c4.min_words_per_line", show(&c.min_words_per_line)),
-        ("c4.max_word_chars", show(&c.max_word_chars)),
-        ("c4.remove_citations", show(&c.remove_citations)),
-        ("c4.drop_javascript", show(&c.drop_javascript)),
-        ("c4.drop_policy", show(&c.drop_policy)),
-        ("fineweb.short_line_chars", show(&f.short_line_chars)),
-        ("ccnet.cutoffs", show(&config.ccnet.cutoffs)),
-        ("url", show(&config.url)),
-        ("gopher:datatrove.repetition", show(&config.gopher_datatrove.repetition)),
-        ("gopher:datatrove.quality", show(&config.gopher_datatrove.quality)),
-    ]
-}
-
-/// A model that answers nothing: rules need a profile, not its model.
-struct NoModel;
-impl super::ccnet::Perplexity for NoModel {
-    fn perplexity(&self, _: &str, _: &str) -> Option<f64> {
-        None
-    }
-}
-
-/// The rules of a configuration whose signals are stored.
-fn rules(config: &FilterConfig, names: &[String]) -> Result<Vec<(Rule, usize)>> {
-    // Lists of addresses were read when the signals were measured and may be gone.
-    let url = super::url::UrlLimits { keep_without_url: config.url.keep_without_url, ..super::url::UrlLimits::default() };
-    let config = FilterConfig { url, ..config.clone() };
-    let models = Models { perplexity: Some(std::sync::Arc::new(NoModel)), quality: None };
-    let mut rules: Vec<Rule> = profiles(&config, &models)?.iter().flat_map(|p| p.rules()).collect();
-    for rule in &mut rules {
-        // The quality model is not here, its scores are.
-        if rule.signal == "tutorial/quality" && config.quality.enabled {
-            rule.min = f64::from(config.quality.threshold);
-        }
-    }
-    Ok(rules.into_iter().filter_map(|r| names.iter().position(|n| *n == r.signal).map(|i| (r, i))).collect())
-}
-
 /// The rules that the stored signals were held against.
 pub fn stored_rules(signals: &SignalsReader) -> Result<Vec<Rule>> {
-    let config: FilterConfig = llm_run::config::load(Some(&signals.config_path()), &[])?;
-    Ok(rules(&config, &signals.names)?.into_iter().map(|(rule, _)| rule).collect())
+    Stored::open(signals)?.rules(&signals.names, &[])
+}
+
+/// Rules with the columns of their signals; those of signals that are not stored are left out.
+fn in_columns(rules: Vec<Rule>, names: &[String]) -> Vec<(Rule, usize)> {
+    rules.into_iter().filter_map(|r| names.iter().position(|n| *n == r.signal).map(|i| (r, i))).collect()
 }
 
 /// Compare the stored funnel with that of the settings `sets` (`gopher:datatrove.max_dup_line_frac=0.2`).
 pub fn what_if(path: &Path, sets: &[String]) -> Result<WhatIf> {
     let signals = SignalsReader::open(path)?;
-    let file = signals.config_path();
-    let before: FilterConfig = llm_run::config::load(Some(&file), &[])?;
-    let now: FilterConfig = llm_run::config::load(Some(&file), sets)?;
-    for ((name, old), (_, new)) in fixed(&before).into_iter().zip(fixed(&now)) {
-        if old != new {
-            return Err(Error::Config(format!(
-                "{name}: changing it changes what is measured, not only where the limits are; run `llm-data filter` with it"
-            )));
-        }
-    }
-    let measured = |profile: &str| signals.names.iter().any(|n| n.split_once('/').is_some_and(|(p, _)| p == profile));
-    if let Some(missing) = now.profiles.iter().find(|p| PROFILES.contains(&p.as_str()) && !measured(p)) {
-        return Err(Error::Config(format!("profiles: `{missing}` was not measured; run `llm-data filter --set signals=true` with it")));
-    }
-    let (old_rules, rules) = (rules(&before, &signals.names)?, rules(&now, &signals.names)?);
+    let stored = Stored::open(&signals)?;
+    let old_rules = in_columns(stored.rules(&signals.names, &[])?, &signals.names);
+    let rules = in_columns(stored.rules(&signals.names, sets)?, &signals.names);
     let mut result = WhatIf::default();
     for (rule, _) in old_rules.iter().chain(&rules) {
-        if result.checks.iter().all(|c| c.check != rule.check) {
-            result.checks.push(Check { check: rule.check.clone(), ..Check::default() });
-        }
+        result.check(&rule.check);
     }
     signals.for_each(|rows| {
         for (i, id) in rows.ids.iter().enumerate() {
             let bytes = rows.bytes[i] as u64;
-            let broken = rules.iter().find(|(rule, column)| {
-                let value = rows.values[*column][i];
-                value < rule.min as f32 || value > rule.max as f32
-            });
+            let breaks = |(rule, column): &(Rule, usize)| rule.is_broken(rows.values[*column][i]);
+            let was = rows.dropped[i].as_deref();
+            let broken = rules.iter().position(breaks);
+            // The place of a check that dropped the document for a reason that is not stored.
+            let other = was.filter(|was| !old_rules.iter().any(|rule| rule.0.check == *was && breaks(rule)));
+            let place = other.map(|was| rules.iter().position(|(rule, _)| rule.check == was).unwrap_or(rules.len()));
+            let now = match (broken, other, place) {
+                (Some(at), Some(was), Some(place)) if place <= at => Some(was),
+                (Some(at), ..) => Some(rules[at].0.check.as_str()),
+                (None, other, _) => other,
+            };
             result.documents += 1;
             result.bytes += bytes;
-            let was = rows.dropped[i].as_deref();
-            if let Some(check) = was {
-                match result.checks.iter().position(|c| c.check == check) {
-                    Some(at) => result.checks[at].dropped_before += 1,
-                    None => result.checks.push(Check { check: check.to_string(), dropped_before: 1, dropped_now: 0 }),
+            match was {
+                Some(check) => result.check(check).dropped_before += 1,
+                None => {
+                    result.kept_before += 1;
+                    result.kept_bytes_before += bytes;
                 }
-            } else {
-                result.kept_before += 1;
-                result.kept_bytes_before += bytes;
             }
-            match broken {
-                Some((rule, _)) => {
-                    if let Some(check) = result.checks.iter_mut().find(|c| c.check == rule.check) {
-                        check.dropped_now += 1;
-                    }
-                }
+            match now {
+                Some(check) => result.check(check).dropped_now += 1,
                 None => {
                     result.kept_now += 1;
                     result.kept_bytes_now += bytes;
                 }
             }
-            let sign = match (was.is_some(), broken.is_some()) {
+            let sign = match (was.is_some(), now.is_some()) {
                 (false, true) => {
                     result.lost += 1;
                     '-'
@@ -171,6 +120,17 @@ pub fn what_if(path: &Path, sets: &[String]) -> Result<WhatIf> {
         Ok(())
     })?;
     Ok(result)
+}
+
+impl WhatIf {
+    /// The counts of a check, new ones at the end.
+    fn check(&mut self, name: &str) -> &mut Check {
+        let at = self.checks.iter().position(|c| c.check == name).unwrap_or_else(|| {
+            self.checks.push(Check { check: name.to_string(), ..Check::default() });
+            self.checks.len() - 1
+        });
+        &mut self.checks[at]
+    }
 }
 
 /// Distribution of one signal.
@@ -202,8 +162,7 @@ const BINS: usize = 20;
 pub fn distributions(path: &Path) -> Result<(Vec<Distribution>, WhatIf)> {
     let funnel = what_if(path, &[])?;
     let signals = SignalsReader::open(path)?;
-    let config: FilterConfig = llm_run::config::load(Some(&signals.config_path()), &[])?;
-    let rules = rules(&config, &signals.names)?;
+    let rules = in_columns(stored_rules(&signals)?, &signals.names);
     let mut columns: Vec<Vec<f32>> = vec![Vec::new(); signals.names.len()];
     signals.for_each(|rows| {
         for (all, part) in columns.iter_mut().zip(rows.values) {
@@ -228,7 +187,7 @@ fn distribution(name: &str, values: &mut [f32], rule: Option<&Rule>) -> Distribu
         let place = if high > low { (f64::from(*value) - low) / (high - low) * BINS as f64 } else { 0.0 };
         histogram[(place.max(0.0) as usize).min(BINS - 1)] += 1;
     }
-    let outside = rule.map_or(0, |r| values.iter().filter(|v| **v < r.min as f32 || **v > r.max as f32).count());
+    let outside = rule.map_or(0, |r| values.iter().filter(|v| r.is_broken(**v)).count());
     let limit = |l: f64| l.is_finite().then_some(l);
     Distribution {
         signal: name.to_string(),
