@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """From a web archive to clean, deduplicated documents: llm-data against datatrove, the same steps on the same archive.
 
-    pip install 'datatrove[processing]==0.10.1' spacy trafilatura warcio fasttext-wheel fasteners 'numpy<2.5'
+    pip install 'datatrove[processing]==0.10.1' spacy trafilatura warcio fasttext-numpy2-wheel fasteners faust-cchardet python-magic
     python data_end_to_end.py --llm-data target/debug/llm-data --data ../shared/data/corpora \\
         --html "$(rustc --print sysroot)/share/doc/rust/html" [--out benches/results/data_end_to_end.json]
     python data_end_to_end.py ... --threads-only      # one thread and two: wall time, on an idle machine
