@@ -24,7 +24,7 @@ enum Command {
     /// digits = 1 (or 3), min_frequency = 2, max_token_bytes = 64, max_bytes = 0 (stop reading after so many; 0: never).
     ///
     /// Example: llm-tokenizer train --set documents='["sample.jsonl"]' --set vocab_size=8192 --out tokenizer
-    Train(llm_run::Args),
+    Train(commands::Train),
     /// Print the token ids of a text
     Encode(commands::Encode),
     /// Print the text of token ids
@@ -42,7 +42,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     llm_run::program::main(|| match cli.command {
-        Command::Train(args) => commands::train(&args),
+        Command::Train(train) => train.run(),
         Command::Encode(encode) => encode.run(),
         Command::Decode(decode) => decode.run(),
         Command::Inspect(inspect) => inspect.run(),

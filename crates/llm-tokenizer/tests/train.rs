@@ -34,7 +34,7 @@ fn threads_order_and_batches_do_not_matter() {
         llm_run::Seed(threads as u64).rng().shuffle(&mut texts);
         let tokenizer = pool.install(|| {
             let mut trainer = Trainer::new(config.clone()).unwrap();
-            texts.chunks(7 * threads).for_each(|chunk| trainer.feed(chunk));
+            texts.chunks(7 * threads).for_each(|chunk| trainer.feed(chunk).unwrap());
             trainer.finish().unwrap().0
         });
         assert!(json_of(&tokenizer) == expected, "{threads} threads");
