@@ -5,9 +5,10 @@ use anyhow::{Context, Result, bail};
 use llm_run::Run;
 use llm_run::program::{catch_interrupts, interrupted};
 use llm_tokenizer::sample::{Reader, Sample};
-use llm_tokenizer::trainer::{self, ByteOrder, Model, Pretokenizer, Trainer, TrainerConfig, Weights};
+use llm_tokenizer::trainer::{self, ByteOrder, Pretokenizer, Trainer, TrainerConfig, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -38,8 +39,6 @@ pub struct Train {
 #[serde(deny_unknown_fields, default)]
 struct Config {
     documents: Vec<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    model: Option<Model>,
     vocab_size: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pretokenizer: Option<Pretokenizer>,
@@ -48,8 +47,6 @@ struct Config {
     byte_order: Option<ByteOrder>,
     min_frequency: Option<u64>,
     max_token_bytes: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    character_coverage: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     special_tokens: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,21 +72,17 @@ impl Config {
         if let (Some(pretokenizer), Some(digits)) = (self.pretokenizer, self.digits)
             && pretokenizer != (if digits == 3 { Pretokenizer::Llama3 } else { Pretokenizer::Qwen2 })
         {
-            bail!("pretokenizer and digits = {digits} contradict each other: `gpt2` takes numbers whole, `llama3` has 3 digits, `qwen2` has 1; give one of them");
+            bail!(
+                "pretokenizer and digits = {digits} contradict each other: `gpt2` takes numbers whole, `llama3` has 3 digits, `qwen2` has 1; give one of them"
+            );
         }
-        let max_token_bytes = match self.model {
-            None | Some(Model::Bpe) => default.max_token_bytes,
-            _ => 16,
-        };
         Ok(TrainerConfig {
-            model: self.model.unwrap_or_default(),
             vocab_size: self.vocab_size.unwrap_or(default.vocab_size),
             pretokenizer: self.pretokenizer,
             digits: self.digits.unwrap_or(default.digits),
             byte_order: self.byte_order.unwrap_or_default(),
             min_frequency: self.min_frequency.unwrap_or(default.min_frequency),
-            max_token_bytes: self.max_token_bytes.unwrap_or(max_token_bytes),
-            character_coverage: self.character_coverage.unwrap_or(default.character_coverage),
+            max_token_bytes: self.max_token_bytes.unwrap_or(default.max_token_bytes),
             special_tokens: self.special_tokens.clone().unwrap_or(default.special_tokens),
             bos_token: self.bos_token.clone().unwrap_or(default.bos_token),
             eos_token: self.eos_token.clone().unwrap_or(default.eos_token),
@@ -137,6 +130,9 @@ impl Train {
         catch_interrupts();
         let config: Config = llm_run::config::load(self.config.as_deref(), &self.sets)?;
         let settings = config.trainer()?;
+        if self.trace {
+            return show_steps(&config, &settings);
+        }
         let Some(out) = &self.out else { bail!("give an output folder: --out DIR") };
         if config.documents.is_empty() {
             bail!("`documents` is empty: give text files, e.g. --set documents='[\"sample.jsonl\"]'");
@@ -167,6 +163,27 @@ impl Train {
         run.finish(serde_json::to_value(summary)?)?;
         Ok(())
     }
+}
+
+/// Print the training of the toy corpus, or of the documents given, step by step.
+fn show_steps(config: &Config, settings: &TrainerConfig) -> Result<()> {
+    let mut words: Vec<(String, u64)> = trainer::TOY_CORPUS.iter().map(|&(word, count)| (word.to_string(), count)).collect();
+    if !config.documents.is_empty() {
+        let mut counts = std::collections::BTreeMap::new();
+        for file in llm_tokenizer::sample::files(&config.documents)? {
+            for sample in Reader::open(&file)? {
+                for word in settings.pattern().words(&sample?.text) {
+                    *counts.entry(word.to_string()).or_insert(0) += 1;
+                }
+            }
+        }
+        words = counts.into_iter().collect();
+    }
+    let merges = config.vocab_size.map_or(usize::MAX, |_| settings.vocab_size - 256 - settings.special_tokens.len());
+    let mut out = std::io::stdout().lock();
+    let colour = out.is_terminal();
+    trainer::trace(&words, settings, merges, colour, &mut out)?;
+    Ok(())
 }
 
 /// Count the words of all documents, going on where a killed run stopped.
@@ -203,7 +220,7 @@ fn count(run: &mut Run, trainer: &mut Trainer, config: &Config, settings: &Train
             batch.push(sample);
             let enough = seen + bytes as u64 >= limit;
             if bytes >= BATCH_BYTES || enough || interrupted() {
-                feed(trainer, settings, &mut batch)?;
+                feed(trainer, settings, &mut batch);
                 seen += std::mem::take(&mut bytes) as u64;
                 progress.set(seen);
                 let rate = (seen - started.1) as f64 / 1e6 / started.0.elapsed().as_secs_f64().max(1e-3);
@@ -223,7 +240,7 @@ fn count(run: &mut Run, trainer: &mut Trainer, config: &Config, settings: &Train
             }
         }
     }
-    feed(trainer, settings, &mut batch)?;
+    feed(trainer, settings, &mut batch);
     seen += bytes as u64;
     if saved > 0 {
         let checkpoint = Checkpoint { of, file: files.len(), row: 0, counts: trainer.save_counts()? };
@@ -238,18 +255,17 @@ fn read_checkpoint(path: &Path) -> Option<Checkpoint> {
 }
 
 /// Hand a batch to the threads, group by group.
-fn feed(trainer: &mut Trainer, settings: &TrainerConfig, batch: &mut Vec<Sample>) -> Result<()> {
+fn feed(trainer: &mut Trainer, settings: &TrainerConfig, batch: &mut Vec<Sample>) {
     let weights = &settings.weights;
     if weights.is_empty() {
         let texts: Vec<&str> = batch.iter().map(|s| s.text.as_str()).collect();
-        trainer.feed(&texts)?;
+        trainer.feed(&texts);
     } else {
         for group in 0..weights.0.len() as u8 {
             let of_group = |s: &&Sample| weights.group(s.lang.as_deref(), s.domain.as_deref()) == Some(group);
             let texts: Vec<&str> = batch.iter().filter(of_group).map(|s| s.text.as_str()).collect();
-            trainer.feed_group(&texts, Some(group))?;
+            trainer.feed_group(&texts, Some(group));
         }
     }
     batch.clear();
-    Ok(())
 }

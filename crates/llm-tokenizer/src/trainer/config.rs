@@ -27,19 +27,6 @@ pub const SPECIAL_TOKENS: [&str; 12] = [
     "<|image|>",
 ];
 
-/// Which vocabulary is learned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Model {
-    /// Byte-level BPE, as GPT-2, Llama 3 and Qwen have it.
-    #[default]
-    Bpe,
-    /// BPE over characters with bytes for the unknown ones, as Llama 2 and Mistral have it.
-    SentencepieceBpe,
-    /// Pieces with probabilities, as T5 and XLM-R have it.
-    Unigram,
-}
-
 /// How byte-level BPE cuts text into words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -68,11 +55,9 @@ pub enum ByteOrder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainerConfig {
-    /// What is learned.
-    pub model: Model,
-    /// Size of the vocabulary: bytes or characters, merges or pieces, special tokens. Little text may give less.
+    /// Size of the vocabulary: 256 bytes, merges, special tokens. Little text may give less.
     pub vocab_size: usize,
-    /// Byte-level BPE: how text is cut; by default Llama 3's pattern with [`TrainerConfig::digits`].
+    /// How text is cut; by default Llama 3's pattern with [`TrainerConfig::digits`].
     pub pretokenizer: Option<Pretokenizer>,
     /// Most digits in one word: 1 (each digit a token, good for arithmetic) or 3 (shorter).
     pub digits: usize,
@@ -80,11 +65,9 @@ pub struct TrainerConfig {
     pub byte_order: ByteOrder,
     /// A pair that occurs less often is not merged.
     pub min_frequency: u64,
-    /// Longest token in bytes; of the SentencePiece models in characters, at most 16 unless set.
+    /// Longest token in bytes.
     pub max_token_bytes: usize,
-    /// SentencePiece models: share of all characters that must be in the vocabulary; the others are written in bytes.
-    pub character_coverage: f64,
-    /// In id order: after the merges, or first of all in SentencePiece models.
+    /// In id order, after the merges.
     pub special_tokens: Vec<String>,
     /// Put before every text by `encode` with special tokens; empty for none.
     pub bos_token: String,
@@ -99,14 +82,12 @@ pub struct TrainerConfig {
 impl Default for TrainerConfig {
     fn default() -> Self {
         Self {
-            model: Model::Bpe,
             vocab_size: 4096,
             pretokenizer: None,
             digits: 1,
             byte_order: ByteOrder::Byte,
             min_frequency: 2,
             max_token_bytes: 64,
-            character_coverage: 0.9995,
             special_tokens: SPECIAL_TOKENS.map(str::to_string).to_vec(),
             bos_token: BEGIN_OF_TEXT.to_string(),
             eos_token: END_OF_TEXT.to_string(),
@@ -130,7 +111,7 @@ impl TrainerConfig {
     /// An error that says what cannot work and what would.
     pub fn check(&self) -> Result<()> {
         let fail = |message: String| Err(Error::Train(message));
-        let least = 256 + self.special_tokens.len() + usize::from(self.model != Model::Bpe);
+        let least = 256 + self.special_tokens.len();
         if self.vocab_size < least {
             return fail(format!(
                 "vocab_size = {} is too small: 256 bytes and {} special tokens need {least}",
@@ -143,9 +124,6 @@ impl TrainerConfig {
         }
         if ![1, 3].contains(&self.digits) {
             return fail(format!("digits = {}: expected 1 (digits one by one) or 3 (groups of up to three)", self.digits));
-        }
-        if !(self.character_coverage > 0.0 && self.character_coverage <= 1.0) {
-            return fail(format!("character_coverage = {}: expected more than 0 and at most 1, e.g. 0.9995", self.character_coverage));
         }
         for (i, token) in self.special_tokens.iter().enumerate() {
             if token.is_empty() {

@@ -93,7 +93,10 @@ impl WordCounts {
     /// Write what is in memory to `path` as a sorted run and forget it.
     pub fn spill(&mut self, path: &Path) -> Result<()> {
         let order = self.sorted();
-        runs::write(path, order.iter().map(|&(_, s, e)| (self.shards[usize::from(s)].word(e as usize), self.shards[usize::from(s)].count(e as usize))))?;
+        runs::write(
+            path,
+            order.iter().map(|&(_, s, e)| (self.shards[usize::from(s)].word(e as usize), self.shards[usize::from(s)].count(e as usize))),
+        )?;
         self.runs.push(path.to_path_buf());
         self.shards = (0..SHARDS).map(|_| Table::default()).collect();
         Ok(())
@@ -184,7 +187,7 @@ mod tests {
     }
 
     fn all(words: &Words) -> Vec<(String, u64)> {
-        (0..words.len()).map(|i| (String::from_utf8_lossy(words.bytes(i)).into_owned(), words.count(i))).collect()
+        words.iter().map(|(word, count)| (String::from_utf8_lossy(word).into_owned(), count)).collect()
     }
 
     #[test]

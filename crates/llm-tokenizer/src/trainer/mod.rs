@@ -1,7 +1,7 @@
-//! Training a vocabulary: byte-level BPE, SentencePiece-style BPE, Unigram.
+//! Training a vocabulary: byte-level BPE.
 //!
 //! Text is cut into words and these are counted on all threads ([`Trainer::feed`]), on disk where memory is short; then pairs are
-//! merged (`merge`) or pieces chosen (`unigram`). The result depends on the text alone: not on threads, nor on the order of the texts,
+//! merged (`merge`). The result depends on the text alone: not on threads, nor on the order of the texts,
 //! nor on the memory allowed.
 //!
 //! Ids of byte-level BPE: 0..256 are the bytes, then the merges in the order they were made, then the special tokens.
@@ -13,10 +13,12 @@ mod runs;
 mod sampling;
 mod save;
 mod table;
+mod trace;
 mod words;
 
-pub use config::{BEGIN_OF_TEXT, ByteOrder, END_OF_TEXT, Model, PAD, Pretokenizer, SPECIAL_TOKENS, TrainerConfig};
+pub use config::{BEGIN_OF_TEXT, ByteOrder, END_OF_TEXT, PAD, Pretokenizer, SPECIAL_TOKENS, TrainerConfig};
 pub use sampling::{Share, Weights};
+pub use trace::{TOY_CORPUS, trace};
 
 use crate::byte_level::to_alphabet;
 use crate::error::{Error, Result};
@@ -25,11 +27,8 @@ use count::WordCounts;
 use merge::{Learner, Limits};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use words::Words;
-
-/// Stands for what has no piece, in SentencePiece models.
-pub const UNKNOWN: &str = "<unk>";
 
 /// Bytes of text between two reports of progress and checks for Ctrl-C.
 const BATCH_BYTES: usize = 8 << 20;
@@ -91,23 +90,22 @@ impl Trainer {
     }
 
     /// Count the words of some texts, on all threads. With weights this text belongs to no group and is left out.
-    pub fn feed<T: AsRef<str> + Sync>(&mut self, texts: &[T]) -> Result<()> {
-        self.feed_group(texts, None)
+    pub fn feed<T: AsRef<str> + Sync>(&mut self, texts: &[T]) {
+        self.feed_group(texts, None);
     }
 
     /// Count the words of texts of one group (see [`Weights::group`]).
-    pub fn feed_group<T: AsRef<str> + Sync>(&mut self, texts: &[T], group: Option<u8>) -> Result<()> {
+    pub fn feed_group<T: AsRef<str> + Sync>(&mut self, texts: &[T], group: Option<u8>) {
         let group = match (self.config.weights.is_empty(), group) {
             (true, _) => None,
             (false, Some(group)) => Some(group),
-            (false, None) => return Ok(()),
+            (false, None) => return,
         };
         if let Some(bytes) = self.group_bytes.get_mut(usize::from(group.unwrap_or(0))) {
             *bytes += texts.iter().map(|t| t.as_ref().len() as u64).sum::<u64>();
         }
         let pattern = self.config.pattern();
         self.counts.add(texts, group, &|text, each| pattern.words(text).for_each(|word| each(word.as_bytes())));
-        Ok(())
     }
 
     /// True when counts take more memory than [`Trainer::spill_to`] allows: time for [`Trainer::save_counts`].
@@ -180,7 +178,12 @@ fn byte_order(config: &TrainerConfig) -> Vec<u8> {
     order
 }
 
-fn byte_level(counted: Words, config: &TrainerConfig, min_frequency: u64, keep_going: &mut dyn FnMut(usize, usize) -> bool) -> Result<(Tokenizer, usize)> {
+fn byte_level(
+    counted: Words,
+    config: &TrainerConfig,
+    min_frequency: u64,
+    keep_going: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<(Tokenizer, usize)> {
     let order = byte_order(config);
     let mut id_of = [0u32; 256];
     order.iter().zip(0..).for_each(|(&byte, id)| id_of[usize::from(byte)] = id);
@@ -211,11 +214,11 @@ pub fn train<T: AsRef<str> + Sync>(texts: impl IntoIterator<Item = T>, config: &
         bytes += text.as_ref().len();
         batch.push(text);
         if bytes >= BATCH_BYTES {
-            trainer.feed(&batch)?;
+            trainer.feed(&batch);
             batch.clear();
             bytes = 0;
         }
     }
-    trainer.feed(&batch)?;
+    trainer.feed(&batch);
     Ok(trainer.finish()?.0)
 }

@@ -72,7 +72,12 @@ impl Weights {
         let factors = self.factors(bytes);
         let total = bytes.iter().sum::<u64>().max(1) as f64;
         let weighted: f64 = factors.iter().zip(bytes).map(|(&f, &b)| f as f64 * b as f64).sum::<f64>().max(1.0);
-        let share = |(&b, &f): (&u64, &u64)| Share { bytes: b, found: b as f64 / total, given: f as f64 * b as f64 / weighted, factor: f as f64 / UNIT as f64 };
+        let share = |(&b, &f): (&u64, &u64)| Share {
+            bytes: b,
+            found: b as f64 / total,
+            given: f as f64 * b as f64 / weighted,
+            factor: f as f64 / UNIT as f64,
+        };
         self.0.keys().cloned().zip(bytes.iter().zip(&factors).map(share)).collect()
     }
 }

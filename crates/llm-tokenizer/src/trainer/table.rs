@@ -33,11 +33,6 @@ impl Table {
         self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>() + self.slots.capacity() * 8
     }
 
-    /// Bytes of all different words.
-    pub fn word_bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
     pub fn word(&self, entry: usize) -> &[u8] {
         let span = self.entries[entry].span;
         let start = (span & ((1 << START_BITS) - 1)) as usize;
