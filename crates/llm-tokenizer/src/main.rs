@@ -21,10 +21,15 @@ enum Command {
     /// Learn a byte-level BPE vocabulary from text; writes a tokenizer folder
     ///
     /// Configuration: documents (list of .jsonl or .txt files or folders of them), vocab_size = 4096,
-    /// digits = 1 (or 3), min_frequency = 2, max_token_bytes = 64, max_bytes = 0 (stop reading after so many; 0: never).
+    /// digits = 1 (or 3) or pretokenizer = gpt2 | llama3 | qwen2, byte_order = byte | gpt2, min_frequency = 2,
+    /// max_token_bytes = 64, special_tokens = [..], bos_token, eos_token, pad_token ("" for none),
+    /// weights = { de = 1.0, en = 1.0 } (by lang or domain), memory = "4GiB" (word counts beyond go to disk),
+    /// max_bytes = 0 (stop reading after so many; 0: never). A stopped run goes on when started again.
     ///
     /// Example: llm-tokenizer train --set documents='["sample.jsonl"]' --set vocab_size=8192 --out tokenizer
-    Train(llm_run::Args),
+    ///
+    /// Example: llm-tokenizer train --trace (a toy corpus, step by step)
+    Train(commands::Train),
     /// Print the token ids of a text
     Encode(commands::Encode),
     /// Print the text of token ids
@@ -42,7 +47,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     llm_run::program::main(|| match cli.command {
-        Command::Train(args) => commands::train(&args),
+        Command::Train(train) => train.run(),
         Command::Encode(encode) => encode.run(),
         Command::Decode(decode) => decode.run(),
         Command::Inspect(inspect) => inspect.run(),

@@ -8,7 +8,7 @@ mod train;
 pub use encode::{Decode, Encode};
 pub use fertility::fertility;
 pub use inspect::Inspect;
-pub use train::train;
+pub use train::Train;
 
 use anyhow::{Context, Result, bail};
 use llm_run::program::interrupted;
@@ -21,12 +21,18 @@ const PROGRAM: &str = "llm-tokenizer";
 /// Bytes of text handed to the threads at once.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// Stream samples in batches, with progress, up to `limit` bytes of text.
-fn for_each_batch(run: &mut Run, name: &str, paths: &[PathBuf], limit: u64, mut each: impl FnMut(&[Sample])) -> Result<()> {
+/// The text files behind some paths, recorded as inputs.
+fn text_files(run: &mut Run, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let files = sample::files(paths)?;
     for file in &files {
         run.input(file)?;
     }
+    Ok(files)
+}
+
+/// Stream samples in batches, with progress, up to `limit` bytes of text.
+fn for_each_batch(run: &mut Run, name: &str, paths: &[PathBuf], limit: u64, mut each: impl FnMut(&[Sample])) -> Result<()> {
+    let files = text_files(run, paths)?;
     let total: u64 = files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
     let mut progress = Progress::new(name, total.min(limit), "bytes");
     let (mut batch, mut bytes, mut seen) = (Vec::new(), 0, 0u64);

@@ -1,97 +1,66 @@
-//! Training a byte-level BPE vocabulary.
+//! Training a vocabulary: byte-level BPE.
 //!
-//! Text is pre-tokenised and its words are counted on all threads ([`Trainer::feed`]), then pairs are merged
-//! (`merge`). The result depends on the text alone: not on threads, nor on the order of the texts.
+//! Text is cut into words and these are counted on all threads ([`Trainer::feed`]), on disk where memory is short; then pairs are
+//! merged (`merge`). The result depends on the text alone: not on threads, nor on the order of the texts,
+//! nor on the memory allowed.
 //!
-//! Ids: 0..256 are the bytes, then the merges in the order they were made, then the special tokens.
+//! Ids of byte-level BPE: 0..256 are the bytes, then the merges in the order they were made, then the special tokens.
 
+mod config;
 mod count;
 mod merge;
+mod runs;
+mod sampling;
+mod save;
+mod table;
+mod trace;
+mod words;
+
+pub use config::{BEGIN_OF_TEXT, ByteOrder, END_OF_TEXT, PAD, Pretokenizer, SPECIAL_TOKENS, TrainerConfig};
+pub use sampling::{Share, Weights};
+pub use trace::{TOY_CORPUS, trace};
 
 use crate::byte_level::to_alphabet;
-use crate::chat::{ChatTemplate, DEFAULT_TEMPLATE};
 use crate::error::{Error, Result};
-use crate::pretokenize::Pattern;
 use crate::tokenizer::Tokenizer;
 use count::WordCounts;
+use merge::{Learner, Limits};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
-use std::path::Path;
-
-/// Text that begins a document.
-pub const BEGIN_OF_TEXT: &str = "<|begin_of_text|>";
-/// Text that ends a document.
-pub const END_OF_TEXT: &str = "<|end_of_text|>";
-/// Text that fills a batch.
-pub const PAD: &str = "<|pad|>";
-/// The special tokens of a tokenizer trained here, in id order.
-pub const SPECIAL_TOKENS: [&str; 12] = [
-    BEGIN_OF_TEXT,
-    END_OF_TEXT,
-    PAD,
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-    "<think>",
-    "</think>",
-    "<|fim_prefix|>",
-    "<|fim_middle|>",
-    "<|fim_suffix|>",
-    "<|image|>",
-];
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use words::Words;
 
 /// Bytes of text between two reports of progress and checks for Ctrl-C.
 const BATCH_BYTES: usize = 8 << 20;
-
-/// Settings of a training.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainerConfig {
-    /// Size of the vocabulary: 256 bytes, merges, special tokens. Little text may give less.
-    pub vocab_size: usize,
-    /// Most digits in one word: 1 (each digit a token, good for arithmetic) or 3 (shorter).
-    pub digits: usize,
-    /// A pair that occurs less often is not merged.
-    pub min_frequency: u64,
-    /// Longest token in bytes.
-    pub max_token_bytes: usize,
-}
-
-impl Default for TrainerConfig {
-    fn default() -> Self {
-        Self { vocab_size: 4096, digits: 1, min_frequency: 2, max_token_bytes: 64 }
-    }
-}
-
-impl TrainerConfig {
-    fn check(&self) -> Result<()> {
-        let least = 256 + SPECIAL_TOKENS.len();
-        if self.vocab_size < least {
-            return Err(Error::Train(format!(
-                "vocab_size = {} is too small: 256 bytes and {} special tokens need {least}",
-                self.vocab_size,
-                SPECIAL_TOKENS.len()
-            )));
-        }
-        if self.vocab_size > 1 << 20 {
-            return Err(Error::Train(format!("vocab_size = {}: at most {} is supported", self.vocab_size, 1 << 20)));
-        }
-        if ![1, 3].contains(&self.digits) {
-            return Err(Error::Train(format!("digits = {}: expected 1 (digits one by one) or 3 (groups of up to three)", self.digits)));
-        }
-        Ok(())
-    }
-}
 
 /// A training that is fed text bit by bit.
 #[derive(Debug)]
 pub struct Trainer {
     config: TrainerConfig,
     counts: WordCounts,
+    /// Bytes of each group of `weights`; one entry where there are none.
+    group_bytes: Vec<u64>,
+    spill: Option<Spill>,
+}
+
+/// Where counts go that have no place in memory.
+#[derive(Debug)]
+struct Spill {
+    dir: PathBuf,
+    memory: usize,
+}
+
+/// What a trainer needs to go on after its process ended; its counts are in the run files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    runs: Vec<String>,
+    bytes: u64,
+    words: u64,
+    group_bytes: Vec<u64>,
 }
 
 /// What a training saw and made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// Bytes of text.
     pub bytes: u64,
@@ -103,33 +72,138 @@ pub struct Summary {
     pub merges: usize,
     /// Size of the vocabulary.
     pub vocab_size: usize,
+    /// Weighted groups: what each contributed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, Share>,
 }
 
 impl Trainer {
     /// An error if the settings cannot work.
     pub fn new(config: TrainerConfig) -> Result<Self> {
         config.check()?;
-        Ok(Self { counts: WordCounts::new(Pattern::Llama3 { digits: config.digits }), config })
+        Ok(Self { counts: WordCounts::default(), group_bytes: vec![0; config.weights.0.len().max(1)], spill: None, config })
     }
 
-    /// Count the words of some texts, on all threads.
+    /// Let word counts take about `memory` bytes and put what is more into sorted files in `dir`.
+    pub fn spill_to(&mut self, dir: impl Into<PathBuf>, memory: usize) {
+        self.spill = Some(Spill { dir: dir.into(), memory });
+    }
+
+    /// Count the words of some texts, on all threads. With weights this text belongs to no group and is left out.
     pub fn feed<T: AsRef<str> + Sync>(&mut self, texts: &[T]) {
-        self.counts.add(texts);
+        self.feed_group(texts, None);
     }
 
-    /// Merge pairs and make the tokenizer.
+    /// Count the words of texts of one group (see [`Weights::group`]).
+    pub fn feed_group<T: AsRef<str> + Sync>(&mut self, texts: &[T], group: Option<u8>) {
+        let group = match (self.config.weights.is_empty(), group) {
+            (true, _) => None,
+            (false, Some(group)) => Some(group),
+            (false, None) => return,
+        };
+        if let Some(bytes) = self.group_bytes.get_mut(usize::from(group.unwrap_or(0))) {
+            *bytes += texts.iter().map(|t| t.as_ref().len() as u64).sum::<u64>();
+        }
+        let pattern = self.config.pattern();
+        self.counts.add(texts, group, &|text, each| pattern.words(text).for_each(|word| each(word.as_bytes())));
+    }
+
+    /// True when counts take more memory than [`Trainer::spill_to`] allows: time for [`Trainer::save_counts`].
+    pub fn wants_to_spill(&self) -> bool {
+        // A table that grows holds its old slots too, and sorting needs room: spill at half.
+        self.spill.as_ref().is_some_and(|s| self.counts.memory() > s.memory / 2)
+    }
+
+    /// Put all counts on disk and say how to go on from there. Needs [`Trainer::spill_to`].
+    pub fn save_counts(&mut self) -> Result<Progress> {
+        let Some(spill) = &self.spill else {
+            return Err(Error::Train("internal: no folder for word counts".to_string()));
+        };
+        if self.counts.memory() > 0 {
+            self.counts.spill(&spill.dir.join(format!("{:05}.run", self.counts.runs().len())))?;
+        }
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Progress {
+            runs: self.counts.runs().iter().map(name).collect(),
+            bytes: self.counts.bytes(),
+            words: self.counts.words(),
+            group_bytes: self.group_bytes.clone(),
+        })
+    }
+
+    /// Go on from counts in the folder of [`Trainer::spill_to`].
+    pub fn resume(&mut self, progress: &Progress) {
+        if let Some(spill) = &self.spill {
+            let runs = progress.runs.iter().map(|name| spill.dir.join(name)).collect();
+            self.counts = WordCounts::resume(runs, progress.bytes, progress.words);
+            self.group_bytes.clone_from(&progress.group_bytes);
+        }
+    }
+
+    /// Bytes of text counted so far.
+    pub fn bytes(&self) -> u64 {
+        self.counts.bytes()
+    }
+
+    /// Learn and make the tokenizer.
     pub fn finish(self) -> Result<(Tokenizer, Summary)> {
+        self.finish_with(|_, _| true)
+    }
+
+    /// [`Trainer::finish`]; `keep_going` hears how many tokens of how many there are and may stop the training.
+    pub fn finish_with(self, mut keep_going: impl FnMut(usize, usize) -> bool) -> Result<(Tokenizer, Summary)> {
         if self.counts.is_empty() {
-            return Err(Error::Train("there is no text to learn from".to_string()));
+            let hint = if self.config.weights.is_empty() { "" } else { ": no text has a `lang` or `domain` that `weights` names" };
+            return Err(Error::Train(format!("there is no text to learn from{hint}")));
         }
         let (bytes, words) = (self.counts.bytes(), self.counts.words());
-        let wanted = self.config.vocab_size - 256 - SPECIAL_TOKENS.len();
-        let counted = self.counts.into_sorted();
-        let merges = merge::learn(&counted, wanted, self.config.min_frequency.max(1), self.config.max_token_bytes);
-        let tokenizer = build(&merges, self.config.digits)?;
-        let summary = Summary { bytes, words, unique_words: counted.len(), merges: merges.len(), vocab_size: tokenizer.vocab_size() };
+        let weighted = !self.config.weights.is_empty();
+        let factors = if weighted { self.config.weights.factors(&self.group_bytes) } else { Vec::new() };
+        let shares = if weighted { self.config.weights.shares(&self.group_bytes) } else { BTreeMap::new() };
+        let min_frequency = self.config.min_frequency.max(1).saturating_mul(if weighted { sampling::UNIT } else { 1 });
+        let counted = self.counts.into_words(&factors)?;
+        let unique_words = counted.len();
+        let (tokenizer, merges) = byte_level(counted, &self.config, min_frequency, &mut keep_going)?;
+        let summary = Summary { bytes, words, unique_words, merges, vocab_size: tokenizer.vocab_size(), weights: shares };
         Ok((tokenizer, summary))
     }
+}
+
+/// The bytes in the order of their ids.
+fn byte_order(config: &TrainerConfig) -> Vec<u8> {
+    let mut order: Vec<u8> = (0..=255).collect();
+    if config.byte_order == ByteOrder::Gpt2 {
+        order.sort_by_key(|&b| to_alphabet(&[b]));
+    }
+    order
+}
+
+fn byte_level(
+    counted: Words,
+    config: &TrainerConfig,
+    min_frequency: u64,
+    keep_going: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<(Tokenizer, usize)> {
+    let order = byte_order(config);
+    let mut id_of = [0u32; 256];
+    order.iter().zip(0..).for_each(|(&byte, id)| id_of[usize::from(byte)] = id);
+    let wanted = config.vocab_size - config.special_tokens.len();
+    let allowed = |text: &[u8]| text.len() <= config.max_token_bytes;
+    let words = counted.iter().map(|(word, count)| (word.iter().map(|&b| id_of[usize::from(b)]).collect(), count));
+    let tokens = order.iter().map(|&b| vec![b].into_boxed_slice()).collect();
+    let mut learner = Learner::new(tokens, (counted.len(), counted.total_bytes()), words, Limits { min_frequency, allowed: &allowed });
+    drop(counted);
+    let mut merges = Vec::new();
+    while learner.tokens().len() < wanted
+        && let Some(step) = learner.step()
+    {
+        merges.push(step.pair);
+        if merges.len() % 64 == 0 && !keep_going(learner.tokens().len(), wanted) {
+            return Err(Error::Train("interrupted".to_string()));
+        }
+    }
+    let tokens = learner.into_tokens();
+    Ok((save::byte_level_bpe(&tokens, &merges, config)?, merges.len()))
 }
 
 /// Train on texts. For more text than fits memory feed a [`Trainer`].
@@ -147,65 +221,4 @@ pub fn train<T: AsRef<str> + Sync>(texts: impl IntoIterator<Item = T>, config: &
     }
     trainer.feed(&batch);
     Ok(trainer.finish()?.0)
-}
-
-/// The tokenizer of a list of merges `(left id, right id)`.
-fn build(merges: &[(u32, u32)], digits: usize) -> Result<Tokenizer> {
-    let mut tokens: Vec<Vec<u8>> = (0..=255u8).map(|b| vec![b]).collect();
-    let mut rules = Vec::with_capacity(merges.len());
-    for &(left, right) in merges {
-        let (left, right) = (&tokens[left as usize], &tokens[right as usize]);
-        rules.push(json!([to_alphabet(left), to_alphabet(right)]));
-        let joined = [left.as_slice(), right].concat();
-        tokens.push(joined);
-    }
-    let vocab: Map<String, Value> = tokens.iter().enumerate().map(|(id, bytes)| (to_alphabet(bytes), id.into())).collect();
-    let added: Vec<Value> = SPECIAL_TOKENS
-        .iter()
-        .enumerate()
-        .map(|(i, token)| json!({"id": tokens.len() + i, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}))
-        .collect();
-    let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
-    let split = json!({"type": "Split", "pattern": {"Regex": Pattern::Llama3 { digits }.regex()}, "behavior": "Isolated", "invert": false});
-    let sequence = |id: &str, type_id: u8| json!({"Sequence": {"id": id, "type_id": type_id}});
-    let begin = |type_id: u8| json!({"SpecialToken": {"id": BEGIN_OF_TEXT, "type_id": type_id}});
-    let json = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": null,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level(false)]},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [begin(0), sequence("A", 0)],
-            "pair": [begin(0), sequence("A", 0), begin(1), sequence("B", 1)],
-            "special_tokens": {BEGIN_OF_TEXT: {"id": BEGIN_OF_TEXT, "ids": [tokens.len()], "tokens": [BEGIN_OF_TEXT]}},
-        },
-        "decoder": byte_level(true),
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            "ignore_merges": false,
-            "vocab": vocab,
-            "merges": rules,
-        },
-    });
-    let config = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BEGIN_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "pad_token": PAD,
-        "clean_up_tokenization_spaces": false,
-        "model_input_names": ["input_ids", "attention_mask"],
-    });
-    let Value::Object(config) = config else {
-        return Err(Error::Train("internal: the configuration is not an object".to_string()));
-    };
-    Tokenizer::from_parts(format!("{json:#}\n"), config, Some(ChatTemplate::new(DEFAULT_TEMPLATE)?), Path::new("tokenizer.json"))
 }

@@ -1,0 +1,143 @@
+//! What a training can be told, and what is refused before any text is read.
+
+use super::sampling::Weights;
+use crate::error::{Error, Result};
+use crate::pretokenize::Pattern;
+use serde::{Deserialize, Serialize};
+
+/// Text that begins a document.
+pub const BEGIN_OF_TEXT: &str = "<|begin_of_text|>";
+/// Text that ends a document.
+pub const END_OF_TEXT: &str = "<|end_of_text|>";
+/// Text that fills a batch.
+pub const PAD: &str = "<|pad|>";
+/// The special tokens of a tokenizer trained here, in id order.
+pub const SPECIAL_TOKENS: [&str; 12] = [
+    BEGIN_OF_TEXT,
+    END_OF_TEXT,
+    PAD,
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<think>",
+    "</think>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|image|>",
+];
+
+/// How byte-level BPE cuts text into words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pretokenizer {
+    /// GPT-2's pattern: numbers of any length are one word.
+    Gpt2,
+    /// Llama 3's (and cl100k's) pattern.
+    #[serde(alias = "cl100k")]
+    Llama3,
+    /// Qwen 2's pattern: Llama 3's with digits one by one.
+    Qwen2,
+}
+
+/// Order of the first 256 ids, which also decides ties between equally frequent pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ByteOrder {
+    /// Byte 0 is id 0.
+    #[default]
+    Byte,
+    /// The order of the characters that stand for bytes, `!` first: GPT-2's, and that of Hugging Face's `BpeTrainer`.
+    Gpt2,
+}
+
+/// Settings of a training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainerConfig {
+    /// Size of the vocabulary: 256 bytes, merges, special tokens. Little text may give less.
+    pub vocab_size: usize,
+    /// How text is cut; by default Llama 3's pattern with [`TrainerConfig::digits`].
+    pub pretokenizer: Option<Pretokenizer>,
+    /// Most digits in one word: 1 (each digit a token, good for arithmetic) or 3 (shorter).
+    pub digits: usize,
+    /// Order of the byte tokens.
+    pub byte_order: ByteOrder,
+    /// A pair that occurs less often is not merged.
+    pub min_frequency: u64,
+    /// Longest token in bytes.
+    pub max_token_bytes: usize,
+    /// In id order, after the merges.
+    pub special_tokens: Vec<String>,
+    /// Put before every text by `encode` with special tokens; empty for none.
+    pub bos_token: String,
+    /// Ends a document; empty for none.
+    pub eos_token: String,
+    /// Fills a batch; empty for none.
+    pub pad_token: String,
+    /// How much each language or domain counts; empty takes the text as it is.
+    pub weights: Weights,
+}
+
+impl Default for TrainerConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 4096,
+            pretokenizer: None,
+            digits: 1,
+            byte_order: ByteOrder::Byte,
+            min_frequency: 2,
+            max_token_bytes: 64,
+            special_tokens: SPECIAL_TOKENS.map(str::to_string).to_vec(),
+            bos_token: BEGIN_OF_TEXT.to_string(),
+            eos_token: END_OF_TEXT.to_string(),
+            pad_token: PAD.to_string(),
+            weights: Weights::default(),
+        }
+    }
+}
+
+impl TrainerConfig {
+    /// The pattern of byte-level BPE.
+    pub fn pattern(&self) -> Pattern {
+        match self.pretokenizer {
+            None => Pattern::Llama3 { digits: self.digits },
+            Some(Pretokenizer::Gpt2) => Pattern::Gpt2,
+            Some(Pretokenizer::Llama3) => Pattern::Llama3 { digits: 3 },
+            Some(Pretokenizer::Qwen2) => Pattern::Llama3 { digits: 1 },
+        }
+    }
+
+    /// An error that says what cannot work and what would.
+    pub fn check(&self) -> Result<()> {
+        let fail = |message: String| Err(Error::Train(message));
+        let least = 256 + self.special_tokens.len();
+        if self.vocab_size < least {
+            return fail(format!(
+                "vocab_size = {} is too small: 256 bytes and {} special tokens need {least}",
+                self.vocab_size,
+                self.special_tokens.len()
+            ));
+        }
+        if self.vocab_size > 1 << 20 {
+            return fail(format!("vocab_size = {}: at most {} is supported", self.vocab_size, 1 << 20));
+        }
+        if ![1, 3].contains(&self.digits) {
+            return fail(format!("digits = {}: expected 1 (digits one by one) or 3 (groups of up to three)", self.digits));
+        }
+        for (i, token) in self.special_tokens.iter().enumerate() {
+            if token.is_empty() {
+                return fail(format!("special_tokens[{i}] is empty: every special token needs a text"));
+            }
+            if self.special_tokens[..i].contains(token) {
+                return fail(format!("special_tokens has {token:?} twice: remove one"));
+            }
+        }
+        for (name, token) in [("bos_token", &self.bos_token), ("eos_token", &self.eos_token), ("pad_token", &self.pad_token)] {
+            if !token.is_empty() && !self.special_tokens.contains(token) {
+                return fail(format!("{name} = {token:?} is not among special_tokens: add it there, or set {name} = \"\" for none"));
+            }
+        }
+        self.weights.check()
+    }
+}
