@@ -2,7 +2,7 @@
 
 use super::ask::{Answer, Ask, Reference};
 use super::scene::{Bar, Cell, Colour, Content, Object, Scene, Shape};
-use super::wording::{Wording, capital, counted, each, fill, listed, plural};
+use super::wording::{Wording, capital, counted, fill, listed, plural};
 use llm_run::Rng;
 
 pub(super) struct English;
@@ -46,7 +46,7 @@ fn article(word: &str) -> &'static str {
 
 fn one(object: &Object) -> String {
     let words = format!("{}{} {}", if object.small { "small " } else { "" }, colour(object.colour), shape(object.shape));
-    format!("{} {words}", article(&words))
+    format!("{} {words} {}", article(&words), at(object.cell))
 }
 
 /// `two red circles and one star`, by what `words` makes of each kind and number.
@@ -131,7 +131,7 @@ impl Wording for English {
                     n => format!("{} shapes", number(n)),
                 };
                 vec![
-                    format!("{}.", capital(&listed(&each(objects, one, |o| at(o.cell), rng), "and"))),
+                    format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "and"))),
                     fill(&["{A}: {g}.", "The picture shows {a}: {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
                     format!("{}.", capital(&shapes)),
                     format!("{}.", capital(&colours)),

@@ -2,7 +2,7 @@
 
 use super::ask::{Answer, Ask, Reference};
 use super::scene::{Bar, Colour, Content, Object, Scene, Shape};
-use super::wording::{Wording, capital, counted, each, fill, listed, plural};
+use super::wording::{Wording, capital, counted, fill, listed, plural};
 use llm_run::Rng;
 
 pub(super) struct German;
@@ -91,7 +91,7 @@ fn indefinite(c: Colour, s: Shape, small: bool) -> String {
 }
 
 fn one(object: &Object) -> String {
-    indefinite(object.colour, object.shape, object.small)
+    format!("{} {}", indefinite(object.colour, object.shape, object.small), PLACES[object.cell.0])
 }
 
 /// `zwei rote Kreise und ein Stern`, by what `words` makes of each kind and number.
@@ -227,7 +227,7 @@ impl Wording for German {
                     n => format!("{} Figuren", number(n)),
                 };
                 vec![
-                    format!("{}.", capital(&listed(&each(objects, one, |o| PLACES[o.cell.0].to_string(), rng), "und"))),
+                    format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "und"))),
                     fill(&["{A}: {g}.", "Zu sehen: {a}, {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
                     format!("{}.", capital(&shapes)),
                     format!("{}.", capital(&colours)),

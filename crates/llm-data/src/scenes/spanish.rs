@@ -2,7 +2,7 @@
 
 use super::ask::{Answer, Ask, Reference};
 use super::scene::{Bar, Cell, Colour, Content, Object, Scene, Shape};
-use super::wording::{Wording, capital, counted, each, fill, listed, plural};
+use super::wording::{Wording, capital, counted, fill, listed, plural};
 use llm_run::Rng;
 
 pub(super) struct Spanish;
@@ -86,7 +86,7 @@ fn indefinite(c: Colour, s: Shape, small: bool) -> String {
 }
 
 fn one(object: &Object) -> String {
-    indefinite(object.colour, object.shape, object.small)
+    format!("{} {}", indefinite(object.colour, object.shape, object.small), PLACES[object.cell.0])
 }
 
 /// `dos círculos rojos y una estrella`, by what `words` makes of each kind and number.
@@ -214,7 +214,7 @@ impl Wording for Spanish {
                     n => format!("{} figuras", number(n)),
                 };
                 vec![
-                    format!("{}.", capital(&listed(&each(objects, one, |o| PLACES[o.cell.0].to_string(), rng), "y"))),
+                    format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "y"))),
                     fill(&["{A}: {g}.", "La imagen muestra {a}: {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
                     format!("{}.", capital(&shapes)),
                     format!("{}.", capital(&colours)),

@@ -68,16 +68,6 @@ pub(super) fn listed(items: &[String], and: &str) -> String {
     }
 }
 
-/// Every object by what it is and where, in any order, with the place after the thing or before it. So the place has to be found for the
-/// thing, or the thing for the place, and neither follows from the order of the grid.
-pub(super) fn each(objects: &[Object], what: impl Fn(&Object) -> String, place: impl Fn(&Object) -> String, rng: &mut Rng) -> Vec<String> {
-    let mut order: Vec<&Object> = objects.iter().collect();
-    rng.shuffle(&mut order);
-    let place_first = rng.chance(0.5);
-    let one = |o: &Object| if place_first { format!("{} {}", place(o), what(o)) } else { format!("{} {}", what(o), place(o)) };
-    order.into_iter().map(one).collect()
-}
-
 /// What objects are, told apart by `key`, with how many there are; the most frequent first.
 pub(super) fn counted<K: PartialEq>(objects: &[Object], key: impl Fn(&Object) -> K) -> Vec<(K, usize)> {
     let mut counts: Vec<(K, usize)> = Vec::new();

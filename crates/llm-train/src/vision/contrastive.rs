@@ -17,7 +17,7 @@ use llm_tensor::burn::tensor::Tensor;
 use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
 use llm_vision::contrastive::MAX_LOGIT_SCALE;
-use llm_vision::{ImageProcessor, Pair, PairConfig, PositionInit, TextBatch, VisionFamily};
+use llm_vision::{ImageProcessor, Pair, PairConfig, TextBatch, VisionFamily};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -60,8 +60,6 @@ pub struct PairSizes {
     pub max_position_embeddings: usize,
     /// CLIP: width of the features. SigLIP's are as wide as its vision tower.
     pub projection_dim: usize,
-    /// How the vision tower's positions start.
-    pub position_init: PositionInit,
 }
 
 impl Default for PairSizes {
@@ -74,7 +72,6 @@ impl Default for PairSizes {
             text: TowerSizes { num_hidden_layers: 2, ..TowerSizes::default() },
             max_position_embeddings: 64,
             projection_dim: 128,
-            position_init: PositionInit::Random,
         }
     }
 }
@@ -367,9 +364,9 @@ pub fn contrastive(config: ContrastiveConfig, out: &Path) -> Result<Outcome<Pair
         fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()),
     };
     let device = config.device.open()?.autodiff();
-    let (seed, positions) = (Seed(config.seed).stream("initial weights"), config.model.position_init);
+    let seed = Seed(config.seed).stream("initial weights");
     let mut objective = Contrastive { train, heldout, model: model.clone(), config, logits: None, logit_scale: None };
-    trainer.run(&mut objective, || Ok(Pair::init_with(&model, positions, seed, &device)?), &tokenizer)
+    trainer.run(&mut objective, || Ok(Pair::init(&model, seed, &device)?), &tokenizer)
 }
 
 #[cfg(test)]
