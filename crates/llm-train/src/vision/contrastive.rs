@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn captions_alike_stand_at_the_same_place_and_all_come_up() {
         let mut rng = Seed(1).rng();
-        let mut read = vec![false; 15];
+        let mut read = [false; 15];
         for _ in 0..400 {
             let places = CaptionChoice::Alike.places(&[15, 3, 15, 1], &mut rng);
             assert_eq!((places[0], places[0] / 5, 0), (places[2], places[1], places[3]), "five captions a language beside one a language");
