@@ -13,8 +13,8 @@
 //! | [`url`] | address lists | no |
 //!
 //! A profile measures signals and holds each against limits ([`limits`]); the settings of a profile are a table under its name. With
-//! `signals = true` every signal of every document is stored ([`signals`]), so that limits can be tried out without the text
-//! ([`whatif`]).
+//! `signals = true` every signal of every document is stored ([`crate::signals`]), so that limits can be tried out without the text
+//! ([`crate::whatif`]).
 
 pub mod c4;
 pub mod ccnet;
