@@ -136,6 +136,8 @@ def datatrove(archive, model, out):
     seconds["deduplicate"] = first + used() - before
     stage("remove, personal data, write", [JsonlReader(str(out / "filtered")), MinhashDedupFilter(str(out / "clusters")), PIIFormatter(),
                                            JsonlWriter(str(out / "final"))])
+    stats = json.loads((out / "logs/read, extract, language, filters/stats.json").read_text())
+    kept["read"] = next(int(s["stats"]["documents"]["total"]) for s in stats if "READER" in s["name"])
     for name in ("filtered", "final"):
         kept[name] = sum(sum(1 for _ in gzip.open(p, "rt")) for p in (out / name).glob("*.jsonl.gz"))
     print(json.dumps({"seconds": seconds, "kept": kept}))
@@ -143,8 +145,7 @@ def datatrove(archive, model, out):
 
 CONFIG = """
 input = ["{archive}"]
-unit_bytes = {unit_bytes}
-threads = {threads}
+threads = 1
 [paths]
 on_error = "skip"
 [[step]]
@@ -167,39 +168,59 @@ def rows(folder):
     return sum(pq.read_metadata(p).num_rows for p in pathlib.Path(folder).glob("*.parquet"))
 
 
-def ours(program, archive, model, out, threads=1, unit_bytes=1 << 26):
-    """Seconds of processor and wall time per command, and documents kept."""
+def ours(program, archive, model, out):
+    """Seconds of processor time per command, and documents read and kept."""
     config = out / "process.toml"
-    config.write_text(CONFIG.format(archive=archive, model=model, threads=threads, unit_bytes=unit_bytes))
-    seconds, wall = {}, {}
+    config.write_text(CONFIG.format(archive=archive, model=model))
+    seconds = {}
     for name, command in {
         "read, extract, language, filters": ["process", "--config", config, "--out", out / "process"],
         "deduplicate": ["dedup", "--set", f"input={out / 'process'}", "--set", "methods=['minhash']", "--out", out / "dedup"],
         "remove, personal data, write": ["redact", "--set", f"input={out / 'dedup'}", "--set", "pii.profile=datatrove", "--out", out / "final"],
     }.items():
-        before, start = used(), time.time()
-        done = subprocess.run([program, *map(str, command)], capture_output=True, text=True, env=os.environ | {"RAYON_NUM_THREADS": str(threads)})
+        before = used()
+        done = subprocess.run([program, *map(str, command)], capture_output=True, text=True, env=os.environ | {"RAYON_NUM_THREADS": "1"})
         if done.returncode:
             sys.exit(f"{name}: {done.stderr}")
-        seconds[name], wall[name] = used() - before, time.time() - start
-    return seconds, wall, {"filtered": rows(out / "process/documents"), "final": rows(out / "final/documents")}
+        seconds[name] = used() - before
+    read = json.loads((out / "process/funnel.json").read_text())["documents_in"]
+    return seconds, {"read": read, "filtered": rows(out / "process/documents"), "final": rows(out / "final/documents")}
 
 
-def threads(program, archives, model, scratch):
-    """Wall time of the first command, of MinHash, and of both, with one thread and with two."""
+def threads(program, data, scratch):
+    """Wall time of the filter chain and of MinHash as whole commands, with one thread and with two, over 200 MB of pieces of books."""
+    rng = random.Random(1)
+    texts = [p.read_text(encoding="utf-8", errors="replace") for p in sorted(data.glob("*/*.txt")) if "raw" not in p.name]
+    size, source = 0, scratch / "pieces.jsonl"
+    with open(source, "w", encoding="utf-8") as file:
+        while size < 40_000_000:
+            text, length = rng.choice(texts), rng.randrange(1500, 8000)
+            at = rng.randrange(max(1, len(text) - length))
+            size += len(text[at : at + length].encode())
+            file.write(json.dumps({"text": text[at : at + length]}, ensure_ascii=False) + "\n")
+
+    def run(n, *command):
+        start = time.time()
+        subprocess.run([program, *map(str, command)], check=True, capture_output=True, env=os.environ | {"RAYON_NUM_THREADS": str(n)})
+        return time.time() - start
+
+    run(2, "read", "--set", "sources=['paths']", "--set", f"paths.include=['{source}']", "--out", scratch / "pieces")
+    big = scratch / "pieces-x5"
+    big.mkdir()
+    for k in range(5):
+        for part in (scratch / "pieces/documents").glob("*.parquet"):
+            shutil.copy(part, big / f"part-{k:05}.parquet")
+    chain = ["filter", "--set", f"input='{big}'", "--set", "profiles=['gopher:datatrove','c4','fineweb']", "--set", "c4.terminal_punctuation=false"]
+    commands = {"filter chain": chain, "dedup, MinHash": ["dedup", "--set", f"input='{big}'", "--set", "methods=['minhash']"]}
     result = {}
-    for n in (1, 2, 1, 2):
-        out = scratch / f"threads{n}"
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        _, wall, _ = ours(program, archives, model, out, threads=n, unit_bytes=1 << 20)
-        for name, seconds in list(wall.items()) + [("all", sum(wall.values()))]:
-            entry = result.setdefault(name, {})
-            entry[str(n)] = min(seconds, entry.get(str(n), 1e9))
     print(f"{'wall seconds':<36} {'1 thread':>10} {'2 threads':>10} {'ratio':>7}")
-    for name, entry in result.items():
-        entry["ratio"] = entry["1"] / entry["2"]
-        print(f"{name:<36} {entry['1']:>10.2f} {entry['2']:>10.2f} {entry['ratio']:>7.2f}")
+    for name, command in commands.items():
+        best = {1: 1e9, 2: 1e9}
+        for n in (1, 2) * 3:
+            shutil.rmtree(scratch / "out", ignore_errors=True)
+            best[n] = min(best[n], run(n, *command, "--out", scratch / "out"))
+        result[name] = {"1": best[1], "2": best[2], "ratio": best[1] / best[2]}
+        print(f"{name:<36} {best[1]:>10.2f} {best[2]:>10.2f} {best[1] / best[2]:>7.2f}")
     return result
 
 
@@ -226,7 +247,7 @@ def main():
             number, size = write_archive(temp / "in/pages.warc.gz", pages(args.data, args.html, args.pages))
             print(f"{number} pages, {size / 1e6:.1f} MB of HTML")
             (temp / "ours").mkdir()
-            mine, _, kept = ours(program, temp / "in/pages.warc.gz", model, temp / "ours")
+            mine, kept = ours(program, temp / "in/pages.warc.gz", model, temp / "ours")
             done = subprocess.run([sys.executable, __file__, "--datatrove", temp / "in/pages.warc.gz", model, temp / "theirs"], capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr[-3000:])
@@ -236,14 +257,11 @@ def main():
             lines.append(("all", sum(peer["seconds"].values()), sum(mine.values())))
             for name, a, b in lines:
                 print(f"{name:<36} {a:>10.2f} {b:>10.2f} {a / b:>7.1f}")
+            print(f"read: {peer['kept']['read']} and {kept['read']} pages")
             print(f"kept after the filters: {peer['kept']['filtered']} and {kept['filtered']}; at the end: {peer['kept']['final']} and {kept['final']}")
             result = {"pages": number, "html_bytes": size, "datatrove": peer, "ours": {"seconds": mine, "kept": kept},
                       "ratio": lines[-1][1] / lines[-1][2], "unit": "processor time, one process, one thread"}
-        # Several times the pages, so that starting up does not count.
-        big = temp / "big"
-        big.mkdir()
-        write_archive(big / "pages.warc.gz", pages(args.data, args.html, 6 * args.pages))
-        result["threads"] = threads(program, big / "pages.warc.gz", model, temp)
+        result["threads"] = threads(program, args.data, temp)
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

@@ -1,11 +1,11 @@
-"""Training a tokenizer beside Hugging Face's `tokenizers`, `rustbpe` and `sentencepiece`, each in its own process.
+"""Training a tokenizer beside Hugging Face's `tokenizers` and `rustbpe`, each in its own process.
 
     python3 benches/peers/tokenizer_train.py --bin target/debug/llm-tokenizer --work /tmp/train --out benches/results/tokenizer_train.json
 
 Makes a text of `--megabytes` (books, code and pages from ../shared/data/corpora, then the sources of the crates in Cargo's
 registry, largest crates first; every 50th row is held out), trains the same vocabulary with each, and notes wall time, processor time
 and peak memory, whether merges are the same, and bytes per token on the held-out rows.
-Needs: pip install tokenizers sentencepiece rustbpe
+Needs: pip install tokenizers rustbpe
 """
 
 import argparse, glob, json, os, random, resource, subprocess, sys, time
@@ -82,20 +82,6 @@ def rustbpe(train, out, vocab, kind):
     json.dump([list(b) for b, _ in sorted(t.get_mergeable_ranks(), key=lambda x: x[1])], open(out, "w"))
 
 
-def spm(train, out, vocab, kind):
-    import sentencepiece as s
-
-    # One sentence a line, as its users do; `identity` so that both see the same characters.
-    def lines():
-        for text in texts(train):
-            yield from (line for line in text.split("\n") if line.strip())
-
-    s.SentencePieceTrainer.train(
-        sentence_iterator=lines(), model_prefix=out, vocab_size=vocab, model_type=kind, byte_fallback=True, character_coverage=0.9995,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, num_threads=2, max_sentence_length=100000, minloglevel=1,
-    )
-
-
 def measured(argv, env=None):
     start = time.time()
     pid = os.fork()
@@ -125,20 +111,17 @@ def main():
     a.add_argument("--work", default="/tmp/tokenizer_train")
     a.add_argument("--megabytes", type=int, default=200)
     a.add_argument("--vocab", type=int, default=32768)
-    a.add_argument("--pieces", type=int, default=8000)
-    a.add_argument("--piece-megabytes", type=int, default=9)
-    a.add_argument("--only", default="bpe,pieces")
     a.add_argument("--out")
     a.add_argument("--child", nargs=5)
     a = a.parse_args()
     if a.child:
         name, train, out, vocab, kind = a.child
-        {"hf": hf, "rustbpe": rustbpe, "spm": spm}[name](train, out, int(vocab), kind)
+        {"hf": hf, "rustbpe": rustbpe}[name](train, out, int(vocab), kind)
         return
     root = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
     os.makedirs(a.work, exist_ok=True)
     train, held, made_of = make_text(root, a.work, a.megabytes)
-    result = {"command": " ".join(sys.argv), "train_bytes": os.path.getsize(train), "made_of_bytes": made_of, "vocab_size": a.vocab, "threads": 2}
+    result = {"train_bytes": os.path.getsize(train), "made_of_bytes": made_of, "vocab_size": a.vocab, "threads": 2}
     me = [sys.executable, os.path.abspath(__file__), "--child"]
 
     def ours(out, *sets, threads="2", text=train):
@@ -147,67 +130,37 @@ def main():
             argv += ["--set", s]
         return measured(argv, {"RAYON_NUM_THREADS": threads})
 
-    if "bpe" in a.only:
-        plain = ["special_tokens=[]", 'bos_token=""', 'eos_token=""', 'pad_token=""', "pretokenizer=llama3", "byte_order=gpt2", f"vocab_size={a.vocab}", "max_token_bytes=1000000"]
-        bpe = {"llm-tokenizer": ours(f"{a.work}/ours", *plain), "tokenizers": measured(me + ["hf", train, f"{a.work}/hf.json", str(a.vocab), "llama3"])}
-        try:
-            import rustbpe as _
+    plain = ["special_tokens=[]", 'bos_token=""', 'eos_token=""', 'pad_token=""', "pretokenizer=llama3", "byte_order=gpt2", f"vocab_size={a.vocab}", "max_token_bytes=1000000"]
+    bpe = {"llm-tokenizer": ours(f"{a.work}/ours", *plain), "tokenizers": measured(me + ["hf", train, f"{a.work}/hf.json", str(a.vocab), "llama3"])}
+    try:
+        import rustbpe as _
 
-            bpe["rustbpe"] = measured(me + ["rustbpe", train, f"{a.work}/rustbpe.json", str(a.vocab), "llama3"])
-        except ImportError:
-            print("rustbpe is not installed", file=sys.stderr)
-        o, h = bpe["llm-tokenizer"], bpe["tokenizers"]
-        result["bpe"] = bpe
-        result["bpe_ratio"] = {k: round(h[k] / o[k], 2) for k in o}
-        mine, theirs = merges(f"{a.work}/ours/tokenizer.json"), merges(f"{a.work}/hf.json")
-        same = next((i for i, (x, y) in enumerate(zip(mine, theirs)) if x != y), min(len(mine), len(theirs)))
-        result["merges"] = {"ours": len(mine), "tokenizers": len(theirs), "same_prefix": same, "shared": len({tuple(m) for m in mine} & {tuple(m) for m in theirs})}
-        result["bytes_per_token"] = {"llm-tokenizer": round(bytes_per_token(f"{a.work}/ours/tokenizer.json", held), 4), "tokenizers": round(bytes_per_token(f"{a.work}/hf.json", held), 4)}
-        shuffled = os.path.join(a.work, "shuffled.jsonl")
-        lines = open(train).readlines()
-        random.Random(5).shuffle(lines)
-        open(shuffled, "w").writelines(lines)
-        del lines
-        expected = open(f"{a.work}/ours/tokenizer.json").read()
-        result["identical"] = {}
-        for threads in ["1", "8"]:
-            ours(f"{a.work}/ours{threads}", *plain, threads=threads, text=shuffled)
-            result["identical"][f"{threads} threads, shuffled"] = open(f"{a.work}/ours{threads}/tokenizer.json").read() == expected
-        result["capped"] = ours(f"{a.work}/capped", *plain, "memory=64MiB")
-        result["identical"]["memory=64MiB"] = open(f"{a.work}/capped/tokenizer.json").read() == expected
-    if "pieces" in a.only:
-        small = os.path.join(a.work, "small.jsonl")
-        left = a.piece_megabytes * 1000 * 1000
-        with open(small, "w") as f:
-            for line in open(train):
-                left -= len(line.encode())
-                if left < 0:
-                    break
-                f.write(line)
-        import sentencepiece as s
-
-        parts = [line for text in texts(held) for line in text.split("\n") if line.strip()][:20000]
-        size = sum(len(p.encode()) for p in parts)
-        for kind, model in [("bpe", "sentencepiece_bpe"), ("unigram", "unigram")]:
-            cost = {"sentencepiece": measured(me + ["spm", small, f"{a.work}/spm_{kind}", str(a.pieces), kind])}
-            cost["llm-tokenizer"] = ours(f"{a.work}/ours_{kind}", f"model={model}", f"vocab_size={a.pieces}", "special_tokens=[\"<unk>\",\"<s>\",\"</s>\"]", 'bos_token="<s>"', 'eos_token="</s>"', 'pad_token=""', text=small)
-            p = s.SentencePieceProcessor(model_file=f"{a.work}/spm_{kind}.model")
-            theirs = {p.id_to_piece(i) for i in range(p.get_piece_size()) if not (p.is_byte(i) or p.is_control(i) or p.is_unknown(i))}
-            vocab = json.load(open(f"{a.work}/ours_{kind}/tokenizer.json"))["model"]["vocab"]
-            mine = {v if isinstance(v, str) else v[0] for v in vocab}
-            mine = {m for m in mine if not (m in ("<unk>", "<s>", "</s>") or (m.startswith("<0x") and len(m) == 6))}
-            from tokenizers import Tokenizer
-
-            t = Tokenizer.from_file(f"{a.work}/ours_{kind}/tokenizer.json")
-            n_mine = sum(len(e.ids) for e in t.encode_batch(parts, add_special_tokens=False))
-            n_theirs = sum(len(x) for x in p.encode(parts))
-            result[kind + "_pieces"] = {**cost, "f1": round(2 * len(mine & theirs) / (len(mine) + len(theirs)), 4), "pieces": [len(mine), len(theirs)],
-                "bytes_per_token": {"llm-tokenizer": round(size / n_mine, 4), "sentencepiece": round(size / n_theirs, 4)}}
+        bpe["rustbpe"] = measured(me + ["rustbpe", train, f"{a.work}/rustbpe.json", str(a.vocab), "llama3"])
+    except ImportError:
+        print("rustbpe is not installed", file=sys.stderr)
+    o, h = bpe["llm-tokenizer"], bpe["tokenizers"]
+    result["bpe"] = bpe
+    result["bpe_ratio"] = {k: round(h[k] / o[k], 2) for k in o}
+    mine, theirs = merges(f"{a.work}/ours/tokenizer.json"), merges(f"{a.work}/hf.json")
+    same = next((i for i, (x, y) in enumerate(zip(mine, theirs)) if x != y), min(len(mine), len(theirs)))
+    result["merges"] = {"ours": len(mine), "tokenizers": len(theirs), "same_prefix": same, "shared": len({tuple(m) for m in mine} & {tuple(m) for m in theirs})}
+    result["bytes_per_token"] = {"llm-tokenizer": round(bytes_per_token(f"{a.work}/ours/tokenizer.json", held), 4), "tokenizers": round(bytes_per_token(f"{a.work}/hf.json", held), 4)}
+    shuffled = os.path.join(a.work, "shuffled.jsonl")
+    lines = open(train).readlines()
+    random.Random(5).shuffle(lines)
+    open(shuffled, "w").writelines(lines)
+    del lines
+    expected = open(f"{a.work}/ours/tokenizer.json").read()
+    result["identical"] = {}
+    for threads in ["1", "8"]:
+        ours(f"{a.work}/ours{threads}", *plain, threads=threads, text=shuffled)
+        result["identical"][f"{threads} threads, shuffled"] = open(f"{a.work}/ours{threads}/tokenizer.json").read() == expected
+    result["capped"] = ours(f"{a.work}/capped", *plain, "memory=64MiB")
+    result["identical"]["memory=64MiB"] = open(f"{a.work}/capped/tokenizer.json").read() == expected
     print(json.dumps(result, indent=1))
     if a.out:
-        old = json.load(open(a.out)) if os.path.exists(a.out) else {}
-        json.dump({**old, **result}, open(a.out, "w"), indent=1)
-        open(a.out, "a").write("\n")
+        with open(a.out, "w") as f:
+            f.write(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

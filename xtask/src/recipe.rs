@@ -224,8 +224,12 @@ mod tests {
 
     #[test]
     fn the_recipes_are_sound_and_survive_a_round_trip() {
-        let vision = [("vision", include_str!("../recipes/vision.toml")), ("vision-ci", include_str!("../recipes/vision-ci.toml"))];
-        for (name, text) in crate::quickstart::RECIPES.into_iter().chain(vision) {
+        let others = [
+            ("vision", include_str!("../recipes/vision.toml")),
+            ("vision-ci", include_str!("../recipes/vision-ci.toml")),
+            ("crawl", include_str!("../recipes/crawl.toml")),
+        ];
+        for (name, text) in crate::quickstart::RECIPES.into_iter().chain(others) {
             let recipe = Recipe::parse(text, name).unwrap();
             let again = Recipe::parse(&toml::to_string(&recipe).unwrap(), name).unwrap();
             assert_eq!(toml::to_string(&again).unwrap(), toml::to_string(&recipe).unwrap());

@@ -329,7 +329,7 @@ fn what_if_is_what_the_stage_would_do() {
     let wider = what_if(&out, &["gopher:datatrove.max_dup_line_frac=inf".into(), "gopher:datatrove.max_dup_line_char_frac=inf".into()]).unwrap();
     assert!(wider.gained > 5 && wider.lost == 0);
     let refused = |set: &str| what_if(&out, &[set.into()]).unwrap_err().to_string();
-    assert!(refused("c4.terminal_punctuation=false").contains("changes what is measured"));
+    assert!(refused("c4.terminal_punctuation=false").contains("run `llm-data filter`"));
     assert!(refused("profiles=['c4']").contains("was not measured"));
     let (all, funnel) = distributions(&out).unwrap();
     let lines = all.iter().find(|d| d.signal == "gopher:datatrove/dup_line_frac").unwrap();

@@ -72,6 +72,32 @@ pub fn suggest(message: &str) -> String {
     }
 }
 
+/// Bytes of `512MiB`, `8GiB`, `2GB`, `1000000`.
+pub fn parse_bytes(text: &str) -> Result<usize> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1.0),
+        "k" | "kib" => Some(1024.0),
+        "m" | "mib" => Some(1024.0 * 1024.0),
+        "g" | "gib" => Some(1024.0 * 1024.0 * 1024.0),
+        "t" | "tib" => Some(1024.0 * 1024.0 * 1024.0 * 1024.0),
+        "kb" => Some(1e3),
+        "mb" => Some(1e6),
+        "gb" => Some(1e9),
+        "tb" => Some(1e12),
+        _ => None,
+    };
+    match (number.parse::<f64>(), factor) {
+        (Ok(number), Some(factor)) => Ok((number * factor) as usize),
+        _ => Err(Error::Config {
+            origin: "configuration".into(),
+            message: format!("`{text}` is no amount of memory; write it like 512MiB, 8GiB or 2GB"),
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +133,16 @@ mod tests {
         override_with(&mut table, "a=1").unwrap();
         assert!(override_with(&mut table, "a.b=2").unwrap_err().to_string().contains("`a`"));
         assert!(override_with(&mut table, "novalue").unwrap_err().to_string().contains("key=value"));
+    }
+
+    #[test]
+    fn amounts_of_memory() {
+        assert_eq!(parse_bytes("1GiB").unwrap(), 1 << 30);
+        assert_eq!(parse_bytes("1.5 MiB").unwrap(), 3 << 19);
+        assert_eq!(parse_bytes("2GB").unwrap(), 2_000_000_000);
+        assert_eq!(parse_bytes("4096").unwrap(), 4096);
+        for wrong in ["", "GiB", "1 parsec", "1..2G", "-1G"] {
+            assert!(parse_bytes(wrong).unwrap_err().to_string().contains("8GiB"), "{wrong}");
+        }
     }
 }

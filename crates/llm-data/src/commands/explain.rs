@@ -58,9 +58,9 @@ fn stages(run: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// The stages of a run folder that had documents, in the order in which they ran.
+/// The stages of a run folder that had documents, in their order.
 fn inner_stages(run: &Path) -> Result<Vec<PathBuf>> {
-    // Stages that began in the same second are told apart by what usually comes first.
+    // By what usually comes first, since a stage that was left unchanged may be older than one before it; then by when they began.
     const USUAL: [&str; 9] = ["read", "process", "filter", "dedup", "decontaminate", "redact", "clean", "mix", "split"];
     let entries = std::fs::read_dir(run).with_context(|| format!("{}: cannot read", run.display()))?;
     let mut found = Vec::new();
@@ -69,7 +69,7 @@ fn inner_stages(run: &Path) -> Result<Vec<PathBuf>> {
         let manifest = std::fs::read(path.join("manifest.json")).unwrap_or_default();
         let started = serde_json::from_slice::<serde_json::Value>(&manifest).ok().and_then(|m| m["started_at"].as_u64()).unwrap_or(0);
         let usual = USUAL.iter().position(|u| *u == name).unwrap_or(USUAL.len());
-        found.push((started, usual, name, path));
+        found.push((usual, started, name, path));
     }
     found.sort();
     Ok(found.into_iter().map(|(.., path)| path).collect())

@@ -10,7 +10,7 @@ pub struct StatsArgs {
     /// A stage's output folder, a folder of Parquet parts, or one part
     #[arg(required_unless_present = "signals")]
     folder: Option<PathBuf>,
-    /// Output folder of `filter` with signals=true: quantiles, histograms and the funnel
+    /// Output folder of `filter` or `process` with signals=true: quantiles, histograms and the funnel
     #[arg(long, conflicts_with = "folder")]
     signals: Option<PathBuf>,
     /// Print JSON instead of a table

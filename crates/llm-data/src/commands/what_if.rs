@@ -7,10 +7,10 @@ use std::path::PathBuf;
 /// Flags of the command.
 #[derive(Debug, clap::Args)]
 pub struct WhatIfArgs {
-    /// Output folder of `filter` with signals=true, or its signals/ folder
+    /// Output folder of `filter` or `process` with signals=true, or its signals/ folder
     #[arg(long)]
     signals: PathBuf,
-    /// Limits to try, e.g. gopher:datatrove.max_dup_line_frac=0.2; `inf` switches a limit off
+    /// Limits to try, e.g. gopher:datatrove.max_dup_line_frac=0.2, of `process` also language.min_score=0.8; `inf` switches a limit off
     #[arg(long)]
     set: Vec<String>,
     /// Print JSON instead of a table
@@ -21,7 +21,7 @@ pub struct WhatIfArgs {
 /// Print the two funnels.
 pub fn run(args: &WhatIfArgs) -> Result<()> {
     if !args.signals.is_dir() {
-        bail!("{}: no such folder; give the output folder of `llm-data filter --set signals=true`", args.signals.display());
+        bail!("{}: no such folder; give the output folder of `llm-data filter` or `process` with --set signals=true", args.signals.display());
     }
     let result = what_if(&args.signals, &args.set)?;
     if args.json {

@@ -145,7 +145,7 @@ impl DedupConfig {
 
     /// Bytes to work in.
     pub fn memory_bytes(&self) -> Result<usize> {
-        let bytes = parse_bytes(&self.memory)?;
+        let bytes = llm_run::config::parse_bytes(&self.memory)?;
         if bytes < LEAST_MEMORY {
             return Err(Error::Config(format!("dedup: memory = {:?} is too little to work in; at least 64KiB", self.memory)));
         }
@@ -181,43 +181,9 @@ impl DedupConfig {
     }
 }
 
-/// `512MiB`, `8GiB`, `2GB`, `1000000`.
-pub fn parse_bytes(text: &str) -> Result<usize> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => Some(1.0),
-        "k" | "kib" => Some(1024.0),
-        "m" | "mib" => Some(1024.0 * 1024.0),
-        "g" | "gib" => Some(1024.0 * 1024.0 * 1024.0),
-        "t" | "tib" => Some(1024.0 * 1024.0 * 1024.0 * 1024.0),
-        "kb" => Some(1e3),
-        "mb" => Some(1e6),
-        "gb" => Some(1e9),
-        "tb" => Some(1e12),
-        _ => None,
-    };
-    match (number.parse::<f64>(), factor) {
-        (Ok(number), Some(factor)) => Ok((number * factor) as usize),
-        _ => Err(Error::Config(format!("`{text}` is no amount of memory; write it like 512MiB, 8GiB or 2GB"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn amounts_of_memory() {
-        assert_eq!(parse_bytes("1GiB").unwrap(), 1 << 30);
-        assert_eq!(parse_bytes("1.5 MiB").unwrap(), 3 << 19);
-        assert_eq!(parse_bytes("2GB").unwrap(), 2_000_000_000);
-        assert_eq!(parse_bytes("4096").unwrap(), 4096);
-        for wrong in ["", "GiB", "1 parsec", "1..2G", "-1G"] {
-            assert!(parse_bytes(wrong).unwrap_err().to_string().contains("8GiB"), "{wrong}");
-        }
-    }
 
     #[test]
     fn settings_that_cannot_work_are_refused() {

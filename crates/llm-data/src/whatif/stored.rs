@@ -63,14 +63,13 @@ fn limits(kind: &str) -> &'static [&'static str] {
     match kind {
         "language" => &["min_score", "min_share"],
         "classifier" => &["min", "max"],
-        "perplexity" => &["keep"],
         "words" => &["max_matches", "max_share"],
         _ => &[],
     }
 }
 
-fn refused(name: &str) -> Error {
-    Error::Config(format!("{name}: changing it changes what is measured, not only where the limits are; run the command again with it"))
+fn refused(name: &str, command: &str) -> Error {
+    Error::Config(format!("{name}: changing it changes what is measured, not only where the limits are; run `llm-data {command}` with it"))
 }
 
 impl Stored {
@@ -96,7 +95,7 @@ impl Stored {
     fn filter_rules(&self, names: &[String], sets: &[String]) -> Result<Vec<Rule>> {
         let before: FilterConfig = llm_run::config::load(Some(&self.path), &[])?;
         let now: FilterConfig = llm_run::config::load(Some(&self.path), sets)?;
-        same_measures(&before, &now)?;
+        same_measures(&before, &now, "filter")?;
         let measured = |profile: &str| names.iter().any(|n| n.split_once('/').is_some_and(|(p, _)| p == profile));
         if let Some(missing) = now.profiles.iter().find(|p| PROFILES.contains(&p.as_str()) && !measured(p)) {
             return Err(Error::Config(format!("profiles: `{missing}` was not measured; run `llm-data filter --set signals=true` with it")));
@@ -130,13 +129,13 @@ impl Stored {
             let of = |all: &Table| all.get(kind).and_then(Value::as_table).cloned().unwrap_or_default();
             let (old, mut new) = (of(&before), of(&now));
             if PROFILES.contains(&kind.as_str()) {
-                same_measures(&steps::profile_config(kind, old)?, &steps::profile_config(kind, new.clone())?)?;
+                same_measures(&steps::profile_config(kind, old)?, &steps::profile_config(kind, new.clone())?, "process")?;
                 rules.extend(profile_rules(&steps::profile_config(kind, new)?)?);
                 continue;
             }
             let changed = old.keys().chain(new.keys()).find(|key| old.get(*key) != new.get(*key) && !limits(kind).contains(&key.as_str()));
             if let Some(key) = changed {
-                return Err(refused(&format!("{kind}.{key}")));
+                return Err(refused(&format!("{kind}.{key}"), "process"));
             }
             new.insert("kind".into(), Value::String(kind.clone()));
             rules.extend(steps::build(&[new])?.iter().flat_map(|step| step.rules()));
@@ -145,9 +144,9 @@ impl Stored {
     }
 }
 
-fn same_measures(before: &FilterConfig, now: &FilterConfig) -> Result<()> {
+fn same_measures(before: &FilterConfig, now: &FilterConfig, command: &str) -> Result<()> {
     match measuring(before).into_iter().zip(measuring(now)).find(|((_, old), (_, new))| old != new) {
-        Some(((name, _), _)) => Err(refused(name)),
+        Some(((name, _), _)) => Err(refused(name, command)),
         None => Ok(()),
     }
 }

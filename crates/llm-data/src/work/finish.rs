@@ -131,12 +131,13 @@ fn pretty(value: &impl serde::Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
-/// Files of units that the plan no longer has, or of signals that are no longer asked for.
+/// Files of units that the plan no longer has, and signals and replaced personal data that are no longer asked for.
 fn remove_surplus(config: &ProcessConfig, out: &Location, units: usize) -> Result<()> {
     for kind in ["units", "documents", "dropped", "signals", "private"] {
+        let unwanted = kind == "signals" && !config.signals || kind == "private" && !config.keeps_replaced(out);
         for object in store::list(&out.join(kind))? {
             let digits: String = object.relative.chars().filter(char::is_ascii_digit).collect();
-            if digits.parse::<usize>().is_ok_and(|n| n >= units) || kind == "signals" && !config.signals {
+            if digits.parse::<usize>().is_ok_and(|n| n >= units) || unwanted {
                 store::delete(&object.location)?;
             }
         }

@@ -26,6 +26,7 @@ pub mod unit;
 
 use crate::error::{Error, Result};
 use crate::read::paths::PathsConfig;
+use crate::store::Location;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use toml::{Table, Value};
@@ -46,8 +47,9 @@ pub struct ProcessConfig {
     pub unit_bytes: u64,
     /// Store every measured value of every document in `signals/`.
     pub signals: bool,
-    /// Keep what `pii` steps replace in `private/`, which only its owner can read, so that `llm-data unredact` can put it back.
-    pub reversible: bool,
+    /// Keep what `pii` steps replace in `private/`, so that `llm-data unredact` can put it back. Unset: on a disk, where only its owner can
+    /// read it, but not in a bucket, where it would lie as open as the documents.
+    pub reversible: Option<bool>,
     /// Benchmark files and folders whose text has to go; `llm-data process` fills in `$LLM_BENCHMARKS`. Without a `decontaminate` step in
     /// `step` one is put before the first `pii` or `redact`, or at the end.
     pub benchmarks: Vec<PathBuf>,
@@ -64,7 +66,7 @@ impl Default for ProcessConfig {
             paths: PathsConfig::default(),
             unit_bytes: 64 << 20,
             signals: false,
-            reversible: true,
+            reversible: None,
             benchmarks: Vec::new(),
             threads: 0,
             step: Vec::new(),
@@ -72,25 +74,33 @@ impl Default for ProcessConfig {
     }
 }
 
+fn is_kind(step: &Table, kind: &str) -> bool {
+    step.get("kind").and_then(Value::as_str) == Some(kind)
+}
+
 impl ProcessConfig {
     /// The steps in their order, with the one that the benchmarks ask for.
     pub fn steps(&self) -> Vec<Table> {
-        let is = |step: &Table, kind: &str| step.get("kind").and_then(Value::as_str) == Some(kind);
         let mut steps = self.step.clone();
-        if self.benchmarks.is_empty() || steps.iter().any(|s| is(s, "decontaminate")) {
+        if self.benchmarks.is_empty() || steps.iter().any(|s| is_kind(s, "decontaminate")) {
             return steps;
         }
         let files = self.benchmarks.iter().map(|b| Value::String(b.to_string_lossy().into_owned()));
         let build = Table::from_iter([("benchmarks".to_string(), Value::Array(files.collect()))]);
         let step = Table::from_iter([("kind".to_string(), Value::String("decontaminate".into())), ("build".to_string(), Value::Table(build))]);
-        let at = steps.iter().position(|s| is(s, "pii") || is(s, "redact")).unwrap_or(steps.len());
+        let at = steps.iter().position(|s| is_kind(s, "pii") || is_kind(s, "redact")).unwrap_or(steps.len());
         steps.insert(at, step);
         steps
     }
 
     /// True when what is evaluated later is looked for.
     pub fn decontaminates(&self) -> bool {
-        self.steps().iter().any(|s| s.get("kind").and_then(Value::as_str) == Some("decontaminate"))
+        self.steps().iter().any(|s| is_kind(s, "decontaminate"))
+    }
+
+    /// True when what is replaced is kept beside the documents.
+    pub fn keeps_replaced(&self, out: &Location) -> bool {
+        self.reversible.unwrap_or(out.as_local().is_some()) && self.step.iter().any(|s| is_kind(s, "pii"))
     }
 
     /// What no type can refuse.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// Changes when the files of a unit change their form.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// A file of a complete unit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

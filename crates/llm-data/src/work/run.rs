@@ -165,7 +165,7 @@ impl Stage<'_> {
             documents,
             dropped: Writer::create(&self.out.join(&output_name("dropped", unit)))?,
             signals: if self.config.signals { Some(SignalWriter::create(&self.out.join(&output_name("signals", unit)), &rules)?) } else { None },
-            replaced: (self.config.reversible && self.steps.iter().any(|s| s.name().starts_with("pii"))).then(Vec::new),
+            replaced: self.config.keeps_replaced(self.out).then(Vec::new),
             place,
             funnel: Funnel { stage: "process".into(), steps, ..Funnel::default() },
             rows: Vec::new(),

@@ -1,6 +1,6 @@
 //! `train`: learn a vocabulary.
 
-use super::{PROGRAM, text_files};
+use super::{BATCH_BYTES, PROGRAM, text_files};
 use anyhow::{Context, Result, bail};
 use llm_run::Run;
 use llm_run::program::{catch_interrupts, interrupted};
@@ -12,8 +12,6 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Bytes of text handed to the threads at once.
-const BATCH_BYTES: usize = 8 << 20;
 /// Counts are put on disk at least so often, so that a killed run loses no more than this many bytes of text.
 const CHECKPOINT_BYTES: u64 = 1 << 30;
 
@@ -92,27 +90,6 @@ impl Config {
     }
 }
 
-/// `1GiB`, `512MiB`, `64MB` or plain bytes.
-fn parse_memory(text: &str) -> Result<usize> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
-    let unit: u64 = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kib" | "k" => 1 << 10,
-        "mib" | "m" => 1 << 20,
-        "gib" | "g" => 1 << 30,
-        "kb" => 1000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        _ => bail!("memory = {text:?}: expected a number with KiB, MiB, GiB, KB, MB or GB, e.g. \"1GiB\""),
-    };
-    let number: f64 = digits.parse().with_context(|| format!("memory = {text:?}: expected a number with a unit, e.g. \"1GiB\""))?;
-    let bytes = number * unit as f64;
-    if bytes < 1_048_576.0 {
-        bail!("memory = {text:?}: at least 1MiB");
-    }
-    Ok(bytes as usize)
-}
-
 /// What a killed run left: enough to go on.
 #[derive(Debug, Serialize, Deserialize)]
 struct Checkpoint {
@@ -138,7 +115,10 @@ impl Train {
             bail!("`documents` is empty: give text files, e.g. --set documents='[\"sample.jsonl\"]'");
         }
         let mut trainer = Trainer::new(settings.clone())?;
-        let memory = config.memory.as_deref().map_or(Ok(4 << 30), parse_memory)?;
+        let memory = config.memory.as_deref().map_or(Ok(4 << 30), llm_run::config::parse_bytes)?;
+        if memory < 1 << 20 {
+            bail!("memory = {memory} bytes: at least 1MiB");
+        }
         let mut run = Run::start(out, PROGRAM, "train", &config)?;
         let work = run.path(".counts");
         trainer.spill_to(&work, memory);
@@ -167,6 +147,7 @@ impl Train {
 
 /// Print the training of the toy corpus, or of the documents given, step by step.
 fn show_steps(config: &Config, settings: &TrainerConfig) -> Result<()> {
+    settings.check()?;
     let mut words: Vec<(String, u64)> = trainer::TOY_CORPUS.iter().map(|&(word, count)| (word.to_string(), count)).collect();
     if !config.documents.is_empty() {
         let mut counts = std::collections::BTreeMap::new();

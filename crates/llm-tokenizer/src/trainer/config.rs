@@ -1,6 +1,6 @@
 //! What a training can be told, and what is refused before any text is read.
 
-use super::sampling::Weights;
+use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::pretokenize::Pattern;
 use serde::{Deserialize, Serialize};

@@ -18,7 +18,7 @@ const SHARDS: usize = 16;
 /// Stands between a word and its group.
 const GROUP: u8 = 0xFF;
 
-/// How text is cut into words: byte-level patterns or blanks. Called for every text with a function to call for every word.
+/// How text is cut into words: called for every text with a function to call for every word.
 pub type Cut<'a> = &'a (dyn Fn(&str, &mut dyn FnMut(&[u8])) + Sync);
 
 /// Word counts of everything added so far.

@@ -10,15 +10,16 @@ mod config;
 mod count;
 mod merge;
 mod runs;
-mod sampling;
+
 mod save;
 mod table;
 mod trace;
+mod weights;
 mod words;
 
 pub use config::{BEGIN_OF_TEXT, ByteOrder, END_OF_TEXT, PAD, Pretokenizer, SPECIAL_TOKENS, TrainerConfig};
-pub use sampling::{Share, Weights};
 pub use trace::{TOY_CORPUS, trace};
+pub use weights::{Share, Weights};
 
 use crate::byte_level::to_alphabet;
 use crate::error::{Error, Result};
@@ -160,7 +161,7 @@ impl Trainer {
         let weighted = !self.config.weights.is_empty();
         let factors = if weighted { self.config.weights.factors(&self.group_bytes) } else { Vec::new() };
         let shares = if weighted { self.config.weights.shares(&self.group_bytes) } else { BTreeMap::new() };
-        let min_frequency = self.config.min_frequency.max(1).saturating_mul(if weighted { sampling::UNIT } else { 1 });
+        let min_frequency = self.config.min_frequency.max(1).saturating_mul(if weighted { weights::UNIT } else { 1 });
         let counted = self.counts.into_words(&factors)?;
         let unique_words = counted.len();
         let (tokenizer, merges) = byte_level(counted, &self.config, min_frequency, &mut keep_going)?;

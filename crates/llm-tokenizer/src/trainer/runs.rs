@@ -29,24 +29,24 @@ pub fn write<'a>(path: &Path, words: impl Iterator<Item = (&'a [u8], u64)>) -> R
 }
 
 /// A run being written.
-pub struct Writer {
+struct Writer {
     path: PathBuf,
     file: AtomicFile,
     records: u64,
 }
 
 impl Writer {
-    pub fn create(path: &Path) -> Result<Self> {
+    fn create(path: &Path) -> Result<Self> {
         Ok(Self { path: path.to_path_buf(), file: AtomicFile::create(path)?, records: 0 })
     }
 
-    pub fn push(&mut self, word: &[u8], count: u64) -> Result<()> {
+    fn push(&mut self, word: &[u8], count: u64) -> Result<()> {
         self.records += 1;
         let file = &mut self.file;
         put(file, word.len() as u64).and_then(|()| file.write_all(word)).and_then(|()| put(file, count)).map_err(io(&self.path, "cannot write"))
     }
 
-    pub fn finish(mut self) -> Result<()> {
+    fn finish(mut self) -> Result<()> {
         let file = &mut self.file;
         put(file, 0).and_then(|()| put(file, self.records)).map_err(io(&self.path, "cannot write"))?;
         Ok(self.file.commit()?)

@@ -56,7 +56,10 @@ fn render(words: &[(String, u64)], config: &TrainerConfig, merges: usize, colour
         list(&mut out, "words", cut);
         list(&mut out, "tokens", std::iter::once("256 bytes".to_string()).chain(learned.iter().cloned()));
     }
-    out.push_str(&format!("\nNo other pair occurs {} times or {} merges are made: done.\n", config.min_frequency, learned.len()));
+    out.push_str(&match learned.len() < merges {
+        true => format!("\nDone: no other pair occurs {} times.\n", config.min_frequency),
+        false => format!("\nDone: {merges} merges, as asked for.\n"),
+    });
     out
 }
 

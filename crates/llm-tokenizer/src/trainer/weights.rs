@@ -1,4 +1,4 @@
-//! Balanced sampling without sampling: every text is counted, and each language or domain counts as much as its weight says.
+//! Balance between languages or domains without sampling: every text is counted, and each language or domain counts as much as its weight says.
 //!
 //! Throwing text away to balance a sample throws its rare words away too. Counts of a group are multiplied by a whole
 //! number instead, so that the groups' bytes stand in the ratio of their weights to one part in 2^16; the same for any threads and
