@@ -28,19 +28,28 @@ fn slot(key: u64, mask: usize) -> usize {
     (mixed ^ (mixed >> 32)) as usize & mask
 }
 
+/// One rule: `left` and `right` become `joined`, the lowest rank first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    pub left: u32,
+    pub right: u32,
+    pub rank: u32,
+    pub joined: u32,
+}
+
 impl Merges {
-    /// From rules in rank order: `(left, right, joined)`. A pair given twice has the later rank.
-    pub fn new(rules: &[(u32, u32, u32)]) -> Self {
+    /// A pair given twice has the later rank.
+    pub fn new(rules: &[Rule]) -> Self {
         let capacity = (rules.len() * 2).next_power_of_two().max(16);
         let mut table = Self { keys: vec![u64::MAX; capacity], values: vec![(NONE, NONE); capacity], mask: capacity - 1 };
-        for (rank, &(left, right, joined)) in rules.iter().enumerate() {
+        for &Rule { left, right, rank, joined } in rules {
             let key = key(left, right);
             let mut at = slot(key, table.mask);
             while table.keys[at] != u64::MAX && table.keys[at] != key {
                 at = (at + 1) & table.mask;
             }
             table.keys[at] = key;
-            table.values[at] = (rank as u32, joined);
+            table.values[at] = (rank, joined);
         }
         table
     }
@@ -74,7 +83,8 @@ pub struct Bpe {
 /// Buffers that merging reuses from word to word.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    ids: Vec<u32>,
+    /// The symbols of a word, before and after [`merge`].
+    pub ids: Vec<u32>,
     ranks: Vec<(u32, u32)>,
     previous: Vec<u32>,
     next: Vec<u32>,
@@ -95,83 +105,84 @@ impl Bpe {
         }
         scratch.ids.clear();
         scratch.ids.extend(word.iter().map(|&b| self.byte_ids[usize::from(b)]));
-        if word.len() <= SCAN_LIMIT {
-            self.merge_by_scan(scratch);
-            out.extend_from_slice(&scratch.ids);
-        } else {
-            self.merge_by_heap(scratch, out);
-        }
+        merge(&self.merges, scratch);
+        out.extend_from_slice(&scratch.ids);
     }
+}
 
-    fn merge_by_scan(&self, scratch: &mut Scratch) {
-        let Scratch { ids, ranks, .. } = scratch;
-        ranks.clear();
-        ranks.extend(ids.windows(2).map(|pair| self.merges.get(pair[0], pair[1])));
-        loop {
-            let mut best = (NONE, 0);
-            for (i, &(rank, _)) in ranks.iter().enumerate() {
-                if rank < best.0 {
-                    best = (rank, i);
-                }
-            }
-            let (rank, at) = best;
-            if rank == NONE {
-                return;
-            }
-            ids[at] = ranks[at].1;
-            ids.remove(at + 1);
-            ranks.remove(at);
-            if at > 0 {
-                ranks[at - 1] = self.merges.get(ids[at - 1], ids[at]);
-            }
-            if at + 1 < ids.len() {
-                ranks[at] = self.merges.get(ids[at], ids[at + 1]);
-            }
-        }
-    }
+/// Join the symbols in `scratch.ids` until no rule applies.
+pub fn merge(merges: &Merges, scratch: &mut Scratch) {
+    if scratch.ids.len() <= SCAN_LIMIT { merge_by_scan(merges, scratch) } else { merge_by_heap(merges, scratch) }
+}
 
-    fn merge_by_heap(&self, scratch: &mut Scratch, out: &mut Vec<u32>) {
-        let Scratch { ids, previous, next, heap, .. } = scratch;
-        let n = ids.len() as u32;
-        previous.clear();
-        previous.extend((0..n).map(|i| i.wrapping_sub(1)));
-        next.clear();
-        next.extend((1..=n).map(|i| if i == n { NONE } else { i }));
-        let initial = ids.windows(2).enumerate().filter_map(|(i, pair)| {
-            let (rank, joined) = self.merges.get(pair[0], pair[1]);
-            (rank != NONE).then_some(Reverse((rank, i as u32, joined)))
-        });
-        let mut entries = std::mem::take(heap).into_vec();
-        entries.clear();
-        entries.extend(initial);
-        *heap = BinaryHeap::from(entries);
-        while let Some(Reverse((rank, at, joined))) = heap.pop() {
-            let i = at as usize;
-            let right = next[i];
-            // An entry is stale if one side was merged away or changed since.
-            if ids[i] == NONE || right == NONE || self.merges.get(ids[i], ids[right as usize]) != (rank, joined) {
-                continue;
-            }
-            ids[i] = joined;
-            ids[right as usize] = NONE;
-            next[i] = next[right as usize];
-            if next[i] != NONE {
-                previous[next[i] as usize] = at;
-                let (rank, joined) = self.merges.get(ids[i], ids[next[i] as usize]);
-                if rank != NONE {
-                    heap.push(Reverse((rank, at, joined)));
-                }
-            }
-            if previous[i] != NONE {
-                let before = previous[i];
-                let (rank, joined) = self.merges.get(ids[before as usize], ids[i]);
-                if rank != NONE {
-                    heap.push(Reverse((rank, before, joined)));
-                }
+fn merge_by_scan(merges: &Merges, scratch: &mut Scratch) {
+    let Scratch { ids, ranks, .. } = scratch;
+    ranks.clear();
+    ranks.extend(ids.windows(2).map(|pair| merges.get(pair[0], pair[1])));
+    loop {
+        let mut best = (NONE, 0);
+        for (i, &(rank, _)) in ranks.iter().enumerate() {
+            if rank < best.0 {
+                best = (rank, i);
             }
         }
-        out.extend(ids.iter().copied().filter(|&id| id != NONE));
+        let (rank, at) = best;
+        if rank == NONE {
+            return;
+        }
+        ids[at] = ranks[at].1;
+        ids.remove(at + 1);
+        ranks.remove(at);
+        if at > 0 {
+            ranks[at - 1] = merges.get(ids[at - 1], ids[at]);
+        }
+        if at + 1 < ids.len() {
+            ranks[at] = merges.get(ids[at], ids[at + 1]);
+        }
     }
+}
+
+fn merge_by_heap(merges: &Merges, scratch: &mut Scratch) {
+    let Scratch { ids, previous, next, heap, .. } = scratch;
+    let n = ids.len() as u32;
+    previous.clear();
+    previous.extend((0..n).map(|i| i.wrapping_sub(1)));
+    next.clear();
+    next.extend((1..=n).map(|i| if i == n { NONE } else { i }));
+    let initial = ids.windows(2).enumerate().filter_map(|(i, pair)| {
+        let (rank, joined) = merges.get(pair[0], pair[1]);
+        (rank != NONE).then_some(Reverse((rank, i as u32, joined)))
+    });
+    let mut entries = std::mem::take(heap).into_vec();
+    entries.clear();
+    entries.extend(initial);
+    *heap = BinaryHeap::from(entries);
+    while let Some(Reverse((rank, at, joined))) = heap.pop() {
+        let i = at as usize;
+        let right = next[i];
+        // An entry is stale if one side was merged away or changed since.
+        if ids[i] == NONE || right == NONE || merges.get(ids[i], ids[right as usize]) != (rank, joined) {
+            continue;
+        }
+        ids[i] = joined;
+        ids[right as usize] = NONE;
+        next[i] = next[right as usize];
+        if next[i] != NONE {
+            previous[next[i] as usize] = at;
+            let (rank, joined) = merges.get(ids[i], ids[next[i] as usize]);
+            if rank != NONE {
+                heap.push(Reverse((rank, at, joined)));
+            }
+        }
+        if previous[i] != NONE {
+            let before = previous[i];
+            let (rank, joined) = merges.get(ids[before as usize], ids[i]);
+            if rank != NONE {
+                heap.push(Reverse((rank, before, joined)));
+            }
+        }
+    }
+    ids.retain(|&id| id != NONE);
 }
 
 #[cfg(test)]
@@ -179,8 +190,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn random_bpe(rules: &[(u8, u8)]) -> Bpe {
-        let byte_ids = std::array::from_fn(|b| b as u32);
+    fn random_merges(rules: &[(u8, u8)]) -> Merges {
         let mut next = 256;
         let rules: Vec<_> = rules
             .iter()
@@ -188,25 +198,24 @@ mod tests {
                 let pick = |x: u8| {
                     if x < 4 || next == 256 { u32::from(b'a' + x % 4) } else { 256 + u32::from(x) % (next - 256) }
                 };
-                let rule = (pick(a), pick(b), next);
+                let rule = Rule { left: pick(a), right: pick(b), rank: next, joined: next };
                 next += 1;
                 rule
             })
             .collect();
-        Bpe::new(byte_ids, Merges::new(&rules), HashMap::new())
+        Merges::new(&rules)
     }
 
     proptest! {
         #[test]
         fn heap_and_scan_agree(rules in prop::collection::vec((0u8..40, 0u8..40), 0..60), word in prop::collection::vec(b'a'..b'e', 1..200)) {
-            let bpe = random_bpe(&rules);
-            let mut scratch = Scratch { ids: word.iter().map(|&b| u32::from(b)).collect(), ..Scratch::default() };
-            bpe.merge_by_scan(&mut scratch);
-            let scanned = scratch.ids.clone();
-            let mut scratch = Scratch { ids: word.iter().map(|&b| u32::from(b)).collect(), ..Scratch::default() };
-            let mut heaped = Vec::new();
-            bpe.merge_by_heap(&mut scratch, &mut heaped);
-            prop_assert_eq!(scanned, heaped);
+            let merges = random_merges(&rules);
+            let symbols: Vec<u32> = word.iter().map(|&b| u32::from(b)).collect();
+            let mut scratch = Scratch { ids: symbols.clone(), ..Scratch::default() };
+            merge_by_scan(&merges, &mut scratch);
+            let scanned = std::mem::replace(&mut scratch.ids, symbols);
+            merge_by_heap(&merges, &mut scratch);
+            prop_assert_eq!(scanned, scratch.ids);
         }
     }
 }

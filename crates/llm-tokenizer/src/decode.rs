@@ -1,5 +1,6 @@
 //! Streaming decode: text appears as soon as its last byte is known.
 
+use crate::spm::decode::PieceDecoder;
 use crate::tokenizer::{Engine, Tokenizer};
 
 /// See [`Tokenizer::decode_stream`]. Everything given out, put together, is what [`Tokenizer::decode`] gives.
@@ -7,6 +8,8 @@ use crate::tokenizer::{Engine, Tokenizer};
 pub struct DecodeStream {
     tokenizer: Tokenizer,
     skip_special: bool,
+    /// Models of pieces only: blanks at the beginning, bytes that are not text yet.
+    pieces: Option<PieceDecoder>,
     /// Bytes of an unfinished character.
     pending: Vec<u8>,
     /// Fallback pipelines only: ids so far and how much of their text was given out.
@@ -16,26 +19,37 @@ pub struct DecodeStream {
 
 impl DecodeStream {
     pub(crate) fn new(tokenizer: Tokenizer, skip_special: bool) -> Self {
-        Self { tokenizer, skip_special, pending: Vec::new(), ids: Vec::new(), given: 0 }
+        let pieces = match &tokenizer.0.engine {
+            Engine::Pieces(spm) => Some(PieceDecoder::new(spm.decoding)),
+            _ => None,
+        };
+        Self { tokenizer, skip_special, pieces, pending: Vec::new(), ids: Vec::new(), given: 0 }
     }
 
     /// The text that `id` completes, `None` if it completes none.
     pub fn push(&mut self, id: u32) -> Option<String> {
-        if matches!(self.tokenizer.0.engine, Engine::Fallback(_)) {
-            return self.push_fallback(id);
-        }
-        if !(self.skip_special && self.tokenizer.is_special(id)) {
-            self.pending.extend_from_slice(self.tokenizer.token_bytes(id).unwrap_or_default());
+        match (&self.tokenizer.0.engine, &mut self.pieces) {
+            (Engine::Fallback(_), _) => return self.push_fallback(id),
+            (Engine::Pieces(spm), Some(decoder)) => {
+                if let Some(token) = self.tokenizer.piece(spm, id, self.skip_special) {
+                    decoder.push(token, &mut self.pending);
+                }
+            }
+            _ if self.skip_special && self.tokenizer.is_special(id) => {}
+            _ => self.pending.extend_from_slice(self.tokenizer.token_bytes(id).unwrap_or_default()),
         }
         let text = take_complete(&mut self.pending);
         (!text.is_empty()).then_some(text)
     }
 
     /// What is left at the end: U+FFFD for an unfinished character, else nothing.
-    pub fn finish(self) -> String {
+    pub fn finish(mut self) -> String {
         if matches!(self.tokenizer.0.engine, Engine::Fallback(_)) {
             let text = self.tokenizer.decode(&self.ids, self.skip_special);
             return text.get(self.given..).unwrap_or_default().to_string();
+        }
+        if let Some(decoder) = &mut self.pieces {
+            decoder.finish(&mut self.pending);
         }
         String::from_utf8_lossy(&self.pending).into_owned()
     }

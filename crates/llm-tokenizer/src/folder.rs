@@ -6,8 +6,12 @@ use crate::added::{AddedToken, AddedTokens};
 use crate::chat::ChatTemplate;
 use crate::error::{Result, format, io};
 use crate::fallback::Fallback;
-use crate::native::Native;
-use crate::tokenizer::{Engine, Inner, TokenTable, Tokenizer};
+use crate::formats::{self, Source};
+use crate::native::{Native, VocabEntry};
+use crate::spm::json::added_tokens;
+use crate::spm::model::PieceType;
+use crate::spm::{Spm, piece_bytes};
+use crate::tokenizer::{Engine, Inner, Pool, TokenTable, Tokenizer};
 use llm_run::atomic;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -25,16 +29,16 @@ const PROCESSOR_TEMPLATE: &str = "chat_template.json";
 const MAX_ID: u64 = 1 << 24;
 
 impl Tokenizer {
-    /// Load a folder, or a `tokenizer.json` together with what lies beside it.
+    /// Load a folder, or a tokenizer's file together with what lies beside it: a `tokenizer.json`, a SentencePiece `.model`, tiktoken's
+    /// ranks, a GGUF file, GPT-2's or CLIP's merges.
     ///
-    /// Byte-level BPE runs in our encoder, every other pipeline in the `tokenizers` crate. A chat template that does not
-    /// parse is an error; a missing one is not.
+    /// Byte-level BPE and SentencePiece's models run in our encoders, every other pipeline in the `tokenizers` crate. A chat
+    /// template that does not parse is an error; a missing one is not.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let file = if path.is_dir() { path.join(TOKENIZER) } else { path.to_path_buf() };
-        let json = fs::read_to_string(&file).map_err(io(&file, "cannot read the tokenizer"))?;
+        let file = formats::find(path.as_ref())?;
+        let (source, mut config) = formats::read(&file)?;
         let dir = file.parent().unwrap_or(Path::new("."));
-        let mut config = read_object(&dir.join(SPECIAL_MAP))?;
+        config.extend(read_object(&dir.join(SPECIAL_MAP))?);
         config.extend(read_object(&dir.join(CONFIG))?);
         let template_file = dir.join(TEMPLATE);
         let mut inline = config.remove("chat_template");
@@ -47,43 +51,45 @@ impl Tokenizer {
             false => inline.as_ref().and_then(default_template).map(str::to_string),
         };
         let template = template.map(ChatTemplate::new).transpose()?;
-        Self::from_parts(json, config, template, &file)
+        Self::from_source(source, config, template, &file)
     }
 
-    /// From the texts of the files; `path` is named in errors.
+    /// From a `tokenizer.json` and what goes with it; `path` is named in errors.
     pub(crate) fn from_parts(json: String, config: Map<String, Value>, template: Option<ChatTemplate>, path: &Path) -> Result<Self> {
-        let value: Value = serde_json::from_str(&json).map_err(|e| format(path, format!("line {}: {e}", e.line())))?;
-        if !value["model"].is_object() {
-            return Err(format(path, "not a tokenizer.json: it has no `model` object"));
-        }
-        let added: Vec<AddedToken> = match &value["added_tokens"] {
-            Value::Null => Vec::new(),
-            list => Vec::deserialize(list).map_err(|e| format(path, format!("added_tokens: {e}")))?,
-        };
-        check_ids(&value, &added, path)?;
-        let (engine, vocab) = match Native::from_json(&value, &added, path)? {
-            Some((native, vocab)) => (Engine::Native(Box::new(native)), vocab),
-            None => {
-                let fallback = Box::new(Fallback::from_json(&json, path)?);
-                let vocab = fallback.vocab();
-                (Engine::Fallback(fallback), vocab)
+        Self::from_source(Source::Json(json), config, template, path)
+    }
+
+    fn from_source(source: Source, config: Map<String, Value>, template: Option<ChatTemplate>, path: &Path) -> Result<Self> {
+        let (engine, vocab, added) = match &source {
+            Source::Json(json) => read_json(json, path)?,
+            Source::Pieces(model) => {
+                let table = |(id, piece)| (piece_bytes(piece, &model.unk_surface), id);
+                let vocab = (0..).zip(&model.pieces).map(|(id, piece)| (id, piece)).map(table).collect();
+                let added = added_tokens(model).into_iter().filter(|t| t.special && model.pieces[t.id as usize].kind == PieceType::Control);
+                let added = added.collect();
+                (Engine::Pieces(Box::new(Spm::new((**model).clone(), path)?)), vocab, added)
             }
+            Source::Ranks(ranks) => (Engine::ByteLevel(Box::new(ranks.encoder(path)?)), ranks.tokens.clone(), ranks.special.clone()),
         };
+        if let Some(id) = vocab.iter().map(|&(_, id)| id).chain(added.iter().map(|t: &AddedToken| t.id)).max().filter(|&id| u64::from(id) >= MAX_ID) {
+            return Err(format(path, format!("a token has id {id}; at most {MAX_ID} ids are supported")));
+        }
         let table = TokenTable::new(vocab, &added);
         let added = AddedTokens::new(added, path)?;
         let id = |name: &str| {
             let text = config.get(name).and_then(token_text)?;
-            added.id(text).or_else(|| value["model"]["vocab"][text].as_u64().map(|id| id as u32))
+            added.id(text).or_else(|| table.find(text.as_bytes()))
         };
         let (bos, eos, pad) = (id("bos_token"), id("eos_token"), id("pad_token"));
-        Ok(Self(Arc::new(Inner { engine, added, table, bos, eos, pad, template, json, config })))
+        Ok(Self(Arc::new(Inner { engine, pool: Pool::default(), added, table, bos, eos, pad, template, source, config })))
     }
 
     /// Write the folder. Python's `AutoTokenizer.from_pretrained` and `tokenizers.Tokenizer.from_file` open it.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         let dir = dir.as_ref();
-        let Inner { json, config, template, .. } = &*self.0;
-        atomic::write(dir.join(TOKENIZER), json)?;
+        let Inner { config, template, .. } = &*self.0;
+        let json = self.json().map_err(|what| format(dir, format!("this tokenizer cannot be written as a tokenizer.json, which cannot express {what}")))?;
+        atomic::write(dir.join(TOKENIZER), &*json)?;
         atomic::write(dir.join(CONFIG), pretty(config))?;
         let names = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
         let map: Map<String, Value> = config.iter().filter(|(name, _)| names.contains(&name.as_str())).map(|(n, v)| (n.clone(), v.clone())).collect();
@@ -93,6 +99,28 @@ impl Tokenizer {
         }
         Ok(())
     }
+}
+
+/// The encoder, vocabulary and added tokens of a `tokenizer.json`.
+fn read_json(json: &str, path: &Path) -> Result<(Engine, Vec<VocabEntry>, Vec<AddedToken>)> {
+    let value: Value = serde_json::from_str(json).map_err(|e| format(path, format!("line {}: {e}", e.line())))?;
+    if !value["model"].is_object() {
+        return Err(format(path, "not a tokenizer.json: it has no `model` object"));
+    }
+    let added: Vec<AddedToken> = match &value["added_tokens"] {
+        Value::Null => Vec::new(),
+        list => Vec::deserialize(list).map_err(|e| format(path, format!("added_tokens: {e}")))?,
+    };
+    check_ids(&value, &added, path)?;
+    if let Some((native, vocab)) = Native::from_json(&value, &added, path)? {
+        return Ok((Engine::ByteLevel(Box::new(native)), vocab, added));
+    }
+    if let Some((spm, vocab)) = Spm::from_json(&value, &added, path)? {
+        return Ok((Engine::Pieces(Box::new(spm)), vocab, added));
+    }
+    let fallback = Box::new(Fallback::from_json(json, path)?);
+    let vocab = fallback.vocab();
+    Ok((Engine::Fallback(fallback), vocab, added))
 }
 
 fn pretty(object: &Map<String, Value>) -> String {

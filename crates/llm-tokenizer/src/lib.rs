@@ -1,16 +1,18 @@
-//! Text to ids and back: byte-level BPE, chat templates, fertility.
+//! Text to ids and back: byte-level BPE, SentencePiece models, chat templates, fertility.
 //!
 //! | module | noun | job |
 //! |---|---|---|
 //! | [`tokenizer`] | `Tokenizer` | encode, decode; the one type other crates use |
-//! | `folder` | | load and save a Hugging Face tokenizer folder |
+//! | `folder` | | load a tokenizer; save a Hugging Face folder |
+//! | [`formats`] | `Format` | files of other programs, in and out |
 //! | [`decode`] | `DecodeStream` | ids one by one to whole characters |
 //! | [`chat`] | `ChatTemplate`, `Message` | conversations to ids and assistant masks |
 //! | [`trainer`] | `Trainer`, `train` | learn a byte-level BPE vocabulary |
 //! | [`sample`] | `Reader` | stream text from JSONL and plain files |
 //! | [`fertility`] | `Fertility` | what a language or domain costs in tokens |
 //! | [`pretokenize`] | `Pattern` | text to words, the regular expressions by hand |
-//! | `bpe`, `cache`, `native`, `added`, `byte_level` | | our encoder, inside out |
+//! | `bpe`, `cache`, `native`, `added`, `byte_level` | | our encoder of byte-level BPE, inside out |
+//! | `spm` | | our encoder of SentencePiece's models |
 //! | `fallback` | | pipelines we do not run: the `tokenizers` crate |
 //!
 //! Deliberately absent: tensors, documents, models. `Tokenizer::encode` never makes a control token out of text; only
@@ -26,9 +28,11 @@ mod error;
 mod fallback;
 pub mod fertility;
 mod folder;
+pub mod formats;
 mod native;
 pub mod pretokenize;
 pub mod sample;
+mod spm;
 pub mod tokenizer;
 pub mod trainer;
 
@@ -36,4 +40,5 @@ pub use added::AddedToken;
 pub use chat::{ChatTemplate, ChatTokens, ImagePart, Message, Part, RenderOptions};
 pub use decode::DecodeStream;
 pub use error::{Error, Result};
+pub use formats::Format;
 pub use tokenizer::Tokenizer;

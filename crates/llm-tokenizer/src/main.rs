@@ -8,7 +8,8 @@ use std::process::ExitCode;
 /// Train, use and measure a tokenizer.
 ///
 /// A tokenizer is a folder as Hugging Face's libraries write it (tokenizer.json, tokenizer_config.json,
-/// special_tokens_map.json, chat_template.jinja), or a tokenizer.json alone.
+/// special_tokens_map.json, chat_template.jinja), or a file alone: tokenizer.json, a SentencePiece .model, tiktoken's
+/// ranks, a GGUF file, vocab.json with merges.txt.
 #[derive(Debug, Parser)]
 #[command(name = "llm-tokenizer", version)]
 struct Cli {
@@ -36,6 +37,12 @@ enum Command {
     Decode(commands::Decode),
     /// Show what a tokenizer is, and how it cuts a text
     Inspect(commands::Inspect),
+    /// Write a tokenizer in another program's format, and check that it gives the same ids
+    ///
+    /// Example: llm-tokenizer convert --tokenizer llama/tokenizer.model --to hf --out tokenizer
+    ///
+    /// Example: llm-tokenizer convert --tokenizer tokenizer --to tiktoken --out mine.tiktoken --check sample.jsonl
+    Convert(commands::Convert),
     /// Measure tokens per word and bytes per token by language and domain; writes fertility.json
     ///
     /// Configuration: tokenizer (folder), samples (list of .jsonl files with "text", "lang", "domain").
@@ -51,6 +58,7 @@ fn main() -> ExitCode {
         Command::Encode(encode) => encode.run(),
         Command::Decode(decode) => decode.run(),
         Command::Inspect(inspect) => inspect.run(),
+        Command::Convert(convert) => convert.run(),
         Command::Fertility(args) => commands::fertility(&args),
     })
 }

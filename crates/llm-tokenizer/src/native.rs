@@ -1,19 +1,17 @@
-//! Reading a `tokenizer.json` into our own encoder, if it is a pipeline we know: byte-level BPE after GPT-2's, Llama 3's
-//! or Qwen 2's pre-tokenisation, with no normaliser or NFC. Anything else is refused here and runs in the `tokenizers`
-//! crate ([`crate::fallback`]).
+//! Byte-level BPE: our own encoder, and reading a `tokenizer.json` into it if it is a pipeline we know, that is one of the
+//! pre-tokenisations of [`crate::pretokenize`] with no normaliser or NFC. Anything else is refused here.
 
 use crate::added::AddedToken;
-use crate::bpe::{Bpe, Merges, Scratch};
+use crate::bpe::{Bpe, Merges, Rule};
 use crate::byte_level;
-use crate::cache::WordCache;
 use crate::error::{Result, format};
 use crate::pretokenize::Pattern;
+use crate::spm::Scratch;
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Mutex;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc, is_nfc_quick};
 
 /// The encoder of ordinary text.
@@ -22,23 +20,44 @@ pub struct Native {
     pattern: Pattern,
     nfc: bool,
     bpe: Bpe,
-    /// Caches and buffers of calls that are not running; a call borrows one.
-    workspaces: Mutex<Vec<Workspace>>,
 }
 
-#[derive(Debug, Default)]
-struct Workspace {
-    cache: WordCache,
-    scratch: Scratch,
-}
-
-/// What the JSON of a model section holds.
+/// What the JSON of a BPE model section holds.
 #[derive(Debug, Deserialize)]
-struct BpeSection {
-    vocab: HashMap<String, u32>,
+pub struct BpeSection {
+    pub vocab: HashMap<String, u32>,
     merges: Vec<Merge>,
     #[serde(default)]
-    ignore_merges: bool,
+    pub ignore_merges: bool,
+    #[serde(default)]
+    pub byte_fallback: bool,
+    #[serde(default)]
+    pub fuse_unk: bool,
+    #[serde(default)]
+    pub unk_token: Option<String>,
+}
+
+impl BpeSection {
+    /// Merges as `a b`.
+    pub fn merge_lines(&self) -> Vec<String> {
+        self.merges.iter().filter_map(Merge::pair).map(|(a, b)| format!("{a} {b}")).collect()
+    }
+
+    /// Merges as ids, `(left, right, joined)`, in rank order.
+    pub fn rules(&self, path: &Path) -> Result<Vec<(u32, u32, u32)>> {
+        let id = |token: &str| self.vocab.get(token).copied();
+        let mut join = String::new();
+        let mut rules = Vec::with_capacity(self.merges.len());
+        for (rank, merge) in self.merges.iter().enumerate() {
+            let rule = merge.pair().and_then(|(a, b)| {
+                join.clear();
+                join.extend([a, b]);
+                Some((id(a)?, id(b)?, id(&join)?))
+            });
+            rules.push(rule.ok_or_else(|| format(path, format!("model.merges[{rank}]: {merge:?} needs both parts and their join in model.vocab")))?);
+        }
+        Ok(rules)
+    }
 }
 
 /// `["a", "b"]`, or `"a b"` in files of older versions.
@@ -72,35 +91,37 @@ impl Native {
             return Ok(None);
         }
         let section = BpeSection::deserialize(&json["model"]).map_err(|e| format(path, format!("model: {e}")))?;
-        let mut vocab = Vec::with_capacity(section.vocab.len());
+        let merges = section.rules(path)?;
+        let rules: Vec<Rule> = (0..).zip(&merges).map(|(rank, &(left, right, joined))| Rule { left, right, rank, joined }).collect();
+        let vocab: Vec<VocabEntry> = section.vocab.iter().filter_map(|(token, &id)| Some((byte_level::from_alphabet(token)?, id))).collect();
+        Ok(Self::new(pattern, nfc, &vocab, &rules, section.ignore_merges).map(|native| (native, vocab)))
+    }
+
+    /// `None` if a byte that text can hold has no token. `whole_words`: a word that is a token is not merged but taken.
+    pub fn new(pattern: Pattern, nfc: bool, vocab: &[VocabEntry], rules: &[Rule], whole_words: bool) -> Option<Self> {
         let mut byte_ids = [u32::MAX; 256];
-        let mut whole_words = HashMap::new();
-        for (token, &id) in &section.vocab {
-            let Some(bytes) = byte_level::from_alphabet(token) else {
-                continue;
-            };
+        for (bytes, id) in vocab {
             if let [byte] = bytes[..] {
-                byte_ids[usize::from(byte)] = id;
+                byte_ids[usize::from(byte)] = *id;
             }
-            if section.ignore_merges {
-                whole_words.insert(bytes.clone().into_boxed_slice(), id);
-            }
-            vocab.push((bytes, id));
         }
         // Some vocabularies leave out the bytes that UTF-8 never has.
         let is_possible = |byte: usize| !matches!(byte, 0xC0 | 0xC1 | 0xF5..);
         if byte_ids.iter().enumerate().any(|(byte, &id)| id == u32::MAX && is_possible(byte)) {
-            return Ok(None);
+            return None;
         }
-        let mut rules = Vec::with_capacity(section.merges.len());
-        for (rank, merge) in section.merges.iter().enumerate() {
-            let id = |token: &str| section.vocab.get(token).copied();
-            let rule = merge.pair().and_then(|(a, b)| Some((id(a)?, id(b)?, id(&format!("{a}{b}"))?)));
-            let rule = rule.ok_or_else(|| format(path, format!("model.merges[{rank}]: {merge:?} needs both parts and their join in model.vocab")))?;
-            rules.push(rule);
-        }
-        let native = Self { pattern, nfc, bpe: Bpe::new(byte_ids, Merges::new(&rules), whole_words), workspaces: Mutex::default() };
-        Ok(Some((native, vocab)))
+        let whole_words = if whole_words { vocab.iter().map(|(bytes, id)| (bytes.as_slice().into(), *id)).collect() } else { HashMap::new() };
+        Some(Self { pattern, nfc, bpe: Bpe::new(byte_ids, Merges::new(rules), whole_words) })
+    }
+
+    /// How text is cut into words.
+    pub fn pattern(&self) -> Pattern {
+        self.pattern
+    }
+
+    /// True if text is brought to NFC first.
+    pub fn nfc(&self) -> bool {
+        self.nfc
     }
 
     /// True if [`Native::normalize`] leaves `text` as it is.
@@ -113,20 +134,12 @@ impl Native {
         if self.keeps(text) { Cow::Borrowed(text) } else { Cow::Owned(text.nfc().collect()) }
     }
 
-    /// Run `body` with a function that appends the ids of a piece of ordinary, normalised text.
-    pub fn with_encoder<R>(&self, body: impl FnOnce(&mut dyn FnMut(&str, &mut Vec<u32>)) -> R) -> R {
-        let lock = || self.workspaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut workspace = lock().pop().unwrap_or_default();
-        let result = body(&mut |text, out| self.encode(text, &mut workspace, out));
-        lock().push(workspace);
-        result
-    }
-
-    fn encode(&self, text: &str, workspace: &mut Workspace, out: &mut Vec<u32>) {
-        let Workspace { cache, scratch } = workspace;
+    /// Append the ids of a piece of ordinary, normalised text.
+    pub fn encode(&self, text: &str, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        let Scratch { cache, bpe, .. } = scratch;
         for word in self.pattern.words(text) {
             let word = word.as_bytes();
-            cache.encode(word, out, |out| self.bpe.encode_word(word, scratch, out));
+            cache.encode(word, out, |out| self.bpe.encode_word(word, bpe, out));
         }
     }
 }

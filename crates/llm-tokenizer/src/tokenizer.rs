@@ -1,13 +1,18 @@
 //! [`Tokenizer`]: the one type everybody else uses.
 
-use crate::added::{AddedToken, AddedTokens, Piece};
+use crate::added::{AddedToken, AddedTokens, Piece, unchanged};
 use crate::chat::ChatTemplate;
 use crate::decode::DecodeStream;
 use crate::fallback::Fallback;
+use crate::formats::Source;
 use crate::native::Native;
+use crate::spm::decode::{PieceDecoder, Token};
+use crate::spm::model::PieceType;
+use crate::spm::{Scratch, Spm};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A loaded or trained tokenizer; cloning shares it.
 ///
@@ -25,22 +30,39 @@ pub struct Tokenizer(pub(crate) Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub engine: Engine,
+    pub pool: Pool,
     pub added: AddedTokens,
     pub table: TokenTable,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub pad: Option<u32>,
     pub template: Option<ChatTemplate>,
-    /// `tokenizer.json` as it was read or generated, what [`Tokenizer::save`] writes.
-    pub json: String,
+    /// Where it came from, and what [`Tokenizer::save`] writes.
+    pub source: Source,
     /// `tokenizer_config.json` without the chat template.
     pub config: Map<String, Value>,
 }
 
 #[derive(Debug)]
 pub(crate) enum Engine {
-    Native(Box<Native>),
+    ByteLevel(Box<Native>),
+    Pieces(Box<Spm>),
     Fallback(Box<Fallback>),
+}
+
+/// Buffers of calls that are not running; a call borrows one.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(Mutex<Vec<Scratch>>);
+
+impl Pool {
+    /// Run `body` with buffers of its own.
+    pub fn with<R>(&self, body: impl FnOnce(&mut Scratch) -> R) -> R {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = lock().pop().unwrap_or_default();
+        let result = body(&mut scratch);
+        lock().push(scratch);
+        result
+    }
 }
 
 /// Bytes of every token in one allocation.
@@ -74,6 +96,11 @@ impl TokenTable {
         self.bytes.get(start as usize..end as usize)
     }
 
+    /// The id of a token by its bytes, the lowest of several.
+    pub fn find(&self, bytes: &[u8]) -> Option<u32> {
+        (0..self.spans.len() as u32).find(|&id| self.get(id) == Some(bytes))
+    }
+
     #[inline]
     pub fn is_special(&self, id: u32) -> bool {
         self.special.get(id as usize).copied().unwrap_or(false)
@@ -102,17 +129,29 @@ impl Tokenizer {
     fn encode_pieces(&self, text: &str, special: bool) -> Vec<u32> {
         match &self.0.engine {
             Engine::Fallback(fallback) => fallback.encode(text, special),
-            Engine::Native(native) => native.with_encoder(|encode| {
+            Engine::ByteLevel(native) => self.0.pool.with(|scratch| {
                 let mut ids = Vec::with_capacity(text.len() / 3);
                 self.0.added.split(
                     text,
                     special,
                     |text| native.normalize(text),
                     |piece| match piece {
-                        Piece::Text(text) => encode(text, &mut ids),
+                        Piece::Text(text) => native.encode(text, scratch, &mut ids),
                         Piece::Token(id, _) => ids.push(id),
                     },
                 );
+                ids
+            }),
+            Engine::Pieces(spm) => self.0.pool.with(|scratch| {
+                let mut ids = Vec::with_capacity(text.len() / 3);
+                let mut first = true;
+                self.0.added.split(text, special, unchanged, |piece| {
+                    match piece {
+                        Piece::Text(text) => spm.encode(text, first, scratch, &mut ids),
+                        Piece::Token(id, _) => ids.push(id),
+                    }
+                    first = false;
+                });
                 ids
             }),
         }
@@ -129,12 +168,52 @@ impl Tokenizer {
 
     fn decode_bytes(&self, ids: &[u32], skip_special: bool) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(ids.len() * 4);
+        if let Engine::Pieces(spm) = &self.0.engine {
+            let mut decoder = PieceDecoder::new(spm.decoding);
+            for &id in ids {
+                if let Some(token) = self.piece(spm, id, skip_special) {
+                    decoder.push(token, &mut bytes);
+                }
+            }
+            decoder.finish(&mut bytes);
+            return bytes;
+        }
         for &id in ids {
             if !(skip_special && self.is_special(id)) {
                 bytes.extend_from_slice(self.0.table.get(id).unwrap_or_default());
             }
         }
         bytes
+    }
+
+    /// What a token of a model of pieces is to its decoder; `None` if nothing.
+    pub(crate) fn piece(&self, spm: &Spm, id: u32, skip_special: bool) -> Option<Token<'_>> {
+        if skip_special && self.is_special(id) {
+            return None;
+        }
+        let bytes = self.0.table.get(id)?;
+        Some(match (spm.kind(id), bytes) {
+            (Some(PieceType::Byte), &[byte]) => Token::Byte(byte),
+            (Some(PieceType::Normal | PieceType::UserDefined | PieceType::Unused), _) => Token::Text(bytes),
+            _ => Token::Verbatim(bytes),
+        })
+    }
+
+    /// The `tokenizer.json`.
+    pub(crate) fn json(&self) -> Result<Cow<'_, str>, String> {
+        match &self.0.source {
+            Source::Json(text) => Ok(Cow::Borrowed(text)),
+            Source::Pieces(_) | Source::Ranks(_) => Ok(Cow::Owned(format!("{:#}\n", self.json_value()?))),
+        }
+    }
+
+    /// The `tokenizer.json`, parsed.
+    pub(crate) fn json_value(&self) -> Result<Value, String> {
+        match &self.0.source {
+            Source::Json(text) => serde_json::from_str(text).map_err(|e| e.to_string()),
+            Source::Pieces(model) => crate::spm::json::to_json(model),
+            Source::Ranks(ranks) => Ok(ranks.to_json()),
+        }
     }
 
     /// A decoder that is fed one id at a time and never gives half a character.
@@ -184,7 +263,11 @@ impl Tokenizer {
         if let Some(said) = self.0.config.get("add_bos_token").and_then(Value::as_bool) {
             return said;
         }
-        serde_json::from_str::<Value>(&self.0.json).is_ok_and(|json| starts(&json["post_processor"], &bos))
+        match &self.0.source {
+            Source::Json(text) => serde_json::from_str::<Value>(text).is_ok_and(|json| starts(&json["post_processor"], &bos)),
+            Source::Pieces(model) => model.kind == crate::spm::model::Kind::Bpe,
+            Source::Ranks(_) => true,
+        }
     }
 
     /// Ends a document.
@@ -204,6 +287,15 @@ impl Tokenizer {
 
     /// True if our own encoder runs, false if the `tokenizers` crate does.
     pub fn is_native(&self) -> bool {
-        matches!(self.0.engine, Engine::Native(_))
+        !matches!(self.0.engine, Engine::Fallback(_))
+    }
+
+    /// What encodes, in words.
+    pub fn algorithm(&self) -> String {
+        match &self.0.engine {
+            Engine::ByteLevel(_) => "byte-level BPE, own encoder".into(),
+            Engine::Pieces(spm) => format!("SentencePiece {}, own encoder", spm.name()),
+            Engine::Fallback(_) => "`tokenizers` crate".into(),
+        }
     }
 }

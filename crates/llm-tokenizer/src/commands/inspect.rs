@@ -36,8 +36,7 @@ fn tokens(tokenizer: &Tokenizer, text: &str) {
 }
 
 fn summary(tokenizer: &Tokenizer, path: &Path) {
-    let encoder = if tokenizer.is_native() { "byte-level BPE, own encoder" } else { "`tokenizers` crate" };
-    println!("{}: {} ids, {encoder}", path.display(), tokenizer.vocab_size());
+    println!("{}: {} ids, {}", path.display(), tokenizer.vocab_size(), tokenizer.algorithm());
     for (name, id) in [("begins a document", tokenizer.bos_id()), ("ends a document", tokenizer.eos_id()), ("padding", tokenizer.pad_id())] {
         let token = id.and_then(|id| tokenizer.token_bytes(id)).map_or("none".to_string(), shown);
         println!("{name:<18} {token}");

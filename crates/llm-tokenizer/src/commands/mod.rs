@@ -1,10 +1,12 @@
 //! What each command of the program does, a file each; here is what several of them use.
 
+mod convert;
 mod encode;
 mod fertility;
 mod inspect;
 mod train;
 
+pub use convert::Convert;
 pub use encode::{Decode, Encode};
 pub use fertility::fertility;
 pub use inspect::Inspect;

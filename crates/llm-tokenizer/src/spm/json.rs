@@ -1,0 +1,241 @@
+//! SentencePiece models as pipelines of a `tokenizer.json`, and those pipelines of other people's files that we run ourselves.
+
+use super::bpe::PieceBpe;
+use super::decode::Rules;
+use super::model::{Kind, Piece, PieceModel, PieceType};
+use super::normalize::{BLANK, Normalizer, Prefix};
+use super::{Algorithm, Spm, Unknown, byte_ids};
+use crate::added::AddedToken;
+use crate::error::{Result, format};
+use crate::native::{BpeSection, VocabEntry};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+impl Spm {
+    /// `None` if the pipeline is not a Llama-like BPE; an error if it is but the file is damaged.
+    pub fn from_json(json: &Value, added: &[AddedToken], path: &Path) -> Result<Option<(Self, Vec<VocabEntry>)>> {
+        let Some((prefix, rules)) = pipeline(json) else { return Ok(None) };
+        let rewritten = |t: &AddedToken| t.lstrip || t.rstrip || t.single_word || t.normalized && (prefix != Prefix::Never || t.content.contains(' '));
+        if added.iter().any(rewritten) {
+            return Ok(None);
+        }
+        let section = BpeSection::deserialize(&json["model"]).map_err(|e| format(path, format!("model: {e}")))?;
+        let vocab = || section.vocab.iter().map(|(text, &id)| (text.as_str(), id));
+        let bytes = if section.byte_fallback { byte_ids(vocab()) } else { None };
+        let unknown = section.unk_token.as_ref().and_then(|token| section.vocab.get(token)).copied();
+        // With some byte pieces missing, or nothing for the unknown, the library has its own ideas.
+        if (section.byte_fallback && bytes.is_none()) || (bytes.is_none() && unknown.is_none()) {
+            return Ok(None);
+        }
+        let merges = section.rules(path)?;
+        let size = section.vocab.values().max().map_or(0, |&id| id as usize + 1);
+        let mut kinds = vec![PieceType::Unused; size];
+        let mut entries = Vec::with_capacity(section.vocab.len());
+        for (text, id) in vocab() {
+            let byte = super::byte_of(text).filter(|_| matches!(rules, Rules::HuggingFace { byte_fallback: true, .. }));
+            kinds[id as usize] = match byte {
+                Some(_) => PieceType::Byte,
+                None if Some(id) == unknown => PieceType::Unknown,
+                None => PieceType::Normal,
+            };
+            entries.push((byte.map_or_else(|| text.replace(BLANK, " ").into_bytes(), |b| vec![b]), id));
+        }
+        let spm = Self {
+            normalizer: Normalizer::plain(prefix),
+            algorithm: Algorithm::Bpe(PieceBpe::from_merges(vocab(), &merges)),
+            decoding: rules,
+            kinds,
+            unknown: Unknown { id: unknown.unwrap_or(u32::MAX), bytes, fuse: section.fuse_unk },
+            model: None,
+        };
+        Ok(Some((spm, entries)))
+    }
+}
+
+/// How blanks are put in front and text is put together, if the pipeline is one of ours.
+fn pipeline(json: &Value) -> Option<(Prefix, Rules)> {
+    let model = &json["model"];
+    let unset = |name: &str| matches!(&model[name], Value::Null | Value::Bool(false)) || model[name].as_str() == Some("");
+    let plain = model["type"].as_str().is_none_or(|t| t == "BPE")
+        && model["vocab"].is_object()
+        && model["merges"].is_array()
+        && ["continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"].iter().all(|name| unset(name))
+        && model["dropout"].as_f64().unwrap_or(0.0) == 0.0;
+    if !plain {
+        return None;
+    }
+    let steps = |value: &Value, list: &str| match value["type"].as_str() {
+        None => Vec::new(),
+        Some("Sequence") => value[list].as_array().cloned().unwrap_or_default(),
+        Some(_) => vec![value.clone()],
+    };
+    let is_blank_rule = |step: &Value| step["type"] == "Replace" && step["pattern"]["String"] == " " && step["content"] == BLANK;
+    let normalizer = steps(&json["normalizer"], "normalizers");
+    let pre = steps(&json["pre_tokenizer"], "pretokenizers");
+    let prefix = match (normalizer.as_slice(), pre.as_slice()) {
+        ([prepend, replace], []) if prepend["type"] == "Prepend" && prepend["prepend"] == BLANK && is_blank_rule(replace) => Prefix::Always,
+        ([replace], []) if is_blank_rule(replace) => Prefix::Never,
+        // Gemma: there is no blank left to split at.
+        ([replace], [split]) if is_blank_rule(replace) && split["type"] == "Split" && split["pattern"]["String"] == " " => Prefix::Never,
+        ([], [metaspace]) if metaspace["type"] == "Metaspace" && metaspace["replacement"] == BLANK && metaspace["split"] == false => {
+            match metaspace["prepend_scheme"].as_str()? {
+                "always" => Prefix::UnlessBlank,
+                "first" => Prefix::First,
+                "never" => Prefix::Never,
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    let decoders = steps(&json["decoder"], "decoders");
+    let is_text_rule = |step: &Value| step["type"] == "Replace" && step["pattern"]["String"] == BLANK && step["content"] == " ";
+    let is_strip = |step: &Value| step["type"] == "Strip" && step["content"] == " " && step["start"] == 1 && step["stop"] == 0;
+    let named: Vec<&str> = decoders.iter().filter_map(|step| step["type"].as_str()).collect();
+    let rules = match named.as_slice() {
+        ["Replace", "ByteFallback", "Fuse"] => Rules::HuggingFace { strip: false, byte_fallback: true },
+        ["Replace", "ByteFallback", "Fuse", "Strip"] if is_strip(decoders.last()?) => Rules::HuggingFace { strip: true, byte_fallback: true },
+        ["Replace", "Fuse"] => Rules::HuggingFace { strip: false, byte_fallback: false },
+        ["Replace", "Fuse", "Strip"] if is_strip(decoders.last()?) => Rules::HuggingFace { strip: true, byte_fallback: false },
+        _ => return None,
+    };
+    is_text_rule(decoders.first()?).then_some((prefix, rules))
+}
+
+/// The `tokenizer.json` of a SentencePiece model, as transformers converts it. The error says what cannot be expressed.
+pub fn to_json(model: &PieceModel) -> Result<Value, String> {
+    if model.whitespace_as_suffix {
+        return Err("treat_whitespace_as_suffix".into());
+    }
+    if !model.escape_whitespaces {
+        return Err("escape_whitespaces = false".into());
+    }
+    let mut normalizers = Vec::new();
+    if !model.charsmap.is_identity() {
+        let map = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, model.charsmap.as_bytes());
+        normalizers.push(json!({"type": "Precompiled", "precompiled_charsmap": map}));
+    }
+    if model.remove_extra_whitespaces {
+        // Not `Strip`: that would take line ends too.
+        normalizers.push(json!({"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""}));
+        normalizers.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
+    }
+    if model.add_dummy_prefix {
+        normalizers.push(json!({"type": "Prepend", "prepend": BLANK}));
+    }
+    normalizers.push(json!({"type": "Replace", "pattern": {"String": " "}, "content": BLANK}));
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": BLANK}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if model.add_dummy_prefix || model.remove_extra_whitespaces {
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    let unknown = model.pieces.iter().position(|p| p.kind == PieceType::Unknown).unwrap_or_default();
+    let bos = model.pieces.iter().position(|p| p.kind == PieceType::Control && p.text == model.bos_piece);
+    let post_processor = bos.filter(|_| model.kind == Kind::Bpe).map_or(Value::Null, |id| crate::formats::begins_with(&model.bos_piece, id));
+    Ok(json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added_tokens(model).iter().map(|t| json!(t)).collect::<Vec<_>>(),
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": null,
+        "post_processor": post_processor,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": match model.kind {
+            Kind::Unigram => json!({
+                "type": "Unigram",
+                "unk_id": unknown,
+                "vocab": model.pieces.iter().map(|p| json!([p.text, p.score])).collect::<Vec<_>>(),
+                "byte_fallback": model.byte_fallback,
+            }),
+            Kind::Bpe => bpe(&model.pieces, unknown, model.byte_fallback),
+        },
+    }))
+}
+
+fn bpe(pieces: &[Piece], unknown: usize, byte_fallback: bool) -> Value {
+    let ids: std::collections::HashMap<&str, usize> = pieces.iter().enumerate().map(|(id, p)| (p.text.as_str(), id)).collect();
+    let joinable = |p: &Piece| matches!(p.kind, PieceType::Normal | PieceType::UserDefined);
+    let mut merges = Vec::new();
+    for piece in pieces.iter().filter(|p| joinable(p)) {
+        let cuts = piece.text.char_indices().skip(1).map(|(cut, _)| piece.text.split_at(cut));
+        let is_piece = |text: &str| ids.get(text).copied().filter(|&id| joinable(&pieces[id]));
+        let mut ways: Vec<_> = cuts.filter_map(|(l, r)| Some(((is_piece(l)?, is_piece(r)?), l, r))).collect();
+        ways.sort_unstable();
+        merges.extend(ways.into_iter().map(|(_, l, r)| (piece.score, l, r)));
+    }
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0));
+    json!({
+        "type": "BPE",
+        "dropout": null,
+        "unk_token": pieces[unknown].text,
+        "continuing_subword_prefix": null,
+        "end_of_word_suffix": null,
+        "fuse_unk": true,
+        "byte_fallback": byte_fallback,
+        "ignore_merges": false,
+        "vocab": pieces.iter().enumerate().map(|(id, p)| (p.text.clone(), id.into())).collect::<Map<_, _>>(),
+        "merges": merges.iter().map(|(_, l, r)| json!([l, r])).collect::<Vec<_>>(),
+    })
+}
+
+/// Control and unknown pieces are control tokens, user-defined ones ordinary added tokens.
+pub fn added_tokens(model: &PieceModel) -> Vec<AddedToken> {
+    let added = |(id, piece): (usize, &Piece)| {
+        let special = match piece.kind {
+            PieceType::Control | PieceType::Unknown => true,
+            PieceType::UserDefined => false,
+            _ => return None,
+        };
+        Some(AddedToken { special, ..AddedToken::special(id as u32, &piece.text.replace(BLANK, if special { BLANK } else { " " })) })
+    };
+    model.pieces.iter().enumerate().filter_map(added).collect()
+}
+
+/// The model of a Llama-like `tokenizer.json`. The error says what a model cannot express.
+pub fn to_model(json: &Value, spm: &Spm, added: &[AddedToken], config: &Map<String, Value>) -> Result<PieceModel, String> {
+    let add_dummy_prefix = match spm.normalizer.prefix {
+        Prefix::Always => true,
+        Prefix::Never => false,
+        other => return Err(format!("its rule for the blank in front ({other:?})")),
+    };
+    let section = BpeSection::deserialize(&json["model"]).map_err(|e| e.to_string())?;
+    let rules = section.rules(Path::new("tokenizer.json")).map_err(|e| e.to_string())?;
+    let size = section.vocab.values().chain(added.iter().map(|t| &t.id)).max().map_or(0, |&id| id as usize + 1);
+    let mut pieces: Vec<Option<Piece>> = vec![None; size];
+    let mut ranks = vec![rules.len(); size];
+    for (rank, &(.., joined)) in rules.iter().enumerate() {
+        let first = &mut ranks[joined as usize];
+        if *first < rank && rules[rank - 1].2 != joined {
+            return Err(format!("two merges of different rank for id {joined} (ranks {first} and {rank})"));
+        }
+        *first = (*first).min(rank);
+    }
+    for (text, &id) in &section.vocab {
+        let kind = spm.kind(id).unwrap_or(PieceType::Normal);
+        let score = if kind == PieceType::Normal { -(ranks[id as usize] as f32) } else { 0.0 };
+        pieces[id as usize] = Some(Piece { text: text.clone(), score, kind });
+    }
+    for token in added {
+        let unknown = pieces[token.id as usize].as_ref().is_some_and(|p| p.kind == PieceType::Unknown);
+        let kind = match (unknown, token.special) {
+            (true, _) => PieceType::Unknown,
+            (_, true) => PieceType::Control,
+            (_, false) => PieceType::UserDefined,
+        };
+        pieces[token.id as usize] = Some(Piece { text: token.content.replace(' ', BLANK), score: 0.0, kind });
+    }
+    let whole: Option<Vec<Piece>> = pieces.into_iter().collect();
+    let mut model = PieceModel::new(Kind::Bpe, whole.ok_or("ids without a token")?, section.byte_fallback);
+    model.add_dummy_prefix = add_dummy_prefix;
+    for (field, name) in [(&mut model.bos_piece, "bos_token"), (&mut model.eos_piece, "eos_token"), (&mut model.pad_piece, "pad_token")] {
+        if let Some(text) = config.get(name).and_then(|v| v.as_str().or_else(|| v["content"].as_str())) {
+            *field = text.to_string();
+        }
+    }
+    model.check()?;
+    Ok(model)
+}

@@ -1,0 +1,166 @@
+//! SentencePiece: pieces of whole sentences, blanks and all, found by merging (BPE) or by the best path (Unigram).
+//!
+//! | file | job |
+//! |---|---|
+//! | [`model`] | the pieces and settings, and the `.model` file |
+//! | [`normalize`], [`charsmap`] | text before it is cut |
+//! | [`bpe`], [`unigram`], [`trie`] | cutting |
+//! | [`decode`] | ids to text |
+//! | [`json`] | to and from the pipelines of a `tokenizer.json` |
+//!
+//! Ids are those of the `sentencepiece` library for models from its files, and those of the `tokenizers` library for a
+//! `tokenizer.json`; the two differ in the rank of merges only.
+
+pub mod bpe;
+pub mod charsmap;
+pub mod decode;
+pub mod json;
+pub mod model;
+pub mod normalize;
+pub mod trie;
+pub mod unigram;
+
+use crate::error::{Result, format};
+use crate::spm::bpe::PieceBpe;
+use crate::spm::model::{Kind, Piece, PieceModel, PieceType, byte_of};
+use crate::spm::normalize::{BLANK, Normalizer};
+use crate::spm::trie::Trie;
+use crate::spm::unigram::Unigram;
+use std::path::Path;
+
+/// An encoder of pieces.
+#[derive(Debug)]
+pub struct Spm {
+    pub normalizer: Normalizer,
+    algorithm: Algorithm,
+    pub decoding: decode::Rules,
+    /// By id.
+    kinds: Vec<PieceType>,
+    unknown: Unknown,
+    /// The model, where the tokenizer came from one.
+    pub model: Option<Box<PieceModel>>,
+}
+
+#[derive(Debug)]
+enum Algorithm {
+    Bpe(PieceBpe),
+    Unigram(Unigram),
+}
+
+/// What characters without a piece become.
+#[derive(Debug, Clone)]
+pub struct Unknown {
+    pub id: u32,
+    /// Ids of the 256 bytes, if they stand for it instead.
+    pub bytes: Option<Box<[u32; 256]>>,
+    /// A run of unknown characters is one token.
+    pub fuse: bool,
+}
+
+impl Unknown {
+    /// Append what stands for `text`, which has no piece. `start`: where this text's ids begin in `out`.
+    pub fn push(&self, text: &str, start: usize, out: &mut Vec<u32>) {
+        match &self.bytes {
+            Some(bytes) => out.extend(text.bytes().map(|b| bytes[usize::from(b)])),
+            None if self.fuse && out[start..].last() == Some(&self.id) => {}
+            None => out.push(self.id),
+        }
+    }
+}
+
+/// The 256 byte pieces, if all are there.
+pub fn byte_ids<'a>(pieces: impl Iterator<Item = (&'a str, u32)>) -> Option<Box<[u32; 256]>> {
+    let mut ids = Box::new([u32::MAX; 256]);
+    for (text, id) in pieces {
+        if let Some(byte) = byte_of(text) {
+            ids[usize::from(byte)] = id;
+        }
+    }
+    ids.iter().all(|&id| id != u32::MAX).then_some(ids)
+}
+
+impl Spm {
+    /// From a SentencePiece model; `path` is named in errors.
+    pub fn new(model: PieceModel, path: &Path) -> Result<Self> {
+        model.check().map_err(|e| format(path, e))?;
+        let pieces = &model.pieces;
+        let entries = |kind: PieceType| pieces.iter().enumerate().filter(move |(_, p)| p.kind == kind).map(|(id, p)| (p.text.as_str(), id as u32));
+        let user_defined = || {
+            let strings = entries(PieceType::UserDefined).map(|(text, id)| (text.as_bytes(), id));
+            strings.clone().next().is_some().then(|| Trie::new(strings))
+        };
+        let unknown = Unknown {
+            id: entries(PieceType::Unknown).next().map_or(0, |(_, id)| id),
+            bytes: if model.byte_fallback { byte_ids(entries(PieceType::Byte)) } else { None },
+            fuse: true,
+        };
+        let algorithm = match model.kind {
+            Kind::Unigram => Algorithm::Unigram(Unigram::new(&model)),
+            Kind::Bpe => Algorithm::Bpe(PieceBpe::from_scores(pieces, user_defined()).map_err(|e| format(path, e))?),
+        };
+        Ok(Self {
+            normalizer: Normalizer::of(&model, user_defined()),
+            algorithm,
+            decoding: decode::Rules::of(&model),
+            kinds: pieces.iter().map(|p| p.kind).collect(),
+            unknown,
+            model: Some(Box::new(model)),
+        })
+    }
+
+    /// Append the ids of a text without added tokens; `first`: nothing stands before it.
+    pub fn encode(&self, text: &str, first: bool, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        let mut normal = std::mem::take(&mut scratch.text);
+        normal.clear();
+        self.normalizer.normalize(text, first, &mut normal);
+        match &self.algorithm {
+            Algorithm::Bpe(bpe) => bpe.encode(&normal, &self.unknown, scratch, out),
+            Algorithm::Unigram(unigram) => unigram.encode(&normal, &self.unknown, scratch, out),
+        }
+        scratch.text = normal;
+    }
+
+    /// Bytes of the source that each of `ids`, the whole of an encoded `text`, stands for; `None` where that cannot be told from the ids.
+    pub fn lengths(&self, text: &str, first: bool, ids: &[u32], bytes: impl Fn(u32) -> usize) -> Option<Vec<usize>> {
+        if !self.normalizer.is_plain() || text.contains(BLANK) || ids.contains(&self.unknown.id) {
+            return None;
+        }
+        let mut lengths: Vec<usize> = ids.iter().map(|&id| bytes(id)).collect();
+        if self.normalizer.prefixes(text, first) {
+            *lengths.first_mut()? -= 1;
+        }
+        (lengths.iter().sum::<usize>() == text.len()).then_some(lengths)
+    }
+
+    /// What a piece is for.
+    pub fn kind(&self, id: u32) -> Option<PieceType> {
+        self.kinds.get(id as usize).copied()
+    }
+
+    /// `"BPE"` or `"Unigram"`.
+    pub fn name(&self) -> &'static str {
+        match self.algorithm {
+            Algorithm::Bpe(_) => "BPE",
+            Algorithm::Unigram(_) => "Unigram",
+        }
+    }
+}
+
+/// Buffers of a thread.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub cache: crate::cache::WordCache,
+    pub bpe: crate::bpe::Scratch,
+    pub path: Vec<unigram::Node>,
+    pub ends: Vec<usize>,
+    text: String,
+}
+
+/// The bytes a piece stands for in text.
+pub fn piece_bytes(piece: &Piece, unk_surface: &str) -> Vec<u8> {
+    match piece.kind {
+        PieceType::Byte => byte_of(&piece.text).map_or(Vec::new(), |b| vec![b]),
+        PieceType::Unknown => unk_surface.as_bytes().to_vec(),
+        _ => piece.text.replace(BLANK, " ").into_bytes(),
+    }
+}

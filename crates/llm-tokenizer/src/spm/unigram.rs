@@ -1,0 +1,99 @@
+//! The Unigram model: the segmentation with the largest sum of scores (Kudo 2018, arXiv 1804.10959, section 3.2).
+//!
+//! Sums are rounded as in `Model::EncodeOptimized` of SentencePiece's `unigram_model.cc` (kept in `f32`, added and compared in `f64`), or near ties
+//! would be cut differently. That is also why the path runs over the whole text and not word by word.
+
+use super::model::{PieceModel, PieceType};
+use super::trie::Trie;
+use super::{Scratch, Unknown};
+
+/// An unknown character is worth this much less than the worst piece.
+const UNKNOWN_PENALTY: f32 = 10.0;
+const UNREACHED: u32 = u32::MAX;
+
+/// Best way to a place of the text.
+#[derive(Debug, Clone, Copy)]
+pub struct Node {
+    /// Piece that ends here, [`Trie::NONE`] for a character without one.
+    id: u32,
+    start: u32,
+    score: f32,
+}
+
+/// A Unigram encoder.
+#[derive(Debug)]
+pub struct Unigram {
+    trie: Trie,
+    scores: Vec<f32>,
+    user_defined: Vec<bool>,
+    best: f32,
+    unknown: f32,
+}
+
+impl Unigram {
+    /// From the pieces of a model.
+    pub fn new(model: &PieceModel) -> Self {
+        let pieces = &model.pieces;
+        let used = |kind| matches!(kind, PieceType::Normal | PieceType::UserDefined);
+        let strings = pieces.iter().enumerate().filter(|(_, p)| used(p.kind)).map(|(id, p)| (p.text.as_bytes(), id as u32));
+        let normal = || pieces.iter().filter(|p| p.kind == PieceType::Normal).map(|p| p.score);
+        Self {
+            trie: Trie::new(strings),
+            scores: pieces.iter().map(|p| p.score).collect(),
+            user_defined: pieces.iter().map(|p| p.kind == PieceType::UserDefined).collect(),
+            best: normal().fold(f32::MIN_POSITIVE, f32::max),
+            unknown: normal().fold(f32::MAX, f32::min) - UNKNOWN_PENALTY,
+        }
+    }
+
+    /// Append the ids of a normalised text.
+    pub fn encode(&self, text: &str, unknown: &Unknown, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        let bytes = text.as_bytes();
+        let path = &mut scratch.path;
+        path.clear();
+        path.resize(bytes.len() + 1, Node { id: Trie::NONE, start: UNREACHED, score: 0.0 });
+        for (at, c) in text.char_indices() {
+            let before = path[at].score;
+            let mut consider = |end: usize, id: u32, total: f64| {
+                let node = &mut path[end];
+                if node.start == UNREACHED || total > f64::from(node.score) {
+                    *node = Node { id, start: at as u32, score: total as f32 };
+                }
+            };
+            let one = at + c.len_utf8();
+            let mut has_single = false;
+            let mut node = Trie::ROOT;
+            for (i, &byte) in bytes[at..].iter().enumerate() {
+                let Some(next) = self.trie.step(node, byte) else { break };
+                node = next;
+                let id = self.trie.value(node);
+                if id == Trie::NONE {
+                    continue;
+                }
+                let end = at + i + 1;
+                let score = match self.user_defined[id as usize] {
+                    true => f64::from((i + 1) as f32 * self.best) - 0.1,
+                    false => f64::from(self.scores[id as usize]),
+                };
+                consider(end, id, score + f64::from(before));
+                has_single |= end == one;
+            }
+            if !has_single {
+                consider(one, Trie::NONE, f64::from(self.unknown + before));
+            }
+        }
+        // Ends of the best pieces, last first.
+        let ends = &mut scratch.ends;
+        ends.clear();
+        let mut end = bytes.len();
+        while end > 0 {
+            ends.push(end);
+            end = path[end].start as usize;
+        }
+        let start = out.len();
+        for &end in ends.iter().rev() {
+            let Node { id, start: from, .. } = path[end];
+            if id == Trie::NONE { unknown.push(&text[from as usize..end], start, out) } else { out.push(id) }
+        }
+    }
+}
