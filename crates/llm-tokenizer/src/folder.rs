@@ -88,7 +88,8 @@ impl Tokenizer {
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         let dir = dir.as_ref();
         let Inner { config, template, .. } = &*self.0;
-        let json = self.json().map_err(|what| format(dir, format!("this tokenizer cannot be written as a tokenizer.json, which cannot express {what}")))?;
+        let json =
+            self.json().map_err(|what| format(dir, format!("this tokenizer cannot be written as a tokenizer.json, which cannot express {what}")))?;
         atomic::write(dir.join(TOKENIZER), &*json)?;
         atomic::write(dir.join(CONFIG), pretty(config))?;
         let names = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];

@@ -31,7 +31,7 @@ enum Command {
     ///
     /// Example: llm-tokenizer train --trace (a toy corpus, step by step)
     Train(commands::Train),
-    /// Print the token ids of a text
+    /// Print the token ids of a text, or of every row of a file
     Encode(commands::Encode),
     /// Print the text of token ids
     Decode(commands::Decode),
@@ -43,6 +43,10 @@ enum Command {
     ///
     /// Example: llm-tokenizer convert --tokenizer tokenizer --to tiktoken --out mine.tiktoken --check sample.jsonl
     Convert(commands::Convert),
+    /// Measure how fast a tokenizer encodes and decodes
+    ///
+    /// Example: llm-tokenizer bench --tokenizer tokenizer sample.jsonl
+    Bench(commands::Bench),
     /// Measure tokens per word and bytes per token by language and domain; writes fertility.json
     ///
     /// Configuration: tokenizer (folder), samples (list of .jsonl files with "text", "lang", "domain").
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         Command::Decode(decode) => decode.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Convert(convert) => convert.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Fertility(args) => commands::fertility(&args),
     })
 }

@@ -2,7 +2,7 @@
 //! pre-tokenisations of [`crate::pretokenize`] with no normaliser or NFC. Anything else is refused here.
 
 use crate::added::AddedToken;
-use crate::bpe::{Bpe, Merges, Rule};
+use crate::bpe::{Bpe, Merges, Rule, WholeWords};
 use crate::byte_level;
 use crate::error::{Result, format};
 use crate::pretokenize::Pattern;
@@ -110,7 +110,7 @@ impl Native {
         if byte_ids.iter().enumerate().any(|(byte, &id)| id == u32::MAX && is_possible(byte)) {
             return None;
         }
-        let whole_words = if whole_words { vocab.iter().map(|(bytes, id)| (bytes.as_slice().into(), *id)).collect() } else { HashMap::new() };
+        let whole_words = if whole_words { vocab.iter().map(|(bytes, id)| (bytes.as_slice().into(), *id)).collect() } else { WholeWords::default() };
         Some(Self { pattern, nfc, bpe: Bpe::new(byte_ids, Merges::new(rules), whole_words) })
     }
 
@@ -137,9 +137,12 @@ impl Native {
     /// Append the ids of a piece of ordinary, normalised text.
     pub fn encode(&self, text: &str, scratch: &mut Scratch, out: &mut Vec<u32>) {
         let Scratch { cache, bpe, .. } = scratch;
+        let bytes = text.as_bytes();
+        let mut start = 0;
         for word in self.pattern.words(text) {
-            let word = word.as_bytes();
-            cache.encode(word, out, |out| self.bpe.encode_word(word, bpe, out));
+            let end = start + word.len();
+            cache.encode(bytes, start, end, out, |out| self.bpe.encode_word(&bytes[start..end], bpe, out));
+            start = end;
         }
     }
 }

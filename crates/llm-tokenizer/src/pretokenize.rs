@@ -133,7 +133,8 @@ fn classes() -> &'static Classes {
     static CLASSES: OnceLock<Classes> = OnceLock::new();
     CLASSES.get_or_init(|| {
         let mut flat = vec![OTHER; CODE_POINTS];
-        let all = [(r"[\p{Lo}\p{Lm}]", UNCASED), (r"[\p{Lu}\p{Lt}]", UPPER), (r"\p{Ll}", LOWER), (r"\p{M}", MARK), (r"\p{N}", NUMBER), (r"\s", SPACE)];
+        let all =
+            [(r"[\p{Lo}\p{Lm}]", UNCASED), (r"[\p{Lu}\p{Lt}]", UPPER), (r"\p{Ll}", LOWER), (r"\p{M}", MARK), (r"\p{N}", NUMBER), (r"\s", SPACE)];
         for (pattern, class) in all {
             for (first, last) in ranges(pattern) {
                 flat[first as usize..=last as usize].fill(class);

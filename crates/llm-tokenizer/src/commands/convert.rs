@@ -76,9 +76,14 @@ impl Comparison {
         if ids != others {
             let at = ids.iter().zip(&others).take_while(|(a, b)| a == b).count();
             let shown: String = one.decode(&ids[at..ids.len().min(at + 8)], false);
-            bail!("what was written does not give the same ids: token {at} of {:?}.. differs, at {shown:?}", text.chars().take(40).collect::<String>());
+            bail!(
+                "what was written does not give the same ids: token {at} of {:?}.. differs, at {shown:?}",
+                text.chars().take(40).collect::<String>()
+            );
         }
-        if one.decode(&ids, true) != other.decode(&ids, true) {
+        // For the unknown, SentencePiece writes a double question mark and a tokenizer.json its token.
+        let known = |text: String| text.replace(" \u{2047} ", "").replace("<unk>", "");
+        if known(one.decode(&ids, true)) != known(other.decode(&ids, true)) {
             bail!("what was written does not give the same text for the ids of {:?}..", text.chars().take(40).collect::<String>());
         }
         self.texts += 1;

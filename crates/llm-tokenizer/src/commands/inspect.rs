@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// Tokenizer folder or tokenizer.json.
+    /// Tokenizer folder or file.
     #[arg(long, value_name = "PATH")]
     tokenizer: PathBuf,
     /// A text to cut into tokens.

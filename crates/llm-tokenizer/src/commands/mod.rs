@@ -1,11 +1,13 @@
 //! What each command of the program does, a file each; here is what several of them use.
 
+mod bench;
 mod convert;
 mod encode;
 mod fertility;
 mod inspect;
 mod train;
 
+pub use bench::Bench;
 pub use convert::Convert;
 pub use encode::{Decode, Encode};
 pub use fertility::fertility;

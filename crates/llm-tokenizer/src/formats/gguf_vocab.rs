@@ -104,7 +104,8 @@ impl Entries<'_> {
             "qwen2" | "deepseek-r1-qwen" | "stablelm2" => (Pattern::Llama3 { digits: 1 }, false),
             "gpt-4o" | "llama4" => (Pattern::O200k, false),
             other => {
-                let message = format!("`tokenizer.ggml.pre`: how {other:?} cuts text is not known here; gpt-2, llama-bpe, qwen2, dbrx and gpt-4o are");
+                let message =
+                    format!("`tokenizer.ggml.pre`: how {other:?} cuts text is not known here; gpt-2, llama-bpe, qwen2, dbrx and gpt-4o are");
                 return Err(format(self.path, message));
             }
         };
@@ -221,7 +222,14 @@ pub fn of_pieces(model: &PieceModel, config: &Map<String, Json>) -> Result<Metad
 }
 
 /// Metadata of a byte-level BPE; `tokens` by id.
-pub fn of_byte_level(tokens: Vec<String>, kinds: &[PieceType], merges: Vec<String>, pattern: Pattern, whole_words: bool, config: &Map<String, Json>) -> Result<Metadata, String> {
+pub fn of_byte_level(
+    tokens: Vec<String>,
+    kinds: &[PieceType],
+    merges: Vec<String>,
+    pattern: Pattern,
+    whole_words: bool,
+    config: &Map<String, Json>,
+) -> Result<Metadata, String> {
     let pre = match (pattern, whole_words) {
         (Pattern::Gpt2, false) => "gpt-2",
         (Pattern::Llama3 { digits: 3 }, true) => "llama-bpe",

@@ -69,7 +69,10 @@ pub fn read(path: &Path, bytes: &[u8]) -> Result<Ranks> {
         let text = std::fs::read_to_string(&sidecar).map_err(io(&sidecar, "cannot read"))?;
         let known: Sidecar = serde_json::from_str(&text).map_err(|e| format(&sidecar, e.to_string()))?;
         let pattern = Pattern::from_regex(&known.pat_str).ok_or_else(|| {
-            format(&sidecar, "pat_str: this regular expression is not known here; known are those of GPT-2, Llama 3, Qwen 2, cl100k_base and o200k_base")
+            format(
+                &sidecar,
+                "pat_str: this regular expression is not known here; known are those of GPT-2, Llama 3, Qwen 2, cl100k_base and o200k_base",
+            )
         })?;
         let special = known.special_tokens.iter().map(|(text, &id)| AddedToken::special(id, text)).collect();
         return Ok(Ranks { tokens, pattern, special, eos: known.special_tokens.contains_key(END).then(|| END.into()), bos: None });

@@ -120,19 +120,20 @@ impl PieceBpe {
             return self.encode_word(text, unknown, &mut scratch.bpe, start, out);
         }
         let Scratch { cache, bpe, .. } = scratch;
-        let mut rest = text;
-        while !rest.is_empty() {
-            let (word, after) = rest.split_at(word_end(rest));
+        let mut at = 0;
+        while at < text.len() {
+            let end = at + word_end(&text[at..]);
+            let word = &text[at..end];
             // A run of unknown characters may go on from the word before, so such words are not remembered.
             let begins_anew = unknown.bytes.is_some() || !unknown.fuse || word.starts_with(BLANK);
             match begins_anew {
-                true => cache.encode(word.as_bytes(), out, |out| {
+                true => cache.encode(text.as_bytes(), at, end, out, |out| {
                     let start = out.len();
                     self.encode_word(word, unknown, bpe, start, out);
                 }),
                 false => self.encode_word(word, unknown, bpe, start, out),
             }
-            rest = after;
+            at = end;
         }
     }
 
@@ -163,7 +164,6 @@ impl PieceBpe {
             }
         }
     }
-
 }
 
 /// Where the first word of `text` ends: before a blank that follows something else.

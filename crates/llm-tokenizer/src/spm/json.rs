@@ -16,7 +16,8 @@ impl Spm {
     /// `None` if the pipeline is not a Llama-like BPE; an error if it is but the file is damaged.
     pub fn from_json(json: &Value, added: &[AddedToken], path: &Path) -> Result<Option<(Self, Vec<VocabEntry>)>> {
         let Some((prefix, rules)) = pipeline(json) else { return Ok(None) };
-        let rewritten = |t: &AddedToken| t.lstrip || t.rstrip || t.single_word || t.normalized && (prefix != Prefix::Never || t.content.contains(' '));
+        let rewritten =
+            |t: &AddedToken| t.lstrip || t.rstrip || t.single_word || t.normalized && (prefix != Prefix::Never || t.content.contains(' '));
         if added.iter().any(rewritten) {
             return Ok(None);
         }
@@ -124,11 +125,8 @@ pub fn to_json(model: &PieceModel) -> Result<Value, String> {
         normalizers.push(json!({"type": "Prepend", "prepend": BLANK}));
     }
     normalizers.push(json!({"type": "Replace", "pattern": {"String": " "}, "content": BLANK}));
-    let mut decoders = vec![
-        json!({"type": "Replace", "pattern": {"String": BLANK}, "content": " "}),
-        json!({"type": "ByteFallback"}),
-        json!({"type": "Fuse"}),
-    ];
+    let mut decoders =
+        vec![json!({"type": "Replace", "pattern": {"String": BLANK}, "content": " "}), json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
     if model.add_dummy_prefix || model.remove_extra_whitespaces {
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
