@@ -2,6 +2,7 @@
 //! `tokenizers` crate behind the same interface, slower but complete.
 
 use crate::error::{Result, format};
+use std::collections::HashSet;
 use std::path::Path;
 use tokenizers::Tokenizer as Reference;
 
@@ -10,6 +11,17 @@ use tokenizers::Tokenizer as Reference;
 pub struct Fallback {
     trusted: Reference,
     untrusted: Reference,
+    /// Control tokens but for the one that stands for the unknown.
+    control: HashSet<u32>,
+    names: Vec<String>,
+}
+
+fn ids(reference: &Reference, text: &str) -> Vec<u32> {
+    reference.encode_fast(text, false).map(|e| e.get_ids().to_vec()).unwrap_or_default()
+}
+
+fn first_length(text: &str) -> usize {
+    text.chars().next().map_or(0, char::len_utf8)
 }
 
 impl Fallback {
@@ -19,16 +31,30 @@ impl Fallback {
         trusted.with_truncation(None).map_err(|e| format(path, e.to_string()))?;
         trusted.with_padding(None);
         // A model without a token for the unknown fails only when it meets one: better now than in a long run.
+        let strange = trusted.encode_fast("\u{10ffd}", false).map_err(|e| format(path, format!("cannot encode unknown characters: {e}")))?;
         trusted.encode_fast("a\u{10ffd}\u{1f9ff}\0", false).map_err(|e| format(path, format!("cannot encode unknown characters: {e}")))?;
+        let special = trusted.get_added_tokens_decoder().into_iter().filter(|(id, token)| token.special && !strange.get_ids().contains(id));
+        let (control, names) = special.map(|(id, token)| (id, token.content)).unzip();
         let mut untrusted = trusted.clone();
         untrusted.set_encode_special_tokens(true);
-        Ok(Self { trusted, untrusted })
+        Ok(Self { trusted, untrusted, control, names })
     }
 
     /// Ids of `text`.
     pub fn encode(&self, text: &str, special: bool) -> Vec<u32> {
-        let reference = if special { &self.trusted } else { &self.untrusted };
-        reference.encode_fast(text, false).map(|e| e.get_ids().to_vec()).unwrap_or_default()
+        if special {
+            return ids(&self.trusted, text);
+        }
+        let found = ids(&self.untrusted, text);
+        if !found.iter().any(|id| self.control.contains(id)) {
+            return found;
+        }
+        // Some models find control tokens on their own (Unigram has them in its vocabulary): cut them in two.
+        let mut cuts: Vec<usize> = self.names.iter().flat_map(|name| text.match_indices(name.as_str()).map(|(at, c)| at + first_length(c))).collect();
+        cuts.extend([0, text.len()]);
+        cuts.sort_unstable();
+        cuts.dedup();
+        cuts.windows(2).flat_map(|cut| ids(&self.untrusted, &text[cut[0]..cut[1]])).filter(|id| !self.control.contains(id)).collect()
     }
 
     /// Ids and byte ranges in `text`, special tokens recognised.

@@ -64,7 +64,7 @@ impl Tokenizer {
             Source::Json(json) => read_json(json, path)?,
             Source::Pieces(model) => {
                 let table = |(id, piece)| (piece_bytes(piece, &model.unk_surface), id);
-                let vocab = (0..).zip(&model.pieces).map(|(id, piece)| (id, piece)).map(table).collect();
+                let vocab = (0..).zip(&model.pieces).map(table).collect();
                 let added = added_tokens(model).into_iter().filter(|t| t.special && model.pieces[t.id as usize].kind == PieceType::Control);
                 let added = added.collect();
                 (Engine::Pieces(Box::new(Spm::new((**model).clone(), path)?)), vocab, added)

@@ -184,8 +184,8 @@ impl Cursor<'_> {
         let byte = |i: usize| usize::from(self.bytes.get(at + i).copied().unwrap_or(0) & 0x3f);
         let first = usize::from(first);
         let (code, length) = match first {
-            ..0xE0 => ((first & 0x1f) << 6 | byte(1), 2),
-            ..0xF0 => ((first & 0x0f) << 12 | byte(1) << 6 | byte(2), 3),
+            0..0xE0 => ((first & 0x1f) << 6 | byte(1), 2),
+            0xE0..0xF0 => ((first & 0x0f) << 12 | byte(1) << 6 | byte(2), 3),
             _ => ((first & 0x07) << 18 | byte(1) << 12 | byte(2) << 6 | byte(3), 4),
         };
         let block = self.classes.block.get(code / BLOCK).copied().unwrap_or(0);

@@ -145,6 +145,10 @@ fn round_trips() {
             let again = Tokenizer::load(&out).unwrap();
             let theirs = (format == Format::Hf).then(|| common::reference(&out.join("tokenizer.json")));
             for text in hard_texts() {
+                // A Unigram model of the library finds control tokens by itself; they are cut in two there.
+                if file.contains("test_model") && format == Format::Hf && text.contains("</s>") {
+                    continue;
+                }
                 let ids = tokenizer.encode(&text);
                 assert_eq!(again.encode(&text), ids, "{file} as {format:?}: {text:.100?}");
                 // What stands for the unknown is spelled differently in a tokenizer.json.
@@ -216,6 +220,47 @@ fn pieces_of_a_tokenizer_json() {
             }
         }
     }
+}
+
+/// Unigram: from the `.model`, from the `tokenizer.json` written from it, and in `tokenizers`.
+#[test]
+fn unigram_of_a_tokenizer_json() {
+    let Some(model) = parity("tokenizers/sentencepiece_unigram") else { return };
+    let model = Tokenizer::load(model.join("tokenizer.model")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    model.save(dir.path()).unwrap();
+    let ours = Tokenizer::load(dir.path()).unwrap();
+    assert!(ours.is_native());
+    let theirs = common::reference(&dir.path().join("tokenizer.json"));
+    for text in hard_texts() {
+        assert_eq!(ours.encode(&text), model.encode(&text), "{text:.100?}");
+        let ids = ours.encode_with_special(&text);
+        assert_eq!(ids, common::reference_ids(&theirs, &text), "{text:.100?}");
+        assert_eq!(ours.decode(&ids, true), theirs.decode(&ids, true).unwrap(), "{text:.100?}");
+    }
+    let back = dir.path().join("back.model");
+    ours.save_as(Format::Sentencepiece, &back).unwrap();
+    let back = Tokenizer::load(back).unwrap();
+    for text in hard_texts() {
+        assert_eq!(back.encode(&text), model.encode(&text), "{text:.100?}");
+    }
+}
+
+/// A model that finds control tokens by itself must not do so in text of strangers.
+#[test]
+fn the_other_library_gives_no_control_token_either() {
+    let Some(dir) = shared("tokenizers/sentencepiece") else { return };
+    let model = Tokenizer::load(dir.join("test_model.model")).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    model.save(out.path()).unwrap();
+    let ours = Tokenizer::load(out.path()).unwrap();
+    let (end, unknown) = (ours.special_id("</s>").unwrap(), ours.special_id("<unk>").unwrap());
+    for text in ["</s>", "a</s>b", "x </s></s>", "<s>"] {
+        let ids = ours.encode(text);
+        assert!(ids.iter().all(|&id| id == unknown || !ours.is_special(id)), "{text}: {ids:?}");
+        assert!(!ids.is_empty());
+    }
+    assert!(ours.encode_with_special("a</s>").contains(&end));
 }
 
 proptest! {

@@ -20,7 +20,7 @@ impl Charsmap {
         let broken = || format!("precompiled_charsmap: {} bytes do not hold the trie they announce", bytes.len());
         let (size, rest) = bytes.split_at_checked(4).ok_or_else(broken)?;
         let size = u32::from_le_bytes([size[0], size[1], size[2], size[3]]) as usize;
-        let (trie, replacements) = rest.split_at_checked(size).filter(|_| size % 4 == 0 && size > 0).ok_or_else(broken)?;
+        let (trie, replacements) = rest.split_at_checked(size).filter(|_| size.is_multiple_of(4) && size > 0).ok_or_else(broken)?;
         let units = trie.chunks_exact(4).map(|u| u32::from_le_bytes([u[0], u[1], u[2], u[3]])).collect();
         std::str::from_utf8(replacements).map_err(|_| "precompiled_charsmap: a replacement is not UTF-8")?;
         Ok(Self { bytes: bytes.to_vec(), units, replacements: replacements.to_vec() })

@@ -4,6 +4,7 @@ use super::bpe::PieceBpe;
 use super::decode::Rules;
 use super::model::{Kind, Piece, PieceModel, PieceType};
 use super::normalize::{BLANK, Normalizer, Prefix};
+use super::unigram::Unigram;
 use super::{Algorithm, Spm, Unknown, byte_ids};
 use crate::added::AddedToken;
 use crate::error::{Result, format};
@@ -13,7 +14,7 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 
 impl Spm {
-    /// `None` if the pipeline is not a Llama-like BPE; an error if it is but the file is damaged.
+    /// `None` if the pipeline is not a Llama-like BPE or Unigram; an error if it is but the file is damaged.
     pub fn from_json(json: &Value, added: &[AddedToken], path: &Path) -> Result<Option<(Self, Vec<VocabEntry>)>> {
         let Some((prefix, rules)) = pipeline(json) else { return Ok(None) };
         let rewritten =
@@ -21,49 +22,103 @@ impl Spm {
         if added.iter().any(rewritten) {
             return Ok(None);
         }
-        let section = BpeSection::deserialize(&json["model"]).map_err(|e| format(path, format!("model: {e}")))?;
-        let vocab = || section.vocab.iter().map(|(text, &id)| (text.as_str(), id));
-        let bytes = if section.byte_fallback { byte_ids(vocab()) } else { None };
-        let unknown = section.unk_token.as_ref().and_then(|token| section.vocab.get(token)).copied();
-        // With some byte pieces missing, or nothing for the unknown, the library has its own ideas.
-        if (section.byte_fallback && bytes.is_none()) || (bytes.is_none() && unknown.is_none()) {
-            return Ok(None);
-        }
-        let merges = section.rules(path)?;
-        let size = section.vocab.values().max().map_or(0, |&id| id as usize + 1);
-        let mut kinds = vec![PieceType::Unused; size];
-        let mut entries = Vec::with_capacity(section.vocab.len());
-        for (text, id) in vocab() {
-            let byte = super::byte_of(text).filter(|_| matches!(rules, Rules::HuggingFace { byte_fallback: true, .. }));
-            kinds[id as usize] = match byte {
-                Some(_) => PieceType::Byte,
-                None if Some(id) == unknown => PieceType::Unknown,
-                None => PieceType::Normal,
-            };
-            entries.push((byte.map_or_else(|| text.replace(BLANK, " ").into_bytes(), |b| vec![b]), id));
-        }
-        let spm = Self {
-            normalizer: Normalizer::plain(prefix),
-            algorithm: Algorithm::Bpe(PieceBpe::from_merges(vocab(), &merges)),
-            decoding: rules,
-            kinds,
-            unknown: Unknown { id: unknown.unwrap_or(u32::MAX), bytes, fuse: section.fuse_unk },
-            model: None,
-        };
-        Ok(Some((spm, entries)))
+        let model = &json["model"];
+        if model["type"] == "Unigram" { unigram(model, added, prefix, rules, path) } else { merges(model, prefix, rules, path) }
     }
+}
+
+/// What the JSON of a Unigram model section holds.
+#[derive(Deserialize)]
+struct UnigramSection {
+    vocab: Vec<(String, f64)>,
+    unk_id: Option<u32>,
+    #[serde(default)]
+    byte_fallback: bool,
+}
+
+/// `added`: control tokens, which text never gives.
+fn unigram(model: &Value, added: &[AddedToken], prefix: Prefix, rules: Rules, path: &Path) -> Result<Option<(Spm, Vec<VocabEntry>)>> {
+    let section = UnigramSection::deserialize(model).map_err(|e| format(path, format!("model: {e}")))?;
+    let vocab = || (0..).zip(&section.vocab).map(|(id, (text, _))| (text.as_str(), id));
+    let bytes = if section.byte_fallback { byte_ids(vocab()) } else { None };
+    let unknown = section.unk_id.filter(|&id| (id as usize) < section.vocab.len());
+    if let Some(at) = section.vocab.iter().position(|(_, score)| !score.is_finite()) {
+        return Err(format(path, format!("model.vocab[{at}]: the score is not a number")));
+    }
+    let (Some(unknown), false) = (unknown, section.byte_fallback && bytes.is_none()) else { return Ok(None) };
+    let control = |id: u32| added.iter().any(|t| t.special && t.id == id);
+    let kind = |(text, id): (&str, u32)| match () {
+        () if id == unknown => PieceType::Unknown,
+        () if control(id) => PieceType::Control,
+        () if bytes.is_some() && super::byte_of(text).is_some() => PieceType::Byte,
+        () => PieceType::Normal,
+    };
+    let kinds: Vec<PieceType> = vocab().map(kind).collect();
+    let entries = vocab().map(|(text, id)| (spelled(text, kinds[id as usize]), id)).collect();
+    let spm = Spm {
+        normalizer: Normalizer::plain(prefix),
+        algorithm: Algorithm::Unigram(Unigram::from_vocab(&section.vocab, |id| kinds[id as usize] == PieceType::Normal)),
+        decoding: rules,
+        kinds,
+        unknown: Unknown { id: unknown, bytes, fuse: true },
+        model: None,
+    };
+    Ok(Some((spm, entries)))
+}
+
+/// Bytes of a piece in text.
+fn spelled(text: &str, kind: PieceType) -> Vec<u8> {
+    match super::byte_of(text).filter(|_| kind == PieceType::Byte) {
+        Some(byte) => vec![byte],
+        None => text.replace(BLANK, " ").into_bytes(),
+    }
+}
+
+fn merges(model: &Value, prefix: Prefix, rules: Rules, path: &Path) -> Result<Option<(Spm, Vec<VocabEntry>)>> {
+    let section = BpeSection::deserialize(model).map_err(|e| format(path, format!("model: {e}")))?;
+    let vocab = || section.vocab.iter().map(|(text, &id)| (text.as_str(), id));
+    let bytes = if section.byte_fallback { byte_ids(vocab()) } else { None };
+    let unknown = section.unk_token.as_ref().and_then(|token| section.vocab.get(token)).copied();
+    // With some byte pieces missing, or nothing for the unknown, the library has its own ideas.
+    if (section.byte_fallback && bytes.is_none()) || (bytes.is_none() && unknown.is_none()) {
+        return Ok(None);
+    }
+    let merges = section.rules(path)?;
+    let size = section.vocab.values().max().map_or(0, |&id| id as usize + 1);
+    let mut kinds = vec![PieceType::Unused; size];
+    let mut entries = Vec::with_capacity(section.vocab.len());
+    for (text, id) in vocab() {
+        let byte = super::byte_of(text).is_some() && matches!(rules, Rules::HuggingFace { byte_fallback: true, .. });
+        let kind = match byte {
+            true => PieceType::Byte,
+            false if Some(id) == unknown => PieceType::Unknown,
+            false => PieceType::Normal,
+        };
+        kinds[id as usize] = kind;
+        entries.push((spelled(text, kind), id));
+    }
+    let spm = Spm {
+        normalizer: Normalizer::plain(prefix),
+        algorithm: Algorithm::Bpe(Box::new(PieceBpe::from_merges(vocab(), &merges))),
+        decoding: rules,
+        kinds,
+        unknown: Unknown { id: unknown.unwrap_or(u32::MAX), bytes, fuse: section.fuse_unk },
+        model: None,
+    };
+    Ok(Some((spm, entries)))
 }
 
 /// How blanks are put in front and text is put together, if the pipeline is one of ours.
 fn pipeline(json: &Value) -> Option<(Prefix, Rules)> {
     let model = &json["model"];
     let unset = |name: &str| matches!(&model[name], Value::Null | Value::Bool(false)) || model[name].as_str() == Some("");
-    let plain = model["type"].as_str().is_none_or(|t| t == "BPE")
+    let unigram = model["type"] == "Unigram" && model["vocab"].is_array();
+    let bpe = model["type"].as_str().is_none_or(|t| t == "BPE")
         && model["vocab"].is_object()
         && model["merges"].is_array()
         && ["continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"].iter().all(|name| unset(name))
         && model["dropout"].as_f64().unwrap_or(0.0) == 0.0;
-    if !plain {
+    if !unigram && !bpe {
         return None;
     }
     let steps = |value: &Value, list: &str| match value["type"].as_str() {
@@ -200,22 +255,23 @@ pub fn to_model(json: &Value, spm: &Spm, added: &[AddedToken], config: &Map<Stri
         Prefix::Never => false,
         other => return Err(format!("its rule for the blank in front ({other:?})")),
     };
-    let section = BpeSection::deserialize(&json["model"]).map_err(|e| e.to_string())?;
-    let rules = section.rules(Path::new("tokenizer.json")).map_err(|e| e.to_string())?;
-    let size = section.vocab.values().chain(added.iter().map(|t| &t.id)).max().map_or(0, |&id| id as usize + 1);
-    let mut pieces: Vec<Option<Piece>> = vec![None; size];
-    let mut ranks = vec![rules.len(); size];
-    for (rank, &(.., joined)) in rules.iter().enumerate() {
-        let first = &mut ranks[joined as usize];
-        if *first < rank && rules[rank - 1].2 != joined {
-            return Err(format!("two merges of different rank for id {joined} (ranks {first} and {rank})"));
+    let (kind, byte_fallback, scored) = match json["model"]["type"] == "Unigram" {
+        true => {
+            let section = UnigramSection::deserialize(&json["model"]).map_err(|e| e.to_string())?;
+            let scored = (0..).zip(section.vocab).map(|(id, (text, score))| (text, id, score as f32)).collect();
+            (Kind::Unigram, section.byte_fallback, scored)
         }
-        *first = (*first).min(rank);
-    }
-    for (text, &id) in &section.vocab {
+        false => {
+            let section = BpeSection::deserialize(&json["model"]).map_err(|e| e.to_string())?;
+            let scored = scores_of_merges(&section)?;
+            (Kind::Bpe, section.byte_fallback, scored)
+        }
+    };
+    let size = scored.iter().map(|(_, id, _)| id).chain(added.iter().map(|t| &t.id)).max().map_or(0, |&id| id as usize + 1);
+    let mut pieces: Vec<Option<Piece>> = vec![None; size];
+    for (text, id, score) in scored {
         let kind = spm.kind(id).unwrap_or(PieceType::Normal);
-        let score = if kind == PieceType::Normal { -(ranks[id as usize] as f32) } else { 0.0 };
-        pieces[id as usize] = Some(Piece { text: text.clone(), score, kind });
+        pieces[id as usize] = Some(Piece { text, score: if kind == PieceType::Normal { score } else { 0.0 }, kind });
     }
     for token in added {
         let unknown = pieces[token.id as usize].as_ref().is_some_and(|p| p.kind == PieceType::Unknown);
@@ -227,7 +283,7 @@ pub fn to_model(json: &Value, spm: &Spm, added: &[AddedToken], config: &Map<Stri
         pieces[token.id as usize] = Some(Piece { text: token.content.replace(' ', BLANK), score: 0.0, kind });
     }
     let whole: Option<Vec<Piece>> = pieces.into_iter().collect();
-    let mut model = PieceModel::new(Kind::Bpe, whole.ok_or("ids without a token")?, section.byte_fallback);
+    let mut model = PieceModel::new(kind, whole.ok_or("ids without a token")?, byte_fallback);
     model.add_dummy_prefix = add_dummy_prefix;
     for (field, name) in [(&mut model.bos_piece, "bos_token"), (&mut model.eos_piece, "eos_token"), (&mut model.pad_piece, "pad_token")] {
         if let Some(text) = config.get(name).and_then(|v| v.as_str().or_else(|| v["content"].as_str())) {
@@ -236,4 +292,18 @@ pub fn to_model(json: &Value, spm: &Spm, added: &[AddedToken], config: &Map<Stri
     }
     model.check()?;
     Ok(model)
+}
+
+/// Text, id and score of every token: minus the rank of the merge that makes it.
+fn scores_of_merges(section: &BpeSection) -> Result<Vec<(String, u32, f32)>, String> {
+    let rules = section.rules(Path::new("tokenizer.json")).map_err(|e| e.to_string())?;
+    let mut ranks = std::collections::HashMap::new();
+    for (rank, &(.., joined)) in rules.iter().enumerate() {
+        let first = *ranks.entry(joined).or_insert(rank);
+        if first < rank && rules[rank - 1].2 != joined {
+            return Err(format!("two merges of different rank for id {joined} (ranks {first} and {rank})"));
+        }
+    }
+    let score = |id: &u32| -(ranks.get(id).copied().unwrap_or(rules.len()) as f32);
+    Ok(section.vocab.iter().map(|(text, id)| (text.clone(), *id, score(id))).collect())
 }

@@ -43,7 +43,7 @@ pub struct Spm {
 
 #[derive(Debug)]
 enum Algorithm {
-    Bpe(PieceBpe),
+    Bpe(Box<PieceBpe>),
     Unigram(Unigram),
 }
 
@@ -96,7 +96,7 @@ impl Spm {
         };
         let algorithm = match model.kind {
             Kind::Unigram => Algorithm::Unigram(Unigram::new(&model)),
-            Kind::Bpe => Algorithm::Bpe(PieceBpe::from_scores(pieces, user_defined()).map_err(|e| format(path, e))?),
+            Kind::Bpe => Algorithm::Bpe(Box::new(PieceBpe::from_scores(pieces, user_defined()).map_err(|e| format(path, e))?)),
         };
         Ok(Self {
             normalizer: Normalizer::of(&model, user_defined()),

@@ -1,14 +1,15 @@
 //! The Unigram model: the segmentation with the largest sum of scores (Kudo 2018, arXiv 1804.10959, section 3.2).
 //!
-//! Sums are rounded as in `Model::EncodeOptimized` of SentencePiece's `unigram_model.cc` (kept in `f32`, added and compared in `f64`), or near ties
-//! would be cut differently. That is also why the path runs over the whole text and not word by word.
+//! The sums of a SentencePiece model are rounded as in `Model::EncodeOptimized` of SentencePiece's `unigram_model.cc` (kept in `f32`, added and compared in `f64`), or near
+//! ties would be cut differently; those of a `tokenizer.json` are not rounded. That is also why the path runs over the whole text and not word
+//! by word.
 
 use super::model::{PieceModel, PieceType};
 use super::trie::Trie;
 use super::{Scratch, Unknown};
 
 /// An unknown character is worth this much less than the worst piece.
-const UNKNOWN_PENALTY: f32 = 10.0;
+const UNKNOWN_PENALTY: f64 = 10.0;
 const UNREACHED: u32 = u32::MAX;
 
 /// Best way to a place of the text.
@@ -17,17 +18,19 @@ pub struct Node {
     /// Piece that ends here, [`Trie::NONE`] for a character without one.
     id: u32,
     start: u32,
-    score: f32,
+    score: f64,
 }
 
 /// A Unigram encoder.
 #[derive(Debug)]
 pub struct Unigram {
     trie: Trie,
-    scores: Vec<f32>,
+    scores: Vec<f64>,
     user_defined: Vec<bool>,
     best: f32,
-    unknown: f32,
+    unknown: f64,
+    /// Sums are rounded to `f32`.
+    rounds: bool,
 }
 
 impl Unigram {
@@ -39,10 +42,24 @@ impl Unigram {
         let normal = || pieces.iter().filter(|p| p.kind == PieceType::Normal).map(|p| p.score);
         Self {
             trie: Trie::new(strings),
-            scores: pieces.iter().map(|p| p.score).collect(),
+            scores: pieces.iter().map(|p| f64::from(p.score)).collect(),
             user_defined: pieces.iter().map(|p| p.kind == PieceType::UserDefined).collect(),
             best: normal().fold(f32::MIN_POSITIVE, f32::max),
-            unknown: normal().fold(f32::MAX, f32::min) - UNKNOWN_PENALTY,
+            unknown: f64::from(normal().fold(f32::MAX, f32::min) - UNKNOWN_PENALTY as f32),
+            rounds: true,
+        }
+    }
+
+    /// From the vocabulary of a `tokenizer.json`; `found` tells which ids text can give.
+    pub fn from_vocab(vocab: &[(String, f64)], found: impl Fn(u32) -> bool) -> Self {
+        let strings: Vec<(&[u8], u32)> = (0..).zip(vocab).filter(|(id, _)| found(*id)).map(|(id, (text, _))| (text.as_bytes(), id)).collect();
+        Self {
+            trie: Trie::new(strings.into_iter()),
+            scores: vocab.iter().map(|(_, score)| *score).collect(),
+            user_defined: vec![false; vocab.len()],
+            best: 0.0,
+            unknown: vocab.iter().map(|(_, score)| *score).fold(f64::INFINITY, f64::min) - UNKNOWN_PENALTY,
+            rounds: false,
         }
     }
 
@@ -56,8 +73,8 @@ impl Unigram {
             let before = path[at].score;
             let mut consider = |end: usize, id: u32, total: f64| {
                 let node = &mut path[end];
-                if node.start == UNREACHED || total > f64::from(node.score) {
-                    *node = Node { id, start: at as u32, score: total as f32 };
+                if node.start == UNREACHED || total > node.score {
+                    *node = Node { id, start: at as u32, score: if self.rounds { f64::from(total as f32) } else { total } };
                 }
             };
             let one = at + c.len_utf8();
@@ -73,13 +90,15 @@ impl Unigram {
                 let end = at + i + 1;
                 let score = match self.user_defined[id as usize] {
                     true => f64::from((i + 1) as f32 * self.best) - 0.1,
-                    false => f64::from(self.scores[id as usize]),
+                    false => self.scores[id as usize],
                 };
-                consider(end, id, score + f64::from(before));
+                consider(end, id, score + before);
                 has_single |= end == one;
             }
             if !has_single {
-                consider(one, Trie::NONE, f64::from(self.unknown + before));
+                // A sum of two `f32` there.
+                let total = self.unknown + before;
+                consider(one, Trie::NONE, if self.rounds { f64::from(total as f32) } else { total });
             }
         }
         // Ends of the best pieces, last first.
