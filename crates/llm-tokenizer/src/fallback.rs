@@ -3,6 +3,7 @@
 
 use crate::error::{Result, format};
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use tokenizers::Tokenizer as Reference;
 
@@ -17,7 +18,13 @@ pub struct Fallback {
 }
 
 fn ids(reference: &Reference, text: &str) -> Vec<u32> {
-    reference.encode_fast(text, false).map(|e| e.get_ids().to_vec()).unwrap_or_default()
+    guarded(|| reference.encode_fast(text, false).map(|e| e.get_ids().to_vec()).unwrap_or_default())
+}
+
+/// The library panics on some pipelines that it loads (a `Strip` decoder that cuts more than there is). [`Fallback::from_json`] tries them
+/// and refuses; what it missed gives nothing here, and the panic's message on standard error.
+fn guarded<T: Default>(call: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_default()
 }
 
 fn first_length(text: &str) -> usize {
@@ -27,6 +34,14 @@ fn first_length(text: &str) -> usize {
 impl Fallback {
     /// From the text of a `tokenizer.json`; `path` is named in errors.
     pub fn from_json(text: &str, path: &Path) -> Result<Self> {
+        let panicked = |_| {
+            let what = "the `tokenizers` library panics on this file (its message is above): look at its model, pre_tokenizer and decoder";
+            Err(format(path, what))
+        };
+        catch_unwind(AssertUnwindSafe(|| Self::read(text, path))).unwrap_or_else(panicked)
+    }
+
+    fn read(text: &str, path: &Path) -> Result<Self> {
         let mut trusted = text.parse::<Reference>().map_err(|e| format(path, format!("not a tokenizer.json: {e}")))?;
         trusted.with_truncation(None).map_err(|e| format(path, e.to_string()))?;
         trusted.with_padding(None);
@@ -35,6 +50,12 @@ impl Fallback {
         trusted.encode_fast("a\u{10ffd}\u{1f9ff}\0", false).map_err(|e| format(path, format!("cannot encode unknown characters: {e}")))?;
         let special = trusted.get_added_tokens_decoder().into_iter().filter(|(id, token)| token.special && !strange.get_ids().contains(id));
         let (control, names) = special.map(|(id, token)| (id, token.content)).unzip();
+        for text in ["", " ", "a", "\u{2581}a b", "Hello, World! 12 \n\t日本 é\u{301}"] {
+            let ids = trusted.encode_fast(text, false).map(|e| e.get_ids().to_vec()).unwrap_or_default();
+            trusted.decode(&ids, true).ok();
+            ids.iter().for_each(|&id| drop(trusted.decode(&[id], false)));
+        }
+        (0..trusted.get_vocab_size(true).min(512) as u32).for_each(|id| drop(trusted.decode(&[id], false)));
         let mut untrusted = trusted.clone();
         untrusted.set_encode_special_tokens(true);
         Ok(Self { trusted, untrusted, control, names })
@@ -59,12 +80,12 @@ impl Fallback {
 
     /// Ids and byte ranges in `text`, special tokens recognised.
     pub fn encode_with_offsets(&self, text: &str) -> (Vec<u32>, Vec<(usize, usize)>) {
-        self.trusted.encode(text, false).map(|e| (e.get_ids().to_vec(), e.get_offsets().to_vec())).unwrap_or_default()
+        guarded(|| self.trusted.encode(text, false).map(|e| (e.get_ids().to_vec(), e.get_offsets().to_vec())).unwrap_or_default())
     }
 
     /// Text of `ids`.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        self.trusted.decode(ids, skip_special).unwrap_or_default()
+        guarded(|| self.trusted.decode(ids, skip_special).unwrap_or_default())
     }
 
     /// Every vocabulary entry with the bytes it most likely stands for.
