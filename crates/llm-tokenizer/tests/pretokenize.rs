@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
 
-const PATTERNS: [Pattern; 3] = [Pattern::Gpt2, Pattern::Llama3 { digits: 3 }, Pattern::Llama3 { digits: 1 }];
+const PATTERNS: [Pattern; 5] = [Pattern::Gpt2, Pattern::Llama3 { digits: 3 }, Pattern::Llama3 { digits: 1 }, Pattern::Cl100k, Pattern::O200k];
 
 fn by_regex(pattern: Pattern) -> Split {
     Split::new(SplitPattern::Regex(pattern.regex()), SplitDelimiterBehavior::Isolated, false).unwrap()
@@ -38,7 +38,7 @@ fn on_every_character_in_several_neighbourhoods() {
         let split = by_regex(pattern);
         let every: Vec<char> = ('\0'..=char::MAX).filter(|c| (*c as u32) < 0x32000 || (*c as u32) >= 0xE0000 && (*c as u32) < 0xE0200).collect();
         for chunk in every.chunks(4096) {
-            let text: String = chunk.iter().flat_map(|&c| [c, ' ', c, 'a', c, '\'', c, '1']).collect();
+            let text: String = chunk.iter().flat_map(|&c| [c, ' ', c, 'a', c, '\'', c, '1', 'A', c, 'B', c, '\n']).collect();
             check(&split, pattern, &text);
         }
     }
