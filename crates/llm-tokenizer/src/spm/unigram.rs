@@ -1,6 +1,6 @@
 //! The Unigram model: the segmentation with the largest sum of scores (Kudo 2018, arXiv 1804.10959, section 3.2).
 //!
-//! The sums of a SentencePiece model are rounded as in `Model::EncodeOptimized` of SentencePiece's `unigram_model.cc` (kept in `f32`, added and compared in `f64`), or near
+//! The sums of a SentencePiece model are rounded as in `Model::EncodeOptimized` of SentencePiece's `unigram_model.cc` (`f32`), or near
 //! ties would be cut differently; those of a `tokenizer.json` are not rounded. That is also why the path runs over the whole text and not word
 //! by word.
 
@@ -11,6 +11,8 @@ use super::{Scratch, Unknown};
 /// An unknown character is worth this much less than the worst piece.
 const UNKNOWN_PENALTY: f64 = 10.0;
 const UNREACHED: u32 = u32::MAX;
+/// Below this sum the library begins again at zero, so that rounding stays small in long texts (seen in sentencepiece 0.2.3).
+const LOWEST_SUM: f64 = -1e5;
 
 /// Best way to a place of the text.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +33,8 @@ pub struct Unigram {
     unknown: f64,
     /// Sums are rounded to `f32`.
     rounds: bool,
+    /// Bytes of the longest piece.
+    longest: usize,
 }
 
 impl Unigram {
@@ -47,6 +51,7 @@ impl Unigram {
             best: normal().fold(f32::MIN_POSITIVE, f32::max),
             unknown: f64::from(normal().fold(f32::MAX, f32::min) - UNKNOWN_PENALTY as f32),
             rounds: true,
+            longest: pieces.iter().map(|p| p.text.len()).max().unwrap_or(0).max(4),
         }
     }
 
@@ -60,6 +65,7 @@ impl Unigram {
             best: 0.0,
             unknown: vocab.iter().map(|(_, score)| *score).fold(f64::INFINITY, f64::min) - UNKNOWN_PENALTY,
             rounds: false,
+            longest: 0,
         }
     }
 
@@ -70,11 +76,20 @@ impl Unigram {
         path.clear();
         path.resize(bytes.len() + 1, Node { id: Trie::NONE, start: UNREACHED, score: 0.0 });
         for (at, c) in text.char_indices() {
-            let before = path[at].score;
+            let mut before = path[at].score;
+            if self.rounds && before < LOWEST_SUM {
+                let reached = bytes.len().min(at + self.longest);
+                for node in path[at..=reached].iter_mut().filter(|n| n.start != UNREACHED) {
+                    node.score = f64::from((node.score - before) as f32);
+                }
+                before = 0.0;
+            }
             let mut consider = |end: usize, id: u32, total: f64| {
                 let node = &mut path[end];
+                // The sum of two `f32` is exact in `f64`, so rounding it is adding in `f32`.
+                let total = if self.rounds { f64::from(total as f32) } else { total };
                 if node.start == UNREACHED || total > node.score {
-                    *node = Node { id, start: at as u32, score: if self.rounds { f64::from(total as f32) } else { total } };
+                    *node = Node { id, start: at as u32, score: total };
                 }
             };
             let one = at + c.len_utf8();
@@ -89,16 +104,14 @@ impl Unigram {
                 }
                 let end = at + i + 1;
                 let score = match self.user_defined[id as usize] {
-                    true => f64::from((i + 1) as f32 * self.best) - 0.1,
+                    true => f64::from((i + 1) as f32 * self.best - 0.1),
                     false => self.scores[id as usize],
                 };
                 consider(end, id, score + before);
                 has_single |= end == one;
             }
             if !has_single {
-                // A sum of two `f32` there.
-                let total = self.unknown + before;
-                consider(one, Trie::NONE, if self.rounds { f64::from(total as f32) } else { total });
+                consider(one, Trie::NONE, self.unknown + before);
             }
         }
         // Ends of the best pieces, last first.
