@@ -18,7 +18,8 @@ use std::collections::HashMap;
 pub struct PieceBpe {
     /// Ids of characters, those without a piece that stand in one included.
     characters: HashMap<char, u32>,
-    ascii: [u32; 128],
+    /// The same for code points below 2^16.
+    basic: Box<[u32]>,
     merges: Merges,
     user_defined: Option<Trie>,
     /// Number of pieces.
@@ -79,7 +80,15 @@ impl PieceBpe {
 
     fn empty(size: usize, user_defined: Option<Trie>) -> Self {
         let merges = Merges::new(&[]);
-        Self { characters: HashMap::new(), ascii: [NONE; 128], merges, user_defined, size: size as u32, beyond: Vec::new(), by_words: false }
+        Self {
+            characters: HashMap::new(),
+            basic: vec![NONE; 1 << 16].into(),
+            merges,
+            user_defined,
+            size: size as u32,
+            beyond: Vec::new(),
+            by_words: false,
+        }
     }
 
     fn add_character(&mut self, text: &str, id: u32) {
@@ -106,8 +115,10 @@ impl PieceBpe {
 
     fn finish<'a>(&mut self, rules: &[Rule], mut texts: impl Iterator<Item = &'a str>) {
         self.merges = Merges::new(rules);
-        for (c, slot) in (0u8..128).map(char::from).zip(&mut self.ascii) {
-            *slot = self.characters.get(&c).copied().unwrap_or(NONE);
+        for (&c, &id) in &self.characters {
+            if let Some(slot) = self.basic.get_mut(c as usize) {
+                *slot = id;
+            }
         }
         let blank_inside = |text: &str| text.trim_start_matches(BLANK).contains(BLANK);
         self.by_words = self.characters.contains_key(&'\u{2581}') && !texts.any(blank_inside);
@@ -146,7 +157,7 @@ impl PieceBpe {
                 rest = &rest[length..];
                 continue;
             }
-            let id = if c.is_ascii() { self.ascii[c as usize] } else { self.characters.get(&c).copied().unwrap_or(NONE) };
+            let id = self.basic.get(c as usize).copied().unwrap_or_else(|| self.characters.get(&c).copied().unwrap_or(NONE));
             scratch.ids.push(if id == NONE { UNKNOWN_FROM + c as u32 } else { id });
             rest = &rest[c.len_utf8()..];
         }
