@@ -154,11 +154,12 @@ fn merge_with(merges: &Merges, scratch: &mut Scratch, pairs: impl Iterator<Item 
 }
 
 fn merge_ranked(merges: &Merges, scratch: &mut Scratch) {
-    match scratch.ids.len() {
-        ..=SCAN_LIMIT => merge_by_scan(merges, scratch),
-        ..=HEAP_LIMIT => merge_by_heap(merges, scratch),
-        _ => merge_by_rank(merges, scratch),
-    }
+    let way = match scratch.ids.len() {
+        n if n <= SCAN_LIMIT => merge_by_scan,
+        n if n <= HEAP_LIMIT => merge_by_heap,
+        _ => merge_by_rank,
+    };
+    way(merges, scratch);
 }
 
 fn merge_by_scan(merges: &Merges, scratch: &mut Scratch) {
