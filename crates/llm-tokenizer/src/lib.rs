@@ -9,6 +9,7 @@
 //! | [`trainer`] | `Trainer`, `train` | learn a byte-level BPE vocabulary |
 //! | [`sample`] | `Reader` | stream text from JSONL and plain files |
 //! | [`fertility`] | `Fertility` | what a language or domain costs in tokens |
+//! | [`surgery`] | `Grown`, `Pruned` | more or fewer tokens than a model was trained with |
 //! | [`pretokenize`] | `Pattern` | text to words, the regular expressions by hand |
 //! | `bpe`, `cache`, `native`, `added`, `byte_level` | | our encoder, inside out |
 //! | `fallback` | | pipelines we do not run: the `tokenizers` crate |
@@ -29,6 +30,7 @@ mod folder;
 mod native;
 pub mod pretokenize;
 pub mod sample;
+pub mod surgery;
 pub mod tokenizer;
 pub mod trainer;
 

@@ -113,6 +113,11 @@ impl Native {
         if self.keeps(text) { Cow::Borrowed(text) } else { Cow::Owned(text.nfc().collect()) }
     }
 
+    /// True if `text` is one word of the pre-tokenisation and stays as it is: rules can make one token of it.
+    pub fn is_word(&self, text: &str) -> bool {
+        self.keeps(text) && self.pattern.words(text).count() == 1
+    }
+
     /// Run `body` with a function that appends the ids of a piece of ordinary, normalised text.
     pub fn with_encoder<R>(&self, body: impl FnOnce(&mut dyn FnMut(&str, &mut Vec<u32>)) -> R) -> R {
         let lock = || self.workspaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
