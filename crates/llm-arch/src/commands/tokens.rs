@@ -59,7 +59,7 @@ enum Init {
     Zeros,
 }
 
-/// What every command that writes takes.
+// What every command that writes takes. No doc comment: clap would make it the help of the commands.
 #[derive(Debug, Args)]
 struct Output {
     /// Model folder with config.json, weights and tokenizer.json.
@@ -73,7 +73,6 @@ struct Output {
     pad_to_multiple: Option<u32>,
 }
 
-/// Values of new rows.
 #[derive(Debug, Args)]
 struct New {
     /// Values of new rows.

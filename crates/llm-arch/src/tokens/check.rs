@@ -100,7 +100,8 @@ impl Findings {
             Some(id) => format!("{said} is the ordinary token {} of the tokenizer, not a control token", shown(tokenizer, id)),
         };
         // A batch can be filled with anything, as it is masked; and other fields do not tell what kind of token they want.
-        if matches!(field, "bos_token_id" | "eos_token_id") { &mut self.problems } else { &mut self.notes }.push(problem);
+        let list = if matches!(field, "bos_token_id" | "eos_token_id") { &mut self.problems } else { &mut self.notes };
+        list.push(problem);
     }
 }
 

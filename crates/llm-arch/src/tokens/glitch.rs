@@ -130,7 +130,7 @@ fn never_used(tokenizer: &Tokenizer, id: u32) -> bool {
         let text = String::from_utf8_lossy(bytes).to_lowercase();
         tokenizer.is_special(id) && ["reserved", "unused"].iter().any(|word| text.contains(word))
     };
-    matches!(bytes, [0xC0 | 0xC1 | 0xF5..]) || reserved()
+    matches!(bytes, [0xC0 | 0xC1 | 0xF5..=0xFF]) || reserved()
 }
 
 /// Whether text leads to a token.
@@ -155,7 +155,7 @@ impl<'a> Reach<'a> {
         let (before, ids) = &self.before;
         let alone = self.tokenizer.encode(text) == [id];
         let blank = || text.strip_prefix(' ').is_some_and(|rest| self.tokenizer.encode(rest) == [id]);
-        let within = || self.tokenizer.encode(&format!("{before}{text}")).strip_prefix(ids.as_slice()) == Some(&[id]);
+        let within = || self.tokenizer.encode(&format!("{before}{text}")).strip_prefix(ids.as_slice()) == Some(&[id][..]);
         if alone || blank() || within() { Kind::Ordinary } else { Kind::Unreachable }
     }
 }

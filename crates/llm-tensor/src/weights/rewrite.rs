@@ -12,6 +12,10 @@ impl Weights {
     /// Write all tensors into `dir`: those of `changed` in their new form, or not at all where there is none. Files appear whole, the
     /// index last; a file that would be empty is left out.
     pub fn rewrite(&self, dir: &Path, changed: &HashMap<String, Option<RawTensor>>) -> Result<()> {
+        if let Some(name) = changed.keys().find(|name| !self.contains(name)) {
+            let path = self.files.first().map(|file| file.0.clone()).unwrap_or_default();
+            return Err(Error::Weights { path, message: format!("no tensor `{name}` to change") });
+        }
         let (mut weight_map, mut total, mut written) = (Map::new(), 0, Vec::new());
         for (place, (path, map)) in self.files.iter().enumerate() {
             let mut entries: Vec<_> = self.index.iter().filter(|(_, entry)| entry.file == place).collect();
@@ -39,10 +43,6 @@ impl Weights {
             total += heads.iter().map(Head::bytes).sum::<usize>();
             weight_map.extend(heads.iter().map(|head| (head.name.clone(), json!(file_name))));
             written.push(file_name);
-        }
-        if let Some(name) = changed.keys().find(|name| !self.contains(name)) {
-            let path = self.files.first().map(|file| file.0.clone()).unwrap_or_default();
-            return Err(Error::Weights { path, message: format!("no tensor `{name}` to change") });
         }
         if written != ["model.safetensors"] {
             let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
