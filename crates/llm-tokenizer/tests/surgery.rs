@@ -53,11 +53,11 @@ fn new_tokens_follow_the_old_ones_and_ordinary_text_is_cut_as_before() {
 fn what_cannot_be_added_is_named() {
     let old = trained(700, 3);
     let refused = |tokens: &[NewToken], why: &str| {
-        let message = old.with_tokens(tokens).unwrap_err().to_string();
+        let message = old.with_tokens(tokens).map(|_| ()).unwrap_err().to_string();
         assert!(message.contains(why), "{message}");
     };
     refused(&[token("<think>", true)], "already");
-    refused(&[token("the", false)], "already");
+    refused(&[token("a", false)], "already");
     refused(&[token("", true)], "without text");
     refused(&[token("<x>", true), token("<x>", true)], "twice");
 }
@@ -92,7 +92,7 @@ fn the_other_files_name_new_tokens_too() {
 #[test]
 fn words_become_tokens_through_merges_and_the_rest_as_added_tokens() {
     let old = trained(500, 3);
-    let words = [" Donaudampfschiff", "Donaudampf", "hahahaha", " Donaudampfschiff", "two words", "日本語", "the"].map(str::to_string);
+    let words = [" Donaudampfschiff", "Donaudampf", "hahahaha", " Donaudampfschiff", "two words", "日本語", "a"].map(str::to_string);
     let grown = old.with_vocabulary(&words, Placement::Merges).unwrap();
     let new = &grown.tokenizer;
     assert!(new.is_native());
@@ -101,7 +101,7 @@ fn words_become_tokens_through_merges_and_the_rest_as_added_tokens() {
     }
     let how = |text: &str| grown.made.iter().find(|made| made.text == text).map(|made| made.placing);
     assert_eq!((how(" Donaudampfschiff"), how("two words")), (Some(Placing::Merged), Some(Placing::Added)));
-    assert_eq!(grown.present.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>(), [" Donaudampfschiff", "the"]);
+    assert_eq!(grown.present.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>(), [" Donaudampfschiff", "a"]);
     // Ids without a gap, each with the old pieces of its text: what rows are made from.
     for (place, made) in grown.made.iter().enumerate() {
         assert_eq!(made.id as usize, old.vocab_size() + place);

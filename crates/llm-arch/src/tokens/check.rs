@@ -28,7 +28,9 @@ pub struct Findings {
 pub(super) fn rows(config: &DecoderConfig, tokenizer: &Tokenizer) -> Option<String> {
     let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
     (tokens > rows).then(|| {
-        format!("the tokenizer has {tokens} tokens but the model only {rows} rows; take the tokenizer of this model, or add rows with `llm-arch tokens`")
+        format!(
+            "the tokenizer has {tokens} tokens but the model only {rows} rows; take the tokenizer of this model, or add rows with `llm-arch tokens`"
+        )
     })
 }
 

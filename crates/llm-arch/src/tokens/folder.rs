@@ -122,15 +122,7 @@ impl ModelFolder {
         self.write(out, &pruned.tokenizer, plan, rows, settings.init, Some(&pruned.old_ids))
     }
 
-    fn write(
-        &self,
-        out: &Path,
-        tokenizer: &Tokenizer,
-        mut plan: Vec<Row>,
-        rows: usize,
-        init: RowInit,
-        old_ids: Option<&[u32]>,
-    ) -> Result<Sizes> {
+    fn write(&self, out: &Path, tokenizer: &Tokenizer, mut plan: Vec<Row>, rows: usize, init: RowInit, old_ids: Option<&[u32]>) -> Result<Sizes> {
         if out.exists() {
             return Err(Error::File { path: out.to_path_buf(), message: "exists already; choose a new folder".into() });
         }

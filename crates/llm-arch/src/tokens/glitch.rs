@@ -92,7 +92,8 @@ pub fn glitch(folder: &ModelFolder, share: f64, named: &[u32]) -> Result<Report>
         (None, true) => ("length of the row (no row is known to be unused; name some with --unused)", &norms),
         (_, false) => ("length of the input row", &norms),
     };
-    let mut order: Vec<u32> = (0..folder.rows() as u32).filter(|&id| kinds[id as usize] == Kind::Ordinary && unused.binary_search(&id).is_err()).collect();
+    let mut order: Vec<u32> =
+        (0..folder.rows() as u32).filter(|&id| kinds[id as usize] == Kind::Ordinary && unused.binary_search(&id).is_err()).collect();
     order.sort_by(|&a, &b| numbers[a as usize].total_cmp(&numbers[b as usize]).then(a.cmp(&b)));
     let unused_indicator = unused.iter().map(|&id| numbers[id as usize]).max_by(f64::total_cmp);
     let suspect = |id: u32| {
