@@ -68,7 +68,7 @@ struct Output {
     /// Folder to write; must not exist.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Rows of the tables are a multiple of this [default: 64, but tables with room enough keep their size].
+    /// Rows of the tables are a multiple of this [default: 64; `add` and `extend` leave a table that has room enough].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pad_to_multiple: Option<u32>,
 }

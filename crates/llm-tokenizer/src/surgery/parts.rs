@@ -43,7 +43,9 @@ impl Parts {
         });
         if let Some(decoder) = self.config.get_mut("added_tokens_decoder").and_then(Value::as_object_mut) {
             let mut entry = fields.clone();
-            entry.as_object_mut().map(|entry| entry.shift_remove("id"));
+            if let Some(entry) = entry.as_object_mut() {
+                entry.shift_remove("id");
+            }
             decoder.insert(token.id.to_string(), entry);
         }
         if token.special

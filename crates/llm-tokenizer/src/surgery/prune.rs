@@ -48,12 +48,12 @@ impl Tokenizer {
 }
 
 fn renumber(parts: &mut Parts, new_id: &impl Fn(&Value) -> Option<u32>) -> Result<()> {
-    let renamed = |value: &mut Value| {
+    let mut renamed = |value: &mut Value| {
         if let Some(id) = new_id(value) {
             *value = id.into();
         }
     };
-    each_id(&mut parts.json, &mut |id| renamed(id));
+    each_id(&mut parts.json, &mut renamed);
     for token in parts.json["added_tokens"].as_array_mut().into_iter().flatten() {
         renamed(&mut token["id"]);
     }
