@@ -24,6 +24,17 @@ pub enum Error {
         /// One line per tensor.
         problems: Vec<String>,
     },
+    /// Tokenizer and model do not belong together; every problem is listed.
+    #[error("{}: tokenizer and model do not belong together:\n  {}", path.display(), shortened(problems))]
+    Vocabulary {
+        /// The model folder.
+        path: PathBuf,
+        /// One line per problem.
+        problems: Vec<String>,
+    },
+    /// The tokenizer of a model folder.
+    #[error(transparent)]
+    Tokenizer(#[from] llm_tokenizer::Error),
     /// Devices and weight files.
     #[error(transparent)]
     Tensor(#[from] llm_tensor::Error),

@@ -12,9 +12,10 @@
 //! | [`presets`] | `preset`, `PRESETS` | published models by name |
 //! | [`budget`] | `Report`, `Plan` | what a configuration costs, without a tensor |
 //! | [`hf`] | `load`, `save` | `config.json` and `model.safetensors` |
+//! | [`tokens`] | `ModelFolder`, `check`, `glitch` | a model and its tokenizer, changed together or compared |
 //! | [`parity`] | `check` | a model against recorded numbers of another implementation |
 //!
-//! Deliberately absent: text, optimisation, and a file per model family.
+//! Deliberately absent: optimisation, a file per model family, and text: only [`tokens`] knows what ids stand for.
 
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
@@ -31,6 +32,7 @@ pub mod parameters;
 pub mod parity;
 pub mod presets;
 pub mod rope;
+pub mod tokens;
 
 pub use build::Init;
 pub use cache::{CachedBatch, KvPool};

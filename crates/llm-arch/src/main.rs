@@ -44,6 +44,10 @@ enum Command {
     ///
     /// Example: llm-arch generate model/ "Once upon a time" --temperature 0.8 --top-p 0.95
     Generate(commands::Generate),
+    /// Change the vocabulary of a model and its tokenizer, or look at it
+    ///
+    /// Example: llm-arch tokens add --model model/ --token '<think>' --special --out model-think/
+    Tokens(commands::Tokens),
 }
 
 fn main() -> ExitCode {
@@ -55,5 +59,6 @@ fn main() -> ExitCode {
         Command::Parity(parity) => parity.run(),
         Command::Convert(convert) => convert.run(),
         Command::Generate(generate) => generate.run(),
+        Command::Tokens(tokens) => tokens.run(),
     })
 }

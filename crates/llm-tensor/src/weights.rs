@@ -3,6 +3,8 @@
 //! Reading is memory-mapped; headers are parsed once, data is converted when asked for. Writing streams one tensor at a time,
 //! so a model is never in memory twice.
 
+mod rewrite;
+
 use crate::dtype::Precision;
 use crate::{Error, Result};
 use llm_run::atomic::AtomicFile;

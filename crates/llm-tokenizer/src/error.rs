@@ -42,6 +42,9 @@ pub enum Error {
     /// Training cannot work with these settings or this text.
     #[error("tokenizer training: {0}")]
     Train(String),
+    /// The vocabulary cannot be changed in this way.
+    #[error("changing the vocabulary: {0}")]
+    Surgery(String),
     /// Writing an output failed.
     #[error(transparent)]
     Run(#[from] llm_run::Error),

@@ -10,6 +10,7 @@
 //! | [`trainer`] | `Trainer`, `train` | learn a byte-level BPE vocabulary |
 //! | [`sample`] | `Reader` | stream text from JSONL and plain files |
 //! | [`fertility`] | `Fertility` | what a language or domain costs in tokens |
+//! | [`surgery`] | `Grown`, `Pruned` | more or fewer tokens than a model was trained with |
 //! | [`pretokenize`] | `Pattern` | text to words, the regular expressions by hand |
 //! | `bpe`, `cache`, `native`, `added`, `byte_level` | | our encoder of byte-level BPE, inside out |
 //! | `spm` | | our encoder of SentencePiece's models |
@@ -33,6 +34,7 @@ mod native;
 pub mod pretokenize;
 pub mod sample;
 mod spm;
+pub mod surgery;
 pub mod tokenizer;
 pub mod trainer;
 

@@ -134,6 +134,11 @@ impl Native {
         if self.keeps(text) { Cow::Borrowed(text) } else { Cow::Owned(text.nfc().collect()) }
     }
 
+    /// True if `text` is one word of the pre-tokenisation and stays as it is: rules can make one token of it.
+    pub fn is_word(&self, text: &str) -> bool {
+        self.keeps(text) && self.pattern.words(text).count() == 1
+    }
+
     /// Append the ids of a piece of ordinary, normalised text.
     pub fn encode(&self, text: &str, scratch: &mut Scratch, out: &mut Vec<u32>) {
         let Scratch { cache, bpe, .. } = scratch;

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
+use llm_arch::tokens::check;
 use llm_arch::{CachedBatch, Decoder, KvPool, hf};
 use llm_run::program;
 use llm_tensor::host::to_vec;
@@ -79,13 +80,7 @@ impl Generate {
         let decoder = hf::load_as(&self.model, &self.device.open()?, self.precision)?;
         let tokenizer = Tokenizer::load(&self.model).map_err(|e| anyhow!("generate needs the tokenizer of the model: {e}"))?;
         let config = decoder.config();
-        ensure!(
-            tokenizer.vocab_size() <= config.vocab_size,
-            "{}: the tokenizer has {} tokens but the model only {} rows; they do not belong together",
-            self.model.display(),
-            tokenizer.vocab_size(),
-            config.vocab_size
-        );
+        check::require(&self.model, config, &tokenizer)?;
         let mut ids = tokenizer.encode_with_special(&prompt);
         if let Some(bos) = tokenizer.bos_id().or(config.bos_token_id).filter(|bos| !self.no_bos && ids.first() != Some(bos)) {
             ids.insert(0, bos);

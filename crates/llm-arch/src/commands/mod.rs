@@ -7,6 +7,7 @@ mod inspect;
 mod parity;
 mod plan;
 mod presets;
+mod tokens;
 
 pub use convert::Convert;
 pub use generate::Generate;
@@ -14,6 +15,7 @@ pub use inspect::Inspect;
 pub use parity::Parity;
 pub use plan::PlanArgs;
 pub use presets::Presets;
+pub use tokens::Tokens;
 
 use anyhow::{Result, anyhow};
 use llm_arch::presets::{self as known, Preset};

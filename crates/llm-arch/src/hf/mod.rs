@@ -113,6 +113,19 @@ impl Checkpoint {
         self.quantisation
     }
 
+    /// The weight files.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The tensor of the file that is one of our parameters row for row; none where it is fused, transposed or quantised.
+    pub fn tensor_of(&self, parameter: &str) -> Option<&str> {
+        let [i] = *self.parts.get(parameter)?.as_slice() else { return None };
+        let source = &self.sources[i];
+        let plain = source.runs.len() == 1 && !source.transposed && !self.quantised.contains_key(&source.name);
+        plain.then(|| self.spelled.get(&source.name).unwrap_or(&source.name).as_str())
+    }
+
     fn resolve(dir: &Path, config: DecoderConfig, weights: Weights, prefix: Option<&str>, quantisation: Option<Quantisation>) -> Result<Self> {
         let sources = sources(&config);
         let mut quantised = HashMap::new();
@@ -344,7 +357,8 @@ impl FileTensors {
     }
 }
 
-fn config_value(dir: &Path) -> Result<Value> {
+/// `dir/config.json` as it is.
+pub(crate) fn config_value(dir: &Path) -> Result<Value> {
     let path = dir.join("config.json");
     let bad = |message: String| Error::File { path: path.clone(), message };
     let text = std::fs::read_to_string(&path).map_err(|e| bad(format!("cannot read model configuration: {e}")))?;
