@@ -8,7 +8,7 @@
 //! | [`chat`] | `ChatTemplate`, `Message` | conversations to ids and assistant masks |
 //! | [`trainer`] | `Trainer`, `train` | learn a byte-level BPE vocabulary |
 //! | [`sample`] | `Reader` | stream text from JSONL and plain files |
-//! | [`fertility`] | `Fertility` | what a language or domain costs in tokens |
+//! | [`fertility`] | `Measure`, `Report` | what a language or domain costs in tokens, tokenizers side by side |
 //! | [`pretokenize`] | `Pattern` | text to words, the regular expressions by hand |
 //! | `bpe`, `cache`, `native`, `added`, `byte_level` | | our encoder, inside out |
 //! | `fallback` | | pipelines we do not run: the `tokenizers` crate |

@@ -197,6 +197,19 @@ impl Tokenizer {
         self.0.pad
     }
 
+    /// Stands for what the vocabulary cannot spell (`[UNK]`, `<unk>`); a byte-level vocabulary spells everything. Reads the JSON
+    /// anew: keep the answer.
+    pub fn unk_id(&self) -> Option<u32> {
+        let json: Value = serde_json::from_str(&self.0.json).ok()?;
+        let model = &json["model"];
+        if let Some(id) = model["unk_id"].as_u64() {
+            return u32::try_from(id).ok();
+        }
+        let token = model["unk_token"].as_str()?;
+        let id = model["vocab"].get(token).and_then(Value::as_u64);
+        id.map_or_else(|| self.special_id(token), |id| u32::try_from(id).ok())
+    }
+
     /// The chat template, if the tokenizer has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.0.template.as_ref()
