@@ -133,7 +133,7 @@ impl Reader {
                 break;
             }
         }
-        Ok((!text.is_empty()).then_some(Sample { text, lang: None, domain: None }))
+        Ok((!text.is_empty()).then_some(Sample { text, ..Sample::default() }))
     }
 }
 

@@ -45,6 +45,7 @@ pub struct Group {
 /// What groups are compared with.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reference {
+    bytes_per_token: f64,
     tokens_per_byte: f64,
     tokens_per_character: f64,
 }
@@ -70,7 +71,7 @@ impl Group {
             characters_per_token: ratio(counts.characters, counts.tokens),
             single_token_words: ratio(counts.single_token_words, counts.words),
             unknown_share: ratio(counts.unknown_tokens, counts.tokens),
-            context_share: reference.map(|r| ratio(counts.bytes, counts.tokens) * r.tokens_per_byte),
+            context_share: reference.map(|r| ratio(counts.bytes, counts.tokens) / r.bytes_per_token),
             parity_per_byte: per_byte,
             parallel_texts: 0,
             parity_parallel: None,

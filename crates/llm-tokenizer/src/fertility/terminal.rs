@@ -1,5 +1,6 @@
 //! The report for a terminal of 80 columns: a table, and a paragraph for each language.
 
+use super::UNKNOWN;
 use super::names::language;
 use super::report::{Group, Report};
 use std::fmt::Write;
@@ -19,7 +20,8 @@ pub fn table(report: &Report) -> String {
     );
     rows(&mut out, report, "total", |t| Some(&t.total));
     for lang in report.langs() {
-        rows(&mut out, report, &language(lang), |t| t.by_lang.get(lang));
+        let name = if lang == UNKNOWN { "no language".to_string() } else { language(lang) };
+        rows(&mut out, report, &name, |t| t.by_lang.get(lang));
     }
     let domains = report.tokenizers.first().map(|t| &t.by_domain).filter(|domains| domains.len() > 1);
     for domain in domains.into_iter().flat_map(|domains| domains.keys()) {
@@ -62,21 +64,24 @@ fn fit(text: &str, width: usize) -> String {
     if count <= width { text } else { std::iter::once('…').chain(text.chars().skip(count + 1 - width)).collect() }
 }
 
-/// Words in lines that fit.
+/// Words in lines that fit; a word that is longer than a line is broken.
 fn wrap(out: &mut String, text: &str) {
+    const INDENT: &str = "  ";
     let mut width = 0;
     for word in text.split_whitespace() {
-        let word: String = word.chars().filter(|c| !c.is_control()).collect();
-        let length = word.chars().count();
-        if width > 0 && width + 1 + length > COLUMNS {
-            out.push_str("\n  ");
-            width = 2;
-        } else if width > 0 {
-            out.push(' ');
-            width += 1;
+        let word: Vec<char> = word.chars().filter(|c| !c.is_control()).collect();
+        for (index, part) in word.chunks(COLUMNS - INDENT.len()).enumerate() {
+            if width > 0 && (index > 0 || width + 1 + part.len() > COLUMNS) {
+                out.push('\n');
+                out.push_str(INDENT);
+                width = INDENT.len();
+            } else if width > 0 {
+                out.push(' ');
+                width += 1;
+            }
+            out.extend(part);
+            width += part.len();
         }
-        out.push_str(&word);
-        width += length;
     }
     out.push('\n');
 }
