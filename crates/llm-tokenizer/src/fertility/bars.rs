@@ -69,6 +69,10 @@ impl Bars {
             let _ = write!(svg, "<line class={class} x1={at:.1} x2={at:.1} y1={TOP} y2={floor:.1} />");
             let _ = write!(svg, "<text class=tick x={at:.1} y={:.1} text-anchor=middle>{value:.digits$}</text>", floor + 17.0);
         }
+        if let Some(line) = self.line {
+            let at = x(line);
+            let _ = write!(svg, "<line class=compare x1={at:.1} x2={at:.1} y1={TOP} y2={floor:.1} />");
+        }
         for (index, (name, values)) in self.groups.iter().enumerate() {
             let top = TOP + BETWEEN_GROUPS / 2.0 + index as f64 * (group + BETWEEN_GROUPS);
             let middle = top + group / 2.0 + 4.0;
@@ -89,10 +93,6 @@ impl Bars {
                 );
                 let _ = write!(svg, "<text class=value x={:.1} y={:.1}>{value:.2}</text>", x(value) + 5.0, y + BAR - 2.5);
             }
-        }
-        if let Some(line) = self.line {
-            let at = x(line);
-            let _ = write!(svg, "<line class=compare x1={at:.1} x2={at:.1} y1={TOP} y2={floor:.1} />");
         }
         svg.push_str("</svg>");
         let key = |(i, name): (usize, &String)| tag("span", [Html::trusted(format!("<i class=\"key s{}\"></i>", i % COLOURS)), text(name)]);
