@@ -228,6 +228,7 @@ mod tests {
             ("vision", include_str!("../recipes/vision.toml")),
             ("vision-ci", include_str!("../recipes/vision-ci.toml")),
             ("crawl", include_str!("../recipes/crawl.toml")),
+            ("fertility", include_str!("../recipes/fertility.toml")),
         ];
         for (name, text) in crate::quickstart::RECIPES.into_iter().chain(others) {
             let recipe = Recipe::parse(text, name).unwrap();

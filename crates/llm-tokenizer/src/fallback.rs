@@ -5,7 +5,7 @@ use crate::error::{Result, format};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use tokenizers::Tokenizer as Reference;
+use tokenizers::{ModelWrapper, Tokenizer as Reference};
 
 /// A tokenizer of the `tokenizers` crate, once with special tokens recognised in text and once without.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct Fallback {
     /// Control tokens but for the one that stands for the unknown.
     control: HashSet<u32>,
     names: Vec<String>,
+    /// What a character becomes that no vocabulary has.
+    strange: Option<u32>,
 }
 
 fn ids(reference: &Reference, text: &str) -> Vec<u32> {
@@ -58,7 +60,7 @@ impl Fallback {
         (0..trusted.get_vocab_size(true).min(512) as u32).for_each(|id| drop(trusted.decode(&[id], false)));
         let mut untrusted = trusted.clone();
         untrusted.set_encode_special_tokens(true);
-        Ok(Self { trusted, untrusted, control, names })
+        Ok(Self { trusted, untrusted, control, names, strange: strange.get_ids().last().copied() })
     }
 
     /// Ids of `text`.
@@ -86,6 +88,18 @@ impl Fallback {
     /// Text of `ids`.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
         guarded(|| self.trusted.decode(ids, skip_special).unwrap_or_default())
+    }
+
+    /// The token for what the vocabulary cannot spell.
+    pub fn unk_id(&self) -> Option<u32> {
+        match self.trusted.get_model() {
+            ModelWrapper::BPE(bpe) if bpe.byte_fallback => None,
+            ModelWrapper::BPE(bpe) => self.trusted.token_to_id(bpe.unk_token.as_ref()?),
+            ModelWrapper::WordPiece(model) => self.trusted.token_to_id(&model.unk_token),
+            ModelWrapper::WordLevel(model) => self.trusted.token_to_id(&model.unk_token),
+            ModelWrapper::Unigram(model) if model.byte_fallback() => None,
+            ModelWrapper::Unigram(_) => self.strange,
+        }
     }
 
     /// Every vocabulary entry with the bytes it most likely stands for.

@@ -9,7 +9,7 @@
 //! | [`chat`] | `ChatTemplate`, `Message` | conversations to ids and assistant masks |
 //! | [`trainer`] | `Trainer`, `train` | learn a byte-level BPE vocabulary |
 //! | [`sample`] | `Reader` | stream text from JSONL and plain files |
-//! | [`fertility`] | `Fertility` | what a language or domain costs in tokens |
+//! | [`fertility`] | `Measure`, `Report` | what a language or domain costs in tokens, tokenizers side by side |
 //! | [`surgery`] | `Grown`, `Pruned` | more or fewer tokens than a model was trained with |
 //! | [`pretokenize`] | `Pattern` | text to words, the regular expressions by hand |
 //! | `bpe`, `cache`, `native`, `added`, `byte_level` | | our encoder of byte-level BPE, inside out |

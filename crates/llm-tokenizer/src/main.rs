@@ -47,11 +47,18 @@ enum Command {
     ///
     /// Example: llm-tokenizer bench --tokenizer tokenizer sample.jsonl
     Bench(commands::Bench),
-    /// Measure tokens per word and bytes per token by language and domain; writes fertility.json
+    /// Measure what languages and domains cost in tokens, one tokenizer or several; writes fertility.json and fertility.html
     ///
-    /// Configuration: tokenizer (folder), samples (list of .jsonl files with "text", "lang", "domain").
+    /// Tokens per word and character, bytes per token, words of one token, unknown tokens; relative to English: the share of a
+    /// context window, training FLOPs per byte, KV cache per 1000 characters, and the tokens of translations of one text.
+    ///
+    /// Configuration: tokenizer (a folder), tokenizers (a list of folders, measured side by side on the same samples),
+    /// samples (list of .jsonl files with "text", "lang", "domain", and "parallel" or "id" where rows with the same value are
+    /// translations of one text), reference = "en" (the language others are compared with).
     ///
     /// Example: llm-tokenizer fertility --set tokenizer=tokenizer --set samples='["sample.jsonl"]' --out fertility
+    ///
+    /// Example: llm-tokenizer fertility --set tokenizers='["a", "b"]' --set samples='["sample.jsonl"]' --out fertility
     Fertility(llm_run::Args),
 }
 

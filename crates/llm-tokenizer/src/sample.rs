@@ -1,9 +1,10 @@
-//! Streaming text samples from files: JSON lines `{"text", "lang", "domain"}`, or plain text.
+//! Streaming text samples from files: JSON lines `{"text", "lang", "domain", "parallel"}`, or plain text.
 //!
 //! Nothing is held but the current row, so a sample may be larger than memory. A plain text file is cut at blank lines.
 
 use crate::error::{Error, Result, io};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 const MAX_ROW_BYTES: u64 = 256 << 20;
 
 /// A text and what it is.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Sample {
     /// The text.
     pub text: String,
@@ -22,6 +23,28 @@ pub struct Sample {
     /// Kind of text, e.g. `code`.
     #[serde(default)]
     pub domain: Option<String>,
+    /// The same in all translations of a text.
+    #[serde(default, deserialize_with = "name")]
+    pub parallel: Option<String>,
+    /// Stands for `parallel` where that is absent: parallel corpora number their sentences.
+    #[serde(default, deserialize_with = "name")]
+    pub id: Option<String>,
+}
+
+impl Sample {
+    /// What ties this text to its translations.
+    pub fn link(&self) -> Option<&str> {
+        self.parallel.as_deref().or(self.id.as_deref()).filter(|link| !link.is_empty())
+    }
+}
+
+/// A text or a number; whatever else is found there is no reason not to read the row.
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Null => None,
+        Value::String(text) => Some(text),
+        other => Some(other.to_string()),
+    })
 }
 
 /// The sample files behind some paths: a file stands for itself, a folder for every `.jsonl` and `.txt` below it, in
@@ -110,7 +133,7 @@ impl Reader {
                 break;
             }
         }
-        Ok((!text.is_empty()).then_some(Sample { text, lang: None, domain: None }))
+        Ok((!text.is_empty()).then_some(Sample { text, ..Sample::default() }))
     }
 }
 
@@ -141,6 +164,10 @@ mod tests {
         let error = read[1].as_ref().unwrap_err().to_string();
         assert!(error.contains("rows.jsonl:3:") && error.contains("text"), "{error}");
         assert_eq!(read.len(), 2);
+
+        std::fs::write(&rows, "{\"text\":\"a\",\"id\":7}\n{\"text\":\"b\",\"id\":7,\"parallel\":\"p\"}\n{\"text\":\"c\",\"id\":null}\n").unwrap();
+        let links: Vec<_> = Reader::open(&rows).unwrap().map(|s| s.unwrap().link().map(str::to_string)).collect();
+        assert_eq!(links, [Some("7".to_string()), Some("p".to_string()), None]);
 
         let plain = dir.path().join("plain.txt");
         let text = "\nfirst\nline\n\n\nsecond\r\n\r\nlast";

@@ -280,6 +280,15 @@ impl Tokenizer {
         self.0.pad
     }
 
+    /// Stands for what the vocabulary cannot spell (`[UNK]`, `<unk>`); a vocabulary with all bytes spells everything.
+    pub fn unk_id(&self) -> Option<u32> {
+        match &self.0.engine {
+            Engine::ByteLevel(_) => None,
+            Engine::Pieces(spm) => spm.unknown_id(),
+            Engine::Fallback(fallback) => fallback.unk_id(),
+        }
+    }
+
     /// The chat template, if the tokenizer has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.0.template.as_ref()

@@ -122,6 +122,11 @@ fn a_mixture_is_shown_beside_the_dense_model() {
 #[test]
 fn partial_and_damaged_runs_still_have_a_report() {
     let dir = whole();
+    let row = json!({"by_lang": {"en": {"tokens_per_word": 1.5}}, "name": "one"});
+    put(dir.path().join("fertility/fertility.json"), json!({"by_lang": {}, "tokenizers": [row, {"name": EVIL, "by_lang": "gone"}]}).to_string());
+    put(dir.path().join("fertility/fertility.html"), "");
+    let page = render(&RunFolder::open(dir.path()).unwrap());
+    assert!(page.contains("<h3>one</h3>") && page.contains("href=\"fertility/fertility.html\"") && !page.contains("<script"), "two tokenizers");
     for name in ["fertility", "eval-sft", "eval-grpo"] {
         fs::remove_dir_all(dir.path().join(name)).unwrap();
     }

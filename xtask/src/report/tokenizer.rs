@@ -1,17 +1,36 @@
 //! Tokenizer fertility: how many tokens a language or a kind of text costs.
 
-use super::html::{Cell, Html, bar, left, right, table, tag};
+use super::html::{Cell, Html, bar, escape, left, right, table, tag, text};
 use crate::folder::RunFolder;
 use crate::term::thousands;
 use serde_json::{Map, Value};
 
-/// The section; empty without a `fertility.json`.
+/// The section; empty without a `fertility.json`. Of tokenizers that were measured side by side each has its part.
 pub fn section(run: &RunFolder) -> Html {
-    let Some(fertility) = run.stages.iter().find_map(|s| s.fertility.as_ref()) else {
+    let Some((stage, fertility)) = run.stages.iter().find_map(|s| Some((s, s.fertility.as_ref()?))) else {
         return Html::default();
     };
     let mut page = Html::default();
     page.push(tag("p class=soft", "Fertility is the number of tokens per word; fewer mean cheaper text. Bytes per token is the compression."));
+    if run.dir.join(&stage.id).join("fertility.html").is_file() {
+        let link = tag(&format!("a href=\"{}/fertility.html\"", escape(&stage.id)), "fertility.html");
+        page.push(tag("p class=\"soft small\"", [text("More of it, and sentences cut into tokens: "), link]));
+    }
+    match fertility.get("tokenizers").and_then(Value::as_array).filter(|all| all.len() > 1) {
+        Some(all) => {
+            for one in all {
+                page.push(tag("h3", one.get("name").and_then(Value::as_str).unwrap_or("tokenizer")));
+                page.push(part(one));
+            }
+        }
+        None => page.push(part(fertility)),
+    }
+    page
+}
+
+/// What one tokenizer makes of languages and domains.
+fn part(fertility: &Value) -> Html {
+    let mut page = Html::default();
     for (title, key) in [("By language", "by_lang"), ("By domain", "by_domain")] {
         let rows = rows(fertility, key);
         if rows.is_empty() {
@@ -49,7 +68,7 @@ fn rows(fertility: &Value, key: &str) -> Vec<(String, Map<String, Value>)> {
 }
 
 /// Columns shown, where the file has them: key, heading, and whether it is a share.
-const COLUMNS: [(&str, &str, bool); 8] = [
+const COLUMNS: [(&str, &str, bool); 9] = [
     ("documents", "texts", false),
     ("words", "words", false),
     ("tokens", "tokens", false),
@@ -58,6 +77,7 @@ const COLUMNS: [(&str, &str, bool); 8] = [
     ("characters_per_token", "characters per token", false),
     ("single_token_words", "words of one token", true),
     ("context_share", "context, English = 100 %", true),
+    ("parity_parallel", "tokens of the same text", false),
 ];
 
 fn numbers(rows: &[(String, Map<String, Value>)]) -> Html {

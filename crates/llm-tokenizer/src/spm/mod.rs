@@ -132,6 +132,11 @@ impl Spm {
         (lengths.iter().sum::<usize>() == text.len()).then_some(lengths)
     }
 
+    /// The piece for what has none, unless bytes stand for that.
+    pub fn unknown_id(&self) -> Option<u32> {
+        self.unknown.bytes.is_none().then_some(self.unknown.id)
+    }
+
     /// What a piece is for.
     pub fn kind(&self, id: u32) -> Option<PieceType> {
         self.kinds.get(id as usize).copied()
