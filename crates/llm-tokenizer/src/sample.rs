@@ -1,4 +1,4 @@
-//! Streaming text samples from files: JSON lines `{"text", "lang", "domain", "parallel"}`, or plain text.
+//! Streaming text samples from files: JSON lines `{"text", "lang", "domain", "parallel"}`, or plain text, as they are or compressed (`.gz`, `.zst`).
 //!
 //! Nothing is held but the current row, so a sample may be larger than memory. A plain text file is cut at blank lines.
 
@@ -47,8 +47,8 @@ fn name<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Optio
     })
 }
 
-/// The sample files behind some paths: a file stands for itself, a folder for every `.jsonl` and `.txt` below it, in
-/// order of their names.
+/// The sample files behind some paths: a file stands for itself, a folder for every `.jsonl` and `.txt` below it, compressed or not,
+/// in order of their names.
 pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
@@ -68,18 +68,45 @@ pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The extension before a compressor's.
 fn is_kind(path: &Path, extension: &str) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
+    let plain = if compression(path).is_some() { path.with_extension("") } else { path.to_path_buf() };
+    plain.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    Gzip,
+    Zstd,
+}
+
+fn compression(path: &Path) -> Option<Compression> {
+    match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+        "gz" => Some(Compression::Gzip),
+        "zst" | "zstd" => Some(Compression::Zstd),
+        _ => None,
+    }
+}
+
+/// Bytes of text that files will give, roughly: compressed text is a quarter of its size.
+pub fn expected_bytes(files: &[PathBuf]) -> u64 {
+    let bytes = |file: &PathBuf| file.metadata().map_or(0, |m| m.len()) * if compression(file).is_some() { 4 } else { 1 };
+    files.iter().map(bytes).sum()
 }
 
 /// Iterator over the samples of one file.
-#[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
-    input: BufReader<File>,
+    input: Box<dyn BufRead + Send>,
     line: usize,
     json: bool,
     done: bool,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("path", &self.path).field("line", &self.line).finish_non_exhaustive()
+    }
 }
 
 impl Reader {
@@ -88,7 +115,16 @@ impl Reader {
         let path = path.as_ref();
         let file = File::open(path).map_err(io(path, "cannot open the text sample"))?;
         let json = is_kind(path, "jsonl") || is_kind(path, "json");
-        Ok(Self { path: path.to_path_buf(), input: BufReader::with_capacity(1 << 18, file), line: 0, json, done: false })
+        let file = BufReader::with_capacity(1 << 18, file);
+        let input: Box<dyn BufRead + Send> = match compression(path) {
+            None => Box::new(file),
+            Some(Compression::Gzip) => Box::new(BufReader::with_capacity(1 << 18, flate2::bufread::MultiGzDecoder::new(file))),
+            Some(Compression::Zstd) => {
+                let decoder = zstd::Decoder::with_buffer(file).map_err(io(path, "cannot unpack"))?;
+                Box::new(BufReader::with_capacity(1 << 18, decoder))
+            }
+        };
+        Ok(Self { path: path.to_path_buf(), input, line: 0, json, done: false })
     }
 
     fn error(&self, message: impl Into<String>) -> Error {
@@ -177,6 +213,17 @@ mod tests {
         assert_eq!(read.len(), 3);
 
         assert_eq!(files(&[dir.path().to_path_buf()]).unwrap(), [plain, rows.clone()]);
+
+        let (gz, zst) = (dir.path().join("rows.jsonl.gz"), dir.path().join("plain.TXT.zst"));
+        let mut encoder = flate2::write::GzEncoder::new(std::fs::File::create(&gz).unwrap(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, b"{\"text\":\"a\"}\n").unwrap();
+        encoder.finish().unwrap();
+        std::fs::write(&zst, zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
+        assert_eq!(Reader::open(&gz).unwrap().next().unwrap().unwrap().text, "a");
+        assert_eq!(Reader::open(&zst).unwrap().map(|s| s.unwrap().text).collect::<String>(), text);
+        assert_eq!(files(&[dir.path().to_path_buf()]).unwrap().len(), 4);
+        std::fs::write(&gz, "not gzip").unwrap();
+        assert!(Reader::open(&gz).unwrap().next().unwrap().unwrap_err().to_string().contains("rows.jsonl.gz"));
         std::fs::write(&rows, b"\xff\n").unwrap();
         assert!(Reader::open(&rows).unwrap().next().unwrap().unwrap_err().to_string().contains("rows.jsonl:1: not UTF-8"));
         assert!(files(&[PathBuf::from("x.parquet")]).unwrap_err().to_string().contains("llm-data sample"));

@@ -37,7 +37,7 @@ fn text_files(run: &mut Run, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 /// Stream samples in batches, with progress, up to `limit` bytes of text.
 fn for_each_batch(run: &mut Run, name: &str, paths: &[PathBuf], limit: u64, mut each: impl FnMut(&[Sample])) -> Result<()> {
     let files = text_files(run, paths)?;
-    let total: u64 = files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
+    let total = llm_tokenizer::sample::expected_bytes(&files);
     let mut progress = Progress::new(name, total.min(limit), "bytes");
     let (mut batch, mut bytes, mut seen) = (Vec::new(), 0, 0u64);
     for row in files.iter().flat_map(|file| match Reader::open(file) {

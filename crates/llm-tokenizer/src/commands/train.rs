@@ -173,7 +173,7 @@ fn count(run: &mut Run, trainer: &mut Trainer, config: &Config, settings: &Train
     let of = json!({"settings": settings, "max_bytes": config.max_bytes, "inputs": run.manifest.inputs});
     let state = work.join("state.json");
     let limit = if config.max_bytes == 0 { u64::MAX } else { config.max_bytes };
-    let total: u64 = files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
+    let total = llm_tokenizer::sample::expected_bytes(&files);
     let mut progress = llm_run::Progress::new("count words", total.min(limit), "bytes");
     let (mut skip_files, mut skip_rows) = (0, 0);
     if let Some(left) = read_checkpoint(&state) {
