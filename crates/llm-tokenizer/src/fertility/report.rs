@@ -53,8 +53,11 @@ pub(super) struct Reference {
 impl Reference {
     /// `None` where there is no text or no token.
     pub fn of(counts: &Counts) -> Option<Self> {
-        (counts.tokens > 0)
-            .then(|| Self { tokens_per_byte: ratio(counts.tokens, counts.bytes), tokens_per_character: ratio(counts.tokens, counts.characters) })
+        (counts.tokens > 0).then(|| Self {
+            bytes_per_token: ratio(counts.bytes, counts.tokens),
+            tokens_per_byte: ratio(counts.tokens, counts.bytes),
+            tokens_per_character: ratio(counts.tokens, counts.characters),
+        })
     }
 }
 
