@@ -139,7 +139,7 @@ fn sentences(text: &str) -> Vec<(usize, String)> {
 /// What is more of a heading, a list or a piece of code than a sentence; so is one that ends with a short form (`Mr.`).
 fn oddity(sentence: &str) -> usize {
     let ends = sentence.trim_end_matches(['"', '\'', '”', '’', '“', '»', ')']).ends_with(['.', '!', '?', '。', '！', '？', '…', '।', '؟']);
-    let last = sentence.unicode_words().last().map_or(0, |w| w.chars().count());
+    let last = sentence.unicode_words().next_back().map_or(0, |w| w.chars().count());
     let marks = sentence.chars().filter(|c| c.is_numeric() || "_*#{}[]|<>=/\\@&:()".contains(*c)).count();
     let shouts = sentence.chars().filter(|c| c.is_uppercase()).count() * 4 > sentence.chars().count();
     (if ends { 0 } else { 80 })

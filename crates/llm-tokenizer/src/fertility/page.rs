@@ -12,6 +12,9 @@ const STYLE: &str = include_str!("style.css");
 /// Colours of neighbouring tokens.
 const TINTS: usize = 5;
 
+/// One of the groupings of a report.
+type Grouping = fn(&Fertility) -> &BTreeMap<String, Group>;
+
 /// The page of a report.
 pub fn page(report: &Report) -> String {
     let names: Vec<&str> = report.tokenizers.iter().map(|t| t.name.as_str()).collect();
@@ -133,12 +136,11 @@ fn tokens(cut: &Cut, unknown: Option<u32>) -> Html {
 
 fn tables(report: &Report) -> Html {
     let langs: Vec<(String, String)> = report.langs().into_iter().map(|l| (l.to_string(), language(l))).collect();
-    let same = |groups: fn(&Fertility) -> &BTreeMap<String, Group>| -> Vec<(String, String)> {
+    let same = |groups: Grouping| -> Vec<(String, String)> {
         report.tokenizers.first().map(|t| groups(t).keys().map(|k| (k.clone(), k.clone())).collect()).unwrap_or_default()
     };
     let mut parts = vec![tag("div class=card", table(report, "Language", &langs, |t| &t.by_lang))];
-    let groupings: [(&str, fn(&Fertility) -> &BTreeMap<String, Group>); 2] =
-        [("Domain", |t| &t.by_domain), ("Language and domain", |t| &t.by_lang_and_domain)];
+    let groupings: [(&str, Grouping); 2] = [("Domain", |t| &t.by_domain), ("Language and domain", |t| &t.by_lang_and_domain)];
     for (head, groups) in groupings {
         let body = tag("div class=card", table(report, head, &same(groups), groups));
         parts.push(tag("details", [tag("summary", format!("By {}", head.to_lowercase())), body]));
@@ -147,7 +149,7 @@ fn tables(report: &Report) -> Html {
 }
 
 /// A row for each group and tokenizer.
-fn table(report: &Report, head: &str, keys: &[(String, String)], groups: impl Fn(&Fertility) -> &BTreeMap<String, Group>) -> Html {
+fn table(report: &Report, head: &str, keys: &[(String, String)], groups: Grouping) -> Html {
     let two = |value: f64| format!("{value:.2}");
     let maybe = |value: Option<f64>| value.map_or("-".to_string(), two);
     let percent = |value: f64, digits: usize| format!("{:.digits$} %", value * 100.0);

@@ -19,6 +19,9 @@ struct Versions {
     tokens: Vec<u64>,
 }
 
+/// Texts of a language that the reference has too, and for each tokenizer its tokens and those of the reference.
+type Sums = (u64, Vec<(f64, f64)>);
+
 /// What translations say of one language.
 #[derive(Debug, Default)]
 pub(super) struct Parity {
@@ -42,7 +45,7 @@ impl Parallel {
 
     /// Languages that share texts with the reference.
     pub fn parity(&self, reference: &str) -> BTreeMap<String, Parity> {
-        let mut sums: BTreeMap<&str, (u64, Vec<(f64, f64)>)> = BTreeMap::new();
+        let mut sums: BTreeMap<&str, Sums> = BTreeMap::new();
         for langs in self.0.values().filter(|langs| langs.len() > 1) {
             let Some(base) = langs.get(reference) else { continue };
             for (lang, versions) in langs {
@@ -55,7 +58,7 @@ impl Parallel {
                 }
             }
         }
-        let parity = |(lang, (texts, sum)): (&str, (u64, Vec<(f64, f64)>))| {
+        let parity = |(lang, (texts, sum)): (&str, Sums)| {
             let ratios = sum.iter().map(|&(ours, theirs)| if theirs > 0.0 { ours / theirs } else { 0.0 }).collect();
             (lang.to_string(), Parity { texts, ratios })
         };
