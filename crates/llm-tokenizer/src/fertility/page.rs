@@ -12,6 +12,9 @@ const STYLE: &str = include_str!("style.css");
 /// Colours of neighbouring tokens.
 const TINTS: usize = 5;
 
+/// One of the groupings of a report.
+type Grouping = fn(&Fertility) -> &BTreeMap<String, Group>;
+
 /// The page of a report.
 pub fn page(report: &Report) -> String {
     let names: Vec<&str> = report.tokenizers.iter().map(|t| t.name.as_str()).collect();
@@ -149,7 +152,7 @@ fn tables(report: &Report) -> Html {
 type Grouping = fn(&Fertility) -> &BTreeMap<String, Group>;
 
 /// A row for each group and tokenizer.
-fn table(report: &Report, head: &str, keys: &[(String, String)], groups: impl Fn(&Fertility) -> &BTreeMap<String, Group>) -> Html {
+fn table(report: &Report, head: &str, keys: &[(String, String)], groups: Grouping) -> Html {
     let two = |value: f64| format!("{value:.2}");
     let maybe = |value: Option<f64>| value.map_or("-".to_string(), two);
     let percent = |value: f64, digits: usize| format!("{:.digits$} %", value * 100.0);

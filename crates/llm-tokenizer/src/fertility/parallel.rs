@@ -19,6 +19,9 @@ struct Versions {
     tokens: Vec<u64>,
 }
 
+/// Texts of a language that the reference has too, and for each tokenizer its tokens and those of the reference.
+type Sums = (u64, Vec<(f64, f64)>);
+
 /// What translations say of one language.
 #[derive(Debug, Default)]
 pub(super) struct Parity {
