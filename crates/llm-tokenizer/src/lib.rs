@@ -6,7 +6,7 @@
 //! | `folder` | | load and save a Hugging Face tokenizer folder |
 //! | [`decode`] | `DecodeStream` | ids one by one to whole characters |
 //! | [`chat`] | `ChatTemplate`, `Message` | conversations to ids and assistant masks |
-//! | [`trainer`] | `Trainer`, `train` | learn a byte-level BPE vocabulary |
+//! | [`trainer`] | `Trainer`, `train` | learn a vocabulary: byte-level BPE, SentencePiece's BPE, Unigram |
 //! | [`sample`] | `Reader` | stream text from JSONL and plain files |
 //! | [`fertility`] | `Fertility` | what a language or domain costs in tokens |
 //! | [`pretokenize`] | `Pattern` | text to words, the regular expressions by hand |
