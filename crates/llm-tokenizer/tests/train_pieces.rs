@@ -66,7 +66,8 @@ fn unigram_finds_the_words_of_a_small_language() {
     let words = ["▁bana", "▁kimo", "▁tuso", "▁lepu"];
     let text: Vec<String> = (0..400).map(|i| words[[0, 0, 0, 1, 1, 2, 3][i * 5 % 7]].replace('▁', "")).collect();
     let config = TrainerConfig { vocab_size: 259 + 30, ..TrainerConfig::of(Model::Unigram) };
-    let tokenizer = train([text.join(" ")], &config).unwrap();
+    let lines: Vec<String> = text.chunks(3).map(|words| words.join(" ")).collect();
+    let tokenizer = train(lines, &config).unwrap();
     let found = pieces(&tokenizer);
     assert_eq!(found[259..261], words[..2], "{found:?}");
     for word in words {
@@ -174,7 +175,7 @@ fn weights_make_a_small_language_as_heavy_as_a_large_one() {
         let weights = Weights([("de".to_string(), 1.0), ("en".to_string(), 1.0)].into());
         let config = TrainerConfig { vocab_size: 259 + 40, weights: weights.clone(), character_coverage: 1.0, ..TrainerConfig::of(model) };
         let mut trainer = Trainer::new(config).unwrap();
-        trainer.feed_group(&["das haus der mutter das haus "], weights.group(Some("de"), None));
+        trainer.feed_group(&["das haus der mutter\ndas haus"], weights.group(Some("de"), None));
         trainer.feed_group(&["the house of the mother ".repeat(500)], weights.group(Some("en"), None));
         let (tokenizer, _) = trainer.finish().unwrap();
         assert_eq!(tokenizer.encode("haus").len(), 1, "{model:?}");

@@ -106,7 +106,8 @@ impl Config {
 
     /// Settings of another model would do nothing.
     fn check_model(&self) -> Result<()> {
-        let byte_level = [("digits", self.digits.is_some()), ("pretokenizer", self.pretokenizer.is_some()), ("byte_order", self.byte_order.is_some())];
+        let byte_level =
+            [("digits", self.digits.is_some()), ("pretokenizer", self.pretokenizer.is_some()), ("byte_order", self.byte_order.is_some())];
         let pieces = [
             ("character_coverage", self.character_coverage.is_some()),
             ("max_piece_chars", self.max_piece_chars.is_some()),

@@ -139,7 +139,13 @@ impl TrainerConfig {
             return default;
         }
         let [_, bos, eos] = PIECE_SPECIAL_TOKENS.map(str::to_string);
-        Self { special_tokens: PIECE_SPECIAL_TOKENS.map(str::to_string).to_vec(), bos_token: bos, eos_token: eos, pad_token: String::new(), ..default }
+        Self {
+            special_tokens: PIECE_SPECIAL_TOKENS.map(str::to_string).to_vec(),
+            bos_token: bos,
+            eos_token: eos,
+            pad_token: String::new(),
+            ..default
+        }
     }
 
     /// The pattern of byte-level BPE.

@@ -88,8 +88,9 @@ impl Lattice {
             sums[at] = 0.0;
         }
         for edge in &self.edges {
+            let through = self.forward[edge.start as usize] + edge.score;
             let end = &mut self.forward[edge.end as usize];
-            *end = log_add(*end, self.forward[edge.start as usize] + edge.score);
+            *end = log_add(*end, through);
         }
         for edge in self.edges.iter().rev() {
             let through = self.backward[edge.end as usize] + edge.score;

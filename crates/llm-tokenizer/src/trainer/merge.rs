@@ -79,8 +79,17 @@ impl<'a, K: Ord> Learner<'a, K> {
             counts.push(count);
         }
         let ids = tokens.iter().enumerate().map(|(id, text)| (text.clone(), id as u32)).collect();
-        let mut learner =
-            Self { limits, symbols, words: spans, counts, tokens, ids, seen: PairMap::default(), heap: BinaryHeap::new(), merged: Default::default() };
+        let mut learner = Self {
+            limits,
+            symbols,
+            words: spans,
+            counts,
+            tokens,
+            ids,
+            seen: PairMap::default(),
+            heap: BinaryHeap::new(),
+            merged: Default::default(),
+        };
         learner.count_pairs();
         learner
     }

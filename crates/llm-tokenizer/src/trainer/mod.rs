@@ -75,7 +75,7 @@ pub struct Summary {
     pub bytes: u64,
     /// Words, each occurrence.
     pub words: u64,
-    /// Different words.
+    /// Different words; for Unigram a word is another one at the end of a line.
     pub unique_words: usize,
     /// Merges made; for Unigram, pieces kept.
     pub merges: usize,
@@ -118,7 +118,8 @@ impl Trainer {
                 let pattern = self.config.pattern();
                 self.counts.add(texts, group, &|text, each| pattern.words(text).for_each(|word| each(word.as_bytes())));
             }
-            Model::SentencepieceBpe | Model::Unigram => self.counts.add(texts, group, &pieces::words),
+            Model::SentencepieceBpe => self.counts.add(texts, group, &pieces::words),
+            Model::Unigram => self.counts.add(texts, group, &pieces::words_of_lines),
         }
     }
 

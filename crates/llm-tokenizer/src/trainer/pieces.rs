@@ -10,6 +10,8 @@ use std::collections::{HashMap, HashSet};
 
 /// Stands for a blank: pieces have it in front only.
 pub const BLANK: char = '\u{2581}';
+/// Behind a word that ends a line.
+const LINE_END: u8 = b'\n';
 /// SentencePiece's mark for a character outside of the vocabulary; never a character of it.
 const OUTSIDE: char = '\u{2585}';
 
@@ -22,6 +24,32 @@ pub fn words(text: &str, each: &mut dyn FnMut(&[u8])) {
         word.push(BLANK);
         word.push_str(part);
         each(word.as_bytes());
+    }
+}
+
+/// [`words`]; the last word of a line has [`LINE_END`] behind it.
+pub fn words_of_lines(text: &str, each: &mut dyn FnMut(&[u8])) {
+    for line in text.lines() {
+        let mut last: Vec<u8> = Vec::new();
+        words(line, &mut |word| {
+            if !last.is_empty() {
+                each(&last);
+            }
+            last.clear();
+            last.extend_from_slice(word);
+        });
+        if !last.is_empty() {
+            last.push(LINE_END);
+            each(&last);
+        }
+    }
+}
+
+/// A word without its [`LINE_END`], and whether it had one.
+pub fn without_end(word: &[u8]) -> (&[u8], bool) {
+    match word {
+        [word @ .., LINE_END] => (word, true),
+        word => (word, false),
     }
 }
 
@@ -53,7 +81,7 @@ impl Alphabet {
     pub fn new(words: &Words, coverage: f64) -> Self {
         let mut counts: HashMap<char, u64> = HashMap::new();
         for (word, count) in words.iter() {
-            for c in as_text(word).chars().filter(|&c| c != '\0' && c != OUTSIDE) {
+            for c in as_text(without_end(word).0).chars().filter(|&c| c != '\0' && c != OUTSIDE) {
                 let sum = counts.entry(c).or_default();
                 *sum = sum.saturating_add(count);
             }
@@ -82,9 +110,14 @@ impl Alphabet {
         &self.counts
     }
 
+    /// Is this character in the alphabet?
+    pub fn has(&self, c: char) -> bool {
+        self.ids.contains_key(&c)
+    }
+
     /// The parts of a word between characters that are not in the alphabet.
     pub fn runs<'s>(&'s self, word: &'s [u8]) -> impl Iterator<Item = &'s str> {
-        as_text(word).split(move |c| !self.ids.contains_key(&c)).filter(|run| !run.is_empty())
+        as_text(without_end(word).0).split(move |c| !self.has(c)).filter(|run| !run.is_empty())
     }
 
     /// Places of a run's characters in [`Alphabet::chars`].
@@ -181,6 +214,10 @@ mod tests {
     fn blanks_become_marks_and_lines_end_words() {
         assert_eq!(cut("  two  words\r\n\na\tb \u{2581}c\u{a0}d"), ["▁two", "▁words", "▁a\tb", "▁c\u{a0}d"]);
         assert!(cut(" \n ").is_empty());
+        let mut found = Vec::new();
+        words_of_lines("a b \n\nc", &mut |word| found.push(word.to_vec()));
+        assert_eq!(found, ["▁a".as_bytes(), "▁b\n".as_bytes(), "▁c\n".as_bytes()]);
+        assert_eq!(without_end(&found[1]), ("▁b".as_bytes(), true));
     }
 
     #[test]

@@ -18,7 +18,9 @@ pub fn sentencepiece_bpe(pieces: &[String], config: &TrainerConfig) -> Result<To
     let mut merges = Vec::new();
     for piece in pieces {
         let cuts = piece.char_indices().skip(1).map(|(at, _)| piece.split_at(at)).collect::<Vec<_>>();
-        merges.extend(cuts.iter().rev().filter(|(left, right)| known.contains(left) && known.contains(right)).map(|(left, right)| json!([left, right])));
+        merges.extend(
+            cuts.iter().rev().filter(|(left, right)| known.contains(left) && known.contains(right)).map(|(left, right)| json!([left, right])),
+        );
     }
     let model = json!({
         "type": "BPE",
@@ -43,10 +45,8 @@ pub fn unigram(pieces: &[(String, f64)], config: &TrainerConfig) -> Result<Token
     let lowest = pieces.iter().map(|&(_, score)| score).fold(0.0, f64::min) - 1.0;
     let longest = reserved(config).map(|token| token.chars().count()).max().unwrap_or(0);
     let never = lowest * (longest + 1) as f64;
-    let vocab: Vec<Value> = reserved(config)
-        .map(|token| json!([token, never]))
-        .chain(pieces.iter().map(|(piece, score)| json!([piece, score])))
-        .collect();
+    let vocab: Vec<Value> =
+        reserved(config).map(|token| json!([token, never])).chain(pieces.iter().map(|(piece, score)| json!([piece, score]))).collect();
     let unknown = config.special_tokens.iter().position(|token| token == UNKNOWN);
     let model = json!({"type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": true});
     // No piece has the mark inside, so cutting there changes nothing but the speed.

@@ -24,7 +24,12 @@ pub fn train(
 }
 
 /// Pieces, best first: joined ones in the order they were made, then characters by frequency.
-fn learn(counted: Words, config: &TrainerConfig, min_frequency: u64, keep_going: &mut dyn FnMut(usize, usize) -> bool) -> Result<(Vec<String>, usize)> {
+fn learn(
+    counted: Words,
+    config: &TrainerConfig,
+    min_frequency: u64,
+    keep_going: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<(Vec<String>, usize)> {
     let alphabet = Alphabet::new(&counted, config.character_coverage);
     let wanted = room(config);
     Alphabet::check_room(alphabet.chars().len(), config)?;

@@ -8,6 +8,7 @@ use super::lattice::{Lattice, Trie, UNKNOWN};
 use super::pieces::{Alphabet, Rules, as_text, reserved, room};
 use super::save_pieces;
 use super::seeds::seeds;
+use super::table::{Table, hash};
 use super::words::Words;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -34,15 +35,14 @@ pub fn train(counted: Words, config: &TrainerConfig, unit: u64, keep_going: &mut
     let alphabet = Alphabet::new(&counted, config.character_coverage);
     let required = required(&alphabet, config);
     Alphabet::check_room(required.len(), config)?;
-    let mut runs = Words::default();
+    let rules = Rules::new(config);
+    let mut start = seeds(&counted, &alphabet, &rules, config.seed_sentencepiece_size, config.min_frequency.max(1), unit as f64)?;
+    let mut runs = Table::default();
     for (word, count) in counted.iter() {
-        alphabet.runs(word).for_each(|run| runs.push(run.as_bytes(), count));
+        alphabet.runs(word).for_each(|run| runs.add(run.as_bytes(), hash(run.as_bytes()), count));
     }
     drop(counted);
-    runs.shrink();
     let text = Text { runs, unit: unit as f64 };
-    let rules = Rules::new(config);
-    let mut start = seeds(&text.runs, &alphabet, &rules, config.seed_sentencepiece_size, config.min_frequency.max(1), text.unit)?;
     let all = start.iter().map(|seed| seed.1).sum::<f64>().ln();
     start.iter_mut().for_each(|seed| seed.1 = seed.1.ln() - all);
     let mut model = Model::new(start);
@@ -79,7 +79,7 @@ fn required(alphabet: &Alphabet, config: &TrainerConfig) -> Vec<char> {
 
 /// Words without rare characters.
 struct Text {
-    runs: Words,
+    runs: Table,
     unit: f64,
 }
 
@@ -93,7 +93,7 @@ impl Text {
             .map(|part| {
                 let (mut sums, mut lattice) = (vec![0.0; size], Lattice::default());
                 for i in part * length..((part + 1) * length).min(self.runs.len()) {
-                    lattice.fill(as_text(self.runs.bytes(i)), &model.trie, &model.scores, unknown);
+                    lattice.fill(as_text(self.runs.word(i)), &model.trie, &model.scores, unknown);
                     each(&mut lattice, self.runs.count(i) as f64 / self.unit, &mut sums);
                 }
                 sums
@@ -219,9 +219,9 @@ mod tests {
     /// "ab" is always together: one piece explains the text better than two.
     #[test]
     fn the_pieces_of_a_made_up_language_are_found() {
-        let mut runs = Words::default();
+        let mut runs = Table::default();
         for (word, count) in [("▁abcd", 40), ("▁cdab", 40), ("▁ab", 20), ("▁cd", 20)] {
-            runs.push(word.as_bytes(), count);
+            runs.add(word.as_bytes(), hash(word.as_bytes()), count);
         }
         let text = Text { runs, unit: 1.0 };
         let start = ["▁", "a", "b", "c", "d", "ab", "cd", "bc", "▁ab"].map(|p| (p.to_string(), -2.0)).to_vec();
