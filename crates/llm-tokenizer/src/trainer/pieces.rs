@@ -91,10 +91,10 @@ impl Alphabet {
         counts.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
         let mut covered = 0u128;
         // The comparison is in single precision, as SentencePiece's: at the edge this decides.
-        counts.retain(|&(c, count)| {
+        counts.retain(|&(_, count)| {
             let enough = (covered as f64 / all) as f32 >= coverage as f32;
             covered += u128::from(count);
-            !enough && c != '\t'
+            !enough
         });
         let (chars, counts): (Vec<char>, Vec<u64>) = counts.into_iter().unzip();
         Self { ids: chars.iter().copied().zip(0..).collect(), chars, counts }
@@ -180,7 +180,7 @@ impl Rules {
             match c {
                 BLANK if chars > 1 => return false,
                 BLANK => continue,
-                '\0' | '\t' | ' ' | OUTSIDE => return false,
+                '\0' | ' ' | OUTSIDE => return false,
                 _ => {}
             }
             if self.split_digits && piece.len() > c.len_utf8() && matches!(c, '0'..='9' | '０'..='９') {
@@ -224,10 +224,10 @@ mod tests {
     fn pieces_keep_to_one_script() {
         let config = TrainerConfig { max_piece_chars: 6, ..TrainerConfig::of(Model::Unigram) };
         let rules = Rules::new(&config);
-        for piece in ["▁", "▁the", "12", "1,5", "▁(", "...", "日ほンー", "e\u{301}a", "▁\u{301}a"] {
+        for piece in ["▁", "▁the", "12", "1,5", "▁(", "...", "▁\t\t", "日ほンー", "e\u{301}a", "▁\u{301}a"] {
             assert!(rules.allows(piece), "{piece}");
         }
-        for piece in ["", "F1", "a.", "aж", "the▁", "▁▁", "a\tb", "sevenup", "<0x0A>", "<s>", "1e"] {
+        for piece in ["", "F1", "a.", "aж", "the▁", "▁▁", "a\tb", "a b", "sevenup", "<0x0A>", "<s>", "1e"] {
             assert!(!rules.allows(piece), "{piece}");
         }
         let digits = Rules::new(&TrainerConfig { split_digits: true, ..config });
@@ -240,9 +240,10 @@ mod tests {
         counted.push("▁aab".as_bytes(), 30);
         counted.push("▁a\tcz".as_bytes(), 1);
         let chars = |coverage| Alphabet::new(&counted, coverage).chars().to_vec();
-        assert_eq!(chars(1.0), ['a', '▁', 'b', 'c', 'z']);
-        assert_eq!(chars(0.98), ['a', '▁', 'b']);
-        let alphabet = Alphabet::new(&counted, 0.98);
+        assert_eq!(chars(1.0), ['a', '▁', 'b', '\t', 'c', 'z']);
+        assert_eq!(chars(0.981), ['a', '▁', 'b', '\t']);
+        assert_eq!(chars(0.97), ['a', '▁', 'b']);
+        let alphabet = Alphabet::new(&counted, 0.97);
         assert_eq!(alphabet.runs("▁a\tcz".as_bytes()).collect::<Vec<_>>(), ["▁a"]);
         assert_eq!((alphabet.ids("▁ab"), alphabet.counts()), (vec![1, 0, 2], &[61, 31, 30][..]));
     }
