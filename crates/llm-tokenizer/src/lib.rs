@@ -7,7 +7,7 @@
 //! | [`formats`] | `Format` | files of other programs, in and out |
 //! | [`decode`] | `DecodeStream` | ids one by one to whole characters |
 //! | [`chat`] | `ChatTemplate`, `Message` | conversations to ids and assistant masks |
-//! | [`trainer`] | `Trainer`, `train` | learn a byte-level BPE vocabulary |
+//! | [`trainer`] | `Trainer`, `train` | learn a vocabulary: byte-level BPE, SentencePiece's BPE, Unigram |
 //! | [`sample`] | `Reader` | stream text from JSONL and plain files |
 //! | [`fertility`] | `Measure`, `Report` | what a language or domain costs in tokens, tokenizers side by side |
 //! | [`surgery`] | `Grown`, `Pruned` | more or fewer tokens than a model was trained with |

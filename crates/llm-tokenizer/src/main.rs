@@ -19,15 +19,22 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Learn a byte-level BPE vocabulary from text; writes a tokenizer folder
+    /// Learn a vocabulary from text (byte-level BPE, SentencePiece's BPE or Unigram); writes a tokenizer folder
     ///
     /// Configuration: documents (list of .jsonl or .txt files or folders of them), vocab_size = 4096,
-    /// digits = 1 (or 3) or pretokenizer = gpt2 | llama3 | qwen2, byte_order = byte | gpt2, min_frequency = 2,
-    /// max_token_bytes = 64, special_tokens = [..], bos_token, eos_token, pad_token ("" for none),
+    /// model = byte_level_bpe | sentencepiece_bpe | unigram, min_frequency = 2, max_token_bytes = 64,
+    /// special_tokens = [..], bos_token, eos_token, pad_token ("" for none),
     /// weights = { de = 1.0, en = 1.0 } (by lang or domain), memory = "4GiB" (word counts beyond go to disk),
     /// max_bytes = 0 (stop reading after so many; 0: never). A stopped run goes on when started again.
     ///
+    /// Only byte_level_bpe: digits = 1 (or 3) or pretokenizer = gpt2 | llama3 | qwen2 | cl100k | o200k, byte_order = byte | gpt2.
+    ///
+    /// Only the others: character_coverage = 0.9995 (rarer characters are spelled in bytes), max_piece_chars = 16,
+    /// split_digits = false (true: every digit is a piece), seed_sentencepiece_size = 1000000 (unigram).
+    ///
     /// Example: llm-tokenizer train --set documents='["sample.jsonl"]' --set vocab_size=8192 --out tokenizer
+    ///
+    /// Example: llm-tokenizer train --set documents='["books"]' --set model=unigram --set vocab_size=8000 --out tokenizer
     ///
     /// Example: llm-tokenizer train --trace (a toy corpus, step by step)
     Train(commands::Train),

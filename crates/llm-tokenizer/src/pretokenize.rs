@@ -154,8 +154,8 @@ fn classes() -> &'static Classes {
     })
 }
 
-/// Code point ranges of a one-class regular expression; those above are all valid Unicode classes.
-fn ranges(pattern: &str) -> Vec<(char, char)> {
+/// Code point ranges of a one-class regular expression; none where it is not one.
+pub(crate) fn ranges(pattern: &str) -> Vec<(char, char)> {
     match regex_syntax::parse(pattern).map(regex_syntax::hir::Hir::into_kind) {
         Ok(regex_syntax::hir::HirKind::Class(regex_syntax::hir::Class::Unicode(class))) => class.iter().map(|r| (r.start(), r.end())).collect(),
         _ => Vec::new(),

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use llm_run::Run;
 use llm_run::program::{catch_interrupts, interrupted};
 use llm_tokenizer::sample::{Reader, Sample};
-use llm_tokenizer::trainer::{self, ByteOrder, Pretokenizer, Trainer, TrainerConfig, Weights};
+use llm_tokenizer::trainer::{self, ByteOrder, Model, Pretokenizer, Trainer, TrainerConfig, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -37,6 +37,7 @@ pub struct Train {
 #[serde(deny_unknown_fields, default)]
 struct Config {
     documents: Vec<PathBuf>,
+    model: Model,
     vocab_size: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pretokenizer: Option<Pretokenizer>,
@@ -45,6 +46,14 @@ struct Config {
     byte_order: Option<ByteOrder>,
     min_frequency: Option<u64>,
     max_token_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    character_coverage: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_piece_chars: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split_digits: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed_sentencepiece_size: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     special_tokens: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,27 +75,54 @@ struct Config {
 
 impl Config {
     fn trainer(&self) -> Result<TrainerConfig> {
-        let default = TrainerConfig::default();
+        let default = TrainerConfig::of(self.model);
+        self.check_model()?;
         if let (Some(pretokenizer), Some(digits)) = (self.pretokenizer, self.digits)
             && pretokenizer != (if digits == 3 { Pretokenizer::Llama3 } else { Pretokenizer::Qwen2 })
         {
             bail!(
-                "pretokenizer and digits = {digits} contradict each other: `gpt2` takes numbers whole, `llama3` has 3 digits, `qwen2` has 1; give one of them"
+                "pretokenizer and digits = {digits} contradict each other: `gpt2` takes numbers whole, `llama3`, `cl100k` and `o200k` have 3 digits, `qwen2` has 1; give one of them"
             );
         }
         Ok(TrainerConfig {
+            model: self.model,
             vocab_size: self.vocab_size.unwrap_or(default.vocab_size),
             pretokenizer: self.pretokenizer,
             digits: self.digits.unwrap_or(default.digits),
             byte_order: self.byte_order.unwrap_or_default(),
             min_frequency: self.min_frequency.unwrap_or(default.min_frequency),
             max_token_bytes: self.max_token_bytes.unwrap_or(default.max_token_bytes),
+            character_coverage: self.character_coverage.unwrap_or(default.character_coverage),
+            max_piece_chars: self.max_piece_chars.unwrap_or(default.max_piece_chars),
+            split_digits: self.split_digits.unwrap_or(default.split_digits),
+            seed_sentencepiece_size: self.seed_sentencepiece_size.unwrap_or(default.seed_sentencepiece_size),
             special_tokens: self.special_tokens.clone().unwrap_or(default.special_tokens),
             bos_token: self.bos_token.clone().unwrap_or(default.bos_token),
             eos_token: self.eos_token.clone().unwrap_or(default.eos_token),
             pad_token: self.pad_token.clone().unwrap_or(default.pad_token),
             weights: self.weights.clone().unwrap_or_default(),
         })
+    }
+
+    /// Settings of another model would do nothing.
+    fn check_model(&self) -> Result<()> {
+        let byte_level =
+            [("digits", self.digits.is_some()), ("pretokenizer", self.pretokenizer.is_some()), ("byte_order", self.byte_order.is_some())];
+        let pieces = [
+            ("character_coverage", self.character_coverage.is_some()),
+            ("max_piece_chars", self.max_piece_chars.is_some()),
+            ("split_digits", self.split_digits.is_some()),
+        ];
+        let seeds = ("seed_sentencepiece_size", self.seed_sentencepiece_size.is_some());
+        let (foreign, model, theirs) = match self.model {
+            Model::ByteLevelBpe => ([&pieces[..], &[seeds]].concat(), "byte_level_bpe", "sentencepiece_bpe or unigram"),
+            Model::SentencepieceBpe => ([&byte_level[..], &[seeds]].concat(), "sentencepiece_bpe", "another model"),
+            Model::Unigram => (byte_level.to_vec(), "unigram", "byte_level_bpe"),
+        };
+        if let Some((name, _)) = foreign.iter().find(|(_, given)| *given) {
+            bail!("{name} does nothing with model = \"{model}\": remove it, or set model to {theirs}");
+        }
+        Ok(())
     }
 }
 
@@ -134,7 +170,7 @@ impl Train {
             std::fs::remove_dir_all(&work).with_context(|| format!("{}: cannot remove", work.display()))?;
         }
         if summary.vocab_size < settings.vocab_size {
-            eprintln!("note: the text has only {} pairs worth a merge, so the vocabulary has {} tokens", summary.merges, summary.vocab_size);
+            eprintln!("note: the text has only {} pieces worth a token, so the vocabulary has {} tokens", summary.merges, summary.vocab_size);
         }
         for (name, share) in &summary.weights {
             println!("{name}: {} bytes, {:.2} % of the text, counted as {:.2} %", share.bytes, share.found * 100.0, share.given * 100.0);
@@ -148,6 +184,9 @@ impl Train {
 /// Print the training of the toy corpus, or of the documents given, step by step.
 fn show_steps(config: &Config, settings: &TrainerConfig) -> Result<()> {
     settings.check()?;
+    if settings.model != Model::ByteLevelBpe {
+        bail!("--trace shows byte-level BPE only: remove `model`");
+    }
     let mut words: Vec<(String, u64)> = trainer::TOY_CORPUS.iter().map(|&(word, count)| (word.to_string(), count)).collect();
     if !config.documents.is_empty() {
         let mut counts = std::collections::BTreeMap::new();

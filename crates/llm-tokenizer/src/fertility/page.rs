@@ -148,9 +148,6 @@ fn tables(report: &Report) -> Html {
     join(parts)
 }
 
-/// Groups of one kind in a report.
-type Grouping = fn(&Fertility) -> &BTreeMap<String, Group>;
-
 /// A row for each group and tokenizer.
 fn table(report: &Report, head: &str, keys: &[(String, String)], groups: Grouping) -> Html {
     let two = |value: f64| format!("{value:.2}");

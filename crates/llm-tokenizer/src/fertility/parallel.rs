@@ -31,9 +31,6 @@ pub(super) struct Parity {
     pub ratios: Vec<f64>,
 }
 
-/// Texts, and for each tokenizer the tokens of a language and of the reference.
-type Sums = (u64, Vec<(f64, f64)>);
-
 impl Parallel {
     /// A text that `link` ties to its translations.
     pub fn add(&mut self, link: &str, lang: &str, counts: &[Counts]) {

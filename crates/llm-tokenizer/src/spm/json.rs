@@ -16,14 +16,14 @@ use std::path::Path;
 impl Spm {
     /// `None` if the pipeline is not a Llama-like BPE or Unigram; an error if it is but the file is damaged.
     pub fn from_json(json: &Value, added: &[AddedToken], path: &Path) -> Result<Option<(Self, Vec<VocabEntry>)>> {
-        let Some((prefix, rules)) = pipeline(json) else { return Ok(None) };
+        let Some((prefix, rules, by_words)) = pipeline(json) else { return Ok(None) };
         let rewritten =
             |t: &AddedToken| t.lstrip || t.rstrip || t.single_word || t.normalized && (prefix != Prefix::Never || t.content.contains(' '));
         if added.iter().any(rewritten) {
             return Ok(None);
         }
         let model = &json["model"];
-        if model["type"] == "Unigram" { unigram(model, added, prefix, rules, path) } else { merges(model, prefix, rules, path) }
+        if model["type"] == "Unigram" { unigram(model, added, (prefix, rules, by_words), path) } else { merges(model, prefix, rules, path) }
     }
 }
 
@@ -37,7 +37,12 @@ struct UnigramSection {
 }
 
 /// `added`: control tokens, which text never gives.
-fn unigram(model: &Value, added: &[AddedToken], prefix: Prefix, rules: Rules, path: &Path) -> Result<Option<(Spm, Vec<VocabEntry>)>> {
+fn unigram(
+    model: &Value,
+    added: &[AddedToken],
+    (prefix, rules, by_words): (Prefix, Rules, bool),
+    path: &Path,
+) -> Result<Option<(Spm, Vec<VocabEntry>)>> {
     let section = UnigramSection::deserialize(model).map_err(|e| format(path, format!("model: {e}")))?;
     let vocab = || (0..).zip(&section.vocab).map(|(id, (text, _))| (text.as_str(), id));
     let bytes = if section.byte_fallback { byte_ids(vocab()) } else { None };
@@ -57,7 +62,7 @@ fn unigram(model: &Value, added: &[AddedToken], prefix: Prefix, rules: Rules, pa
     let entries = vocab().map(|(text, id)| (spelled(text, kinds[id as usize]), id)).collect();
     let spm = Spm {
         normalizer: Normalizer::plain(prefix),
-        algorithm: Algorithm::Unigram(Unigram::from_vocab(&section.vocab, |id| kinds[id as usize] == PieceType::Normal)),
+        algorithm: Algorithm::Unigram(Unigram::from_vocab(&section.vocab, by_words, |id| kinds[id as usize] == PieceType::Normal)),
         decoding: rules,
         kinds,
         unknown: Unknown { id: unknown, bytes, fuse: true },
@@ -108,8 +113,8 @@ fn merges(model: &Value, prefix: Prefix, rules: Rules, path: &Path) -> Result<Op
     Ok(Some((spm, entries)))
 }
 
-/// How blanks are put in front and text is put together, if the pipeline is one of ours.
-fn pipeline(json: &Value) -> Option<(Prefix, Rules)> {
+/// How blanks are put in front, how text is put together, and whether words are cut off first, if the pipeline is one of ours.
+fn pipeline(json: &Value) -> Option<(Prefix, Rules, bool)> {
     let model = &json["model"];
     let unset = |name: &str| matches!(&model[name], Value::Null | Value::Bool(false)) || model[name].as_str() == Some("");
     let unigram = model["type"] == "Unigram" && model["vocab"].is_array();
@@ -129,19 +134,30 @@ fn pipeline(json: &Value) -> Option<(Prefix, Rules)> {
     let is_blank_rule = |step: &Value| step["type"] == "Replace" && step["pattern"]["String"] == " " && step["content"] == BLANK;
     let normalizer = steps(&json["normalizer"], "normalizers");
     let pre = steps(&json["pre_tokenizer"], "pretokenizers");
+    let is_metaspace = |step: &Value| step["type"] == "Metaspace" && step["replacement"] == BLANK;
+    // Words of a BPE are its own business; those of a Unigram are summed up one by one.
+    let by_words = unigram && pre.first().is_some_and(|step| is_metaspace(step) && step["split"].as_bool().unwrap_or(true));
     let prefix = match (normalizer.as_slice(), pre.as_slice()) {
+        ([prepend, replace], [words])
+            if prepend["type"] == "Prepend"
+                && prepend["prepend"] == BLANK
+                && is_blank_rule(replace)
+                && is_metaspace(words)
+                && words["prepend_scheme"] == "never"
+                && (by_words || words["split"] == false) =>
+        {
+            Prefix::Always
+        }
         ([prepend, replace], []) if prepend["type"] == "Prepend" && prepend["prepend"] == BLANK && is_blank_rule(replace) => Prefix::Always,
         ([replace], []) if is_blank_rule(replace) => Prefix::Never,
         // Gemma: there is no blank left to split at.
         ([replace], [split]) if is_blank_rule(replace) && split["type"] == "Split" && split["pattern"]["String"] == " " => Prefix::Never,
-        ([], [metaspace]) if metaspace["type"] == "Metaspace" && metaspace["replacement"] == BLANK && metaspace["split"] == false => {
-            match metaspace["prepend_scheme"].as_str()? {
-                "always" => Prefix::UnlessBlank,
-                "first" => Prefix::First,
-                "never" => Prefix::Never,
-                _ => return None,
-            }
-        }
+        ([], [metaspace]) if is_metaspace(metaspace) && (by_words || metaspace["split"] == false) => match metaspace["prepend_scheme"].as_str()? {
+            "always" => Prefix::UnlessBlank,
+            "first" => Prefix::First,
+            "never" => Prefix::Never,
+            _ => return None,
+        },
         _ => return None,
     };
     let decoders = steps(&json["decoder"], "decoders");
@@ -155,7 +171,7 @@ fn pipeline(json: &Value) -> Option<(Prefix, Rules)> {
         ["Replace", "Fuse", "Strip"] if is_strip(decoders.last()?) => Rules::HuggingFace { strip: true, byte_fallback: false },
         _ => return None,
     };
-    is_text_rule(decoders.first()?).then_some((prefix, rules))
+    is_text_rule(decoders.first()?).then_some((prefix, rules, by_words))
 }
 
 /// The `tokenizer.json` of a SentencePiece model, as transformers converts it. The error says what cannot be expressed.

@@ -5,6 +5,7 @@
 //! by word.
 
 use super::model::{PieceModel, PieceType};
+use super::normalize::BLANK;
 use super::trie::Trie;
 use super::{Scratch, Unknown};
 
@@ -33,6 +34,8 @@ pub struct Unigram {
     unknown: f64,
     /// Sums are rounded to `f32`.
     rounds: bool,
+    /// Every word has a path of its own.
+    by_words: bool,
     /// Bytes of the longest piece.
     longest: usize,
 }
@@ -51,12 +54,13 @@ impl Unigram {
             best: normal().fold(f32::MIN_POSITIVE, f32::max),
             unknown: f64::from(normal().fold(f32::MAX, f32::min) - UNKNOWN_PENALTY as f32),
             rounds: true,
+            by_words: false,
             longest: pieces.iter().map(|p| p.text.len()).max().unwrap_or(0).max(4),
         }
     }
 
-    /// From the vocabulary of a `tokenizer.json`; `found` tells which ids text can give.
-    pub fn from_vocab(vocab: &[(String, f64)], found: impl Fn(u32) -> bool) -> Self {
+    /// From the vocabulary of a `tokenizer.json`; `found` tells which ids text can give, `by_words` that words are cut off first.
+    pub fn from_vocab(vocab: &[(String, f64)], by_words: bool, found: impl Fn(u32) -> bool) -> Self {
         let strings: Vec<(&[u8], u32)> = (0..).zip(vocab).filter(|(id, _)| found(*id)).map(|(id, (text, _))| (text.as_bytes(), id)).collect();
         Self {
             trie: Trie::new(strings.into_iter()),
@@ -65,14 +69,27 @@ impl Unigram {
             best: 0.0,
             unknown: vocab.iter().map(|(_, score)| *score).fold(f64::INFINITY, f64::min) - UNKNOWN_PENALTY,
             rounds: false,
+            by_words,
             longest: 0,
         }
     }
 
     /// Append the ids of a normalised text.
     pub fn encode(&self, text: &str, unknown: &Unknown, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        let Scratch { cache, path, ends, .. } = scratch;
+        if !self.by_words {
+            return self.encode_word(text, unknown, (path, ends), out);
+        }
+        let mut at = 0;
+        while at < text.len() {
+            let end = at + next_blank(&text[at..]);
+            cache.encode(text.as_bytes(), at, end, out, |out| self.encode_word(&text[at..end], unknown, (path, ends), out));
+            at = end;
+        }
+    }
+
+    fn encode_word(&self, text: &str, unknown: &Unknown, (path, ends): (&mut Vec<Node>, &mut Vec<usize>), out: &mut Vec<u32>) {
         let bytes = text.as_bytes();
-        let path = &mut scratch.path;
         path.clear();
         path.resize(bytes.len() + 1, Node { id: Trie::NONE, start: UNREACHED, score: 0.0 });
         for (at, c) in text.char_indices() {
@@ -115,7 +132,6 @@ impl Unigram {
             }
         }
         // Ends of the best pieces, last first.
-        let ends = &mut scratch.ends;
         ends.clear();
         let mut end = bytes.len();
         while end > 0 {
@@ -128,4 +144,10 @@ impl Unigram {
             if id == Trie::NONE { unknown.push(&text[from as usize..end], start, out) } else { out.push(id) }
         }
     }
+}
+
+/// Where the blank after the first begins: `Metaspace` lets every blank begin a word.
+fn next_blank(text: &str) -> usize {
+    let first = text.chars().next().map_or(0, char::len_utf8);
+    text[first..].find(BLANK).map_or(text.len(), |at| first + at)
 }

@@ -2,13 +2,13 @@
 //!
 //! A heap holds pairs under counts that may be too high; a popped pair whose count fell goes back with the true one.
 //! Ties go to the lowest pair of ids, so the result is a function of the word counts. This is also the rule of Hugging Face's
-//! `BpeTrainer`. As there, two ways to build one text give one token.
+//! `BpeTrainer`. As there, two ways to build one text give one token. [`Limits`] may ask for another rule: SentencePiece's.
 //!
 //! All words lie in one array of symbols and shrink in place; a pair knows the words it occurs in (some perhaps no longer).
 
+use super::pair_hash::{PairMap, PairSet};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
 
 pub type Pair = (u32, u32);
 
@@ -18,8 +18,6 @@ struct Seen {
     count: u64,
     words: Vec<u32>,
 }
-
-type Pairs = HashMap<Pair, Seen, BuildHasherDefault<PairHasher>>;
 
 /// A merge that was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,17 +29,29 @@ pub struct Step {
     pub count: u64,
 }
 
-/// What may be merged.
-pub struct Limits<'a> {
+/// What may be merged, and what first. `K` orders equally frequent pairs, before their ids do.
+pub struct Limits<'a, K = ()> {
     /// A pair that occurs less often is not merged.
     pub min_frequency: u64,
     /// May this text be a token?
     pub allowed: &'a dyn Fn(&[u8]) -> bool,
+    /// Of equally frequent pairs, given by their two texts, that with the least key is merged.
+    pub key: &'a dyn Fn(&[u8], &[u8]) -> K,
+    /// Is a pair joined whose text is a token already, that is, another way to the same token?
+    pub rejoin: bool,
+}
+
+impl<'a> Limits<'a> {
+    /// The rule of byte-level BPE.
+    pub fn by_id(min_frequency: u64, allowed: &'a dyn Fn(&[u8]) -> bool) -> Self {
+        fn no_key(_: &[u8], _: &[u8]) {}
+        Self { min_frequency, allowed, key: &no_key, rejoin: true }
+    }
 }
 
 /// The state between two merges.
-pub struct Learner<'a> {
-    limits: Limits<'a>,
+pub struct Learner<'a, K = ()> {
+    limits: Limits<'a, K>,
     symbols: Vec<u32>,
     /// Where each word begins in `symbols`, and how many symbols it has now.
     words: Vec<(u64, u32)>,
@@ -49,15 +59,15 @@ pub struct Learner<'a> {
     /// Text of every token.
     tokens: Vec<Box<[u8]>>,
     ids: HashMap<Box<[u8]>, u32>,
-    seen: Pairs,
-    heap: BinaryHeap<(u64, Reverse<Pair>)>,
-    merged: std::collections::HashSet<Pair, BuildHasherDefault<PairHasher>>,
+    seen: PairMap<Seen>,
+    heap: BinaryHeap<(u64, Reverse<(K, Pair)>)>,
+    merged: PairSet,
 }
 
-impl<'a> Learner<'a> {
+impl<'a, K: Ord> Learner<'a, K> {
     /// `tokens` are the texts of the ids that words are made of at first. `words` gives each word's symbols to its second
     /// argument, word by word, with the word's count; `sizes` is `(words, symbols)`, for exact allocation.
-    pub fn new(tokens: Vec<Box<[u8]>>, sizes: (usize, usize), words: impl Iterator<Item = (Vec<u32>, u64)>, limits: Limits<'a>) -> Self {
+    pub fn new(tokens: Vec<Box<[u8]>>, sizes: (usize, usize), words: impl Iterator<Item = (Vec<u32>, u64)>, limits: Limits<'a, K>) -> Self {
         let mut symbols = Vec::with_capacity(sizes.1);
         let (mut spans, mut counts) = (Vec::with_capacity(sizes.0), Vec::with_capacity(sizes.0));
         for (word, count) in words {
@@ -69,15 +79,24 @@ impl<'a> Learner<'a> {
             counts.push(count);
         }
         let ids = tokens.iter().enumerate().map(|(id, text)| (text.clone(), id as u32)).collect();
-        let mut learner =
-            Self { limits, symbols, words: spans, counts, tokens, ids, seen: Pairs::default(), heap: BinaryHeap::new(), merged: Default::default() };
+        let mut learner = Self {
+            limits,
+            symbols,
+            words: spans,
+            counts,
+            tokens,
+            ids,
+            seen: PairMap::default(),
+            heap: BinaryHeap::new(),
+            merged: Default::default(),
+        };
         learner.count_pairs();
         learner
     }
 
     /// Count first, then fill lists of exactly the right size.
     fn count_pairs(&mut self) {
-        let mut sizes: HashMap<Pair, (u64, u32, u32), BuildHasherDefault<PairHasher>> = HashMap::default();
+        let mut sizes: PairMap<(u64, u32, u32)> = PairMap::default();
         for (i, (&(start, length), &count)) in self.words.iter().zip(&self.counts).enumerate() {
             for pair in self.symbols[start as usize..start as usize + length as usize].windows(2) {
                 let (total, places, last) = sizes.entry((pair[0], pair[1])).or_insert((0, 0, u32::MAX));
@@ -88,7 +107,7 @@ impl<'a> Learner<'a> {
             }
         }
         self.seen = sizes.iter().map(|(&pair, &(count, places, _))| (pair, Seen { count, words: Vec::with_capacity(places as usize) })).collect();
-        self.heap = sizes.iter().map(|(&pair, &(count, ..))| (count, Reverse(pair))).collect();
+        self.heap = sizes.iter().map(|(&pair, &(count, ..))| (count, Reverse((self.key(pair), pair)))).collect();
         drop(sizes);
         for (i, &(start, length)) in self.words.iter().enumerate() {
             for pair in self.symbols[start as usize..start as usize + length as usize].windows(2) {
@@ -99,6 +118,10 @@ impl<'a> Learner<'a> {
                 }
             }
         }
+    }
+
+    fn key(&self, pair: Pair) -> K {
+        (self.limits.key)(&self.tokens[pair.0 as usize], &self.tokens[pair.1 as usize])
     }
 
     pub fn tokens(&self) -> &[Box<[u8]>] {
@@ -125,13 +148,13 @@ impl<'a> Learner<'a> {
     /// Make the next merge; `None` when no pair is worth one.
     pub fn step(&mut self) -> Option<Step> {
         loop {
-            let (count, Reverse(pair)) = self.heap.pop()?;
+            let (count, Reverse((key, pair))) = self.heap.pop()?;
             let now = self.seen.get(&pair).map_or(0, |s| s.count);
             if now < self.limits.min_frequency.max(1) {
                 continue;
             }
             if now != count {
-                self.heap.push((now, Reverse(pair)));
+                self.heap.push((now, Reverse((key, pair))));
                 continue;
             }
             let text = [&*self.tokens[pair.0 as usize], &*self.tokens[pair.1 as usize]].concat().into_boxed_slice();
@@ -139,6 +162,7 @@ impl<'a> Learner<'a> {
                 continue;
             }
             let joined = match self.ids.get(&text) {
+                Some(_) if !self.limits.rejoin => continue,
                 Some(&id) => id,
                 None => {
                     let id = self.tokens.len() as u32;
@@ -221,28 +245,9 @@ impl<'a> Learner<'a> {
         fresh.dedup();
         for pair in fresh {
             if let Some(s) = self.seen.get(&pair).filter(|s| s.count > 0) {
-                self.heap.push((s.count, Reverse(pair)));
+                self.heap.push((s.count, Reverse((self.key(pair), pair))));
             }
         }
-    }
-}
-
-/// Multiply and fold the two ids.
-#[derive(Debug, Default)]
-pub struct PairHasher(u64);
-
-impl Hasher for PairHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&b| self.write_u32(u32::from(b)));
-    }
-
-    fn write_u32(&mut self, id: u32) {
-        self.0 = self.0 << 32 | u64::from(id);
-    }
-
-    fn finish(&self) -> u64 {
-        let product = u128::from(self.0 ^ 0x9E37_79B9_7F4A_7C15) * 0xA076_1D64_78BD_642F;
-        product as u64 ^ (product >> 64) as u64
     }
 }
 
@@ -255,7 +260,7 @@ mod tests {
         let tokens = (0..=255u8).map(|b| vec![b].into()).collect();
         let symbols = words.iter().map(|(w, c)| (w.bytes().map(u32::from).collect(), *c));
         let allowed = |text: &[u8]| text.len() <= max_bytes;
-        let mut learner = Learner::new(tokens, (words.len(), 0), symbols, Limits { min_frequency, allowed: &allowed });
+        let mut learner = Learner::new(tokens, (words.len(), 0), symbols, Limits::by_id(min_frequency, &allowed));
         std::iter::from_fn(|| learner.step()).take(wanted).map(|s| s.pair).collect()
     }
 

@@ -1,23 +1,31 @@
-//! Training a vocabulary: byte-level BPE.
+//! Training a vocabulary: byte-level BPE, SentencePiece's BPE, Unigram ([`Model`]).
 //!
 //! Text is cut into words and these are counted on all threads ([`Trainer::feed`]), on disk where memory is short; then pairs are
-//! merged (`merge`). The result depends on the text alone: not on threads, nor on the order of the texts,
+//! merged (`merge`), or for Unigram substrings weighed and dropped (`unigram`). The result depends on the text alone: not on threads, nor on the order of the texts,
 //! nor on the memory allowed.
 //!
-//! Ids of byte-level BPE: 0..256 are the bytes, then the merges in the order they were made, then the special tokens.
+//! Ids of byte-level BPE: 0..256 are the bytes, then the merges in the order they were made, then the special tokens. Of the others:
+//! the special tokens, 256 byte tokens, the pieces from best to worst.
 
 mod config;
 mod count;
+mod lattice;
 mod merge;
+mod pair_hash;
+mod pieces;
 mod runs;
-
 mod save;
+mod save_pieces;
+mod script;
+mod seeds;
+mod sentencepiece_bpe;
 mod table;
 mod trace;
+mod unigram;
 mod weights;
 mod words;
 
-pub use config::{BEGIN_OF_TEXT, ByteOrder, END_OF_TEXT, PAD, Pretokenizer, SPECIAL_TOKENS, TrainerConfig};
+pub use config::{BEGIN_OF_TEXT, ByteOrder, END_OF_TEXT, Model, PAD, PIECE_SPECIAL_TOKENS, Pretokenizer, SPECIAL_TOKENS, TrainerConfig, UNKNOWN};
 pub use trace::{TOY_CORPUS, trace};
 pub use weights::{Share, Weights};
 
@@ -67,9 +75,9 @@ pub struct Summary {
     pub bytes: u64,
     /// Words, each occurrence.
     pub words: u64,
-    /// Different words.
+    /// Different words; for Unigram a word is another one at the end of a line.
     pub unique_words: usize,
-    /// Merges made.
+    /// Merges made; for Unigram, pieces kept.
     pub merges: usize,
     /// Size of the vocabulary.
     pub vocab_size: usize,
@@ -105,8 +113,14 @@ impl Trainer {
         if let Some(bytes) = self.group_bytes.get_mut(usize::from(group.unwrap_or(0))) {
             *bytes += texts.iter().map(|t| t.as_ref().len() as u64).sum::<u64>();
         }
-        let pattern = self.config.pattern();
-        self.counts.add(texts, group, &|text, each| pattern.words(text).for_each(|word| each(word.as_bytes())));
+        match self.config.model {
+            Model::ByteLevelBpe => {
+                let pattern = self.config.pattern();
+                self.counts.add(texts, group, &|text, each| pattern.words(text).for_each(|word| each(word.as_bytes())));
+            }
+            Model::SentencepieceBpe => self.counts.add(texts, group, &pieces::words),
+            Model::Unigram => self.counts.add(texts, group, &pieces::words_of_lines),
+        }
     }
 
     /// True when counts take more memory than [`Trainer::spill_to`] allows: time for [`Trainer::save_counts`].
@@ -161,10 +175,15 @@ impl Trainer {
         let weighted = !self.config.weights.is_empty();
         let factors = if weighted { self.config.weights.factors(&self.group_bytes) } else { Vec::new() };
         let shares = if weighted { self.config.weights.shares(&self.group_bytes) } else { BTreeMap::new() };
-        let min_frequency = self.config.min_frequency.max(1).saturating_mul(if weighted { weights::UNIT } else { 1 });
+        let unit = if weighted { weights::UNIT } else { 1 };
+        let min_frequency = self.config.min_frequency.max(1).saturating_mul(unit);
         let counted = self.counts.into_words(&factors)?;
         let unique_words = counted.len();
-        let (tokenizer, merges) = byte_level(counted, &self.config, min_frequency, &mut keep_going)?;
+        let (tokenizer, merges) = match self.config.model {
+            Model::ByteLevelBpe => byte_level(counted, &self.config, min_frequency, &mut keep_going)?,
+            Model::SentencepieceBpe => sentencepiece_bpe::train(counted, &self.config, min_frequency, &mut keep_going)?,
+            Model::Unigram => unigram::train(counted, &self.config, unit, &mut keep_going)?,
+        };
         let summary = Summary { bytes, words, unique_words, merges, vocab_size: tokenizer.vocab_size(), weights: shares };
         Ok((tokenizer, summary))
     }
@@ -192,7 +211,7 @@ fn byte_level(
     let allowed = |text: &[u8]| text.len() <= config.max_token_bytes;
     let words = counted.iter().map(|(word, count)| (word.iter().map(|&b| id_of[usize::from(b)]).collect(), count));
     let tokens = order.iter().map(|&b| vec![b].into_boxed_slice()).collect();
-    let mut learner = Learner::new(tokens, (counted.len(), counted.total_bytes()), words, Limits { min_frequency, allowed: &allowed });
+    let mut learner = Learner::new(tokens, (counted.len(), counted.total_bytes()), words, Limits::by_id(min_frequency, &allowed));
     drop(counted);
     let mut merges = Vec::new();
     while learner.tokens().len() < wanted

@@ -1,6 +1,6 @@
 //! From merges to the files Hugging Face's libraries open.
 
-use super::config::TrainerConfig;
+use super::config::{Model, TrainerConfig, UNKNOWN};
 use crate::byte_level::to_alphabet;
 use crate::chat::{ChatTemplate, DEFAULT_TEMPLATE};
 use crate::error::{Error, Result};
@@ -74,6 +74,9 @@ impl Pipeline {
             if !token.is_empty() {
                 names.insert(name.into(), token.as_str().into());
             }
+        }
+        if config.model != Model::ByteLevelBpe {
+            names.insert("unk_token".into(), UNKNOWN.into());
         }
         names.insert("clean_up_tokenization_spaces".into(), false.into());
         names.insert("model_input_names".into(), json!(["input_ids", "attention_mask"]));

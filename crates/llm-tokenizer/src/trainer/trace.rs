@@ -29,7 +29,7 @@ fn render(words: &[(String, u64)], config: &TrainerConfig, merges: usize, colour
     let tokens = order.iter().map(|&b| vec![b].into_boxed_slice()).collect();
     let symbols = words.iter().map(|(word, count)| (word.bytes().map(id).collect(), *count));
     let allowed = |text: &[u8]| text.len() <= config.max_token_bytes;
-    let mut learner = Learner::new(tokens, (words.len(), 0), symbols, Limits { min_frequency: config.min_frequency, allowed: &allowed });
+    let mut learner = Learner::new(tokens, (words.len(), 0), symbols, Limits::by_id(config.min_frequency, &allowed));
     let mut out = format!("{}\n", paint("1", "Byte-level BPE, step by step. The vocabulary begins with the 256 bytes."));
     list(&mut out, "words", words.iter().take(SHOWN * 2).map(|(word, count)| format!("{}:{count}", to_alphabet(word.as_bytes()))));
     let mut learned: Vec<String> = Vec::new();

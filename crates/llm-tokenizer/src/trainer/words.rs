@@ -47,6 +47,10 @@ impl Words {
         &self.bytes[start..self.ends[i] as usize]
     }
 
+    pub fn count(&self, i: usize) -> u64 {
+        self.counts[i]
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], u64)> {
         (0..self.len()).map(|i| (self.bytes(i), self.counts[i]))
     }
