@@ -3,11 +3,13 @@
 mod encode;
 mod fertility;
 mod inspect;
+mod lint;
 mod train;
 
 pub use encode::{Decode, Encode};
 pub use fertility::fertility;
 pub use inspect::Inspect;
+pub use lint::Lint;
 pub use train::Train;
 
 use anyhow::{Context, Result, bail};
