@@ -153,13 +153,17 @@ const CHATML_THAT_NEEDS_A_MESSAGE: &str = "{% if messages[0].role == 'x' %}{% en
 fn an_unclear_turn_is_an_error_that_names_the_message() {
     let error = |template: &str| chatml(template).apply_chat_template(&exchange(), false).unwrap_err().to_string();
     let twice = error("{{ messages[-1].content }}|{% for m in messages %}{{ m.role + m.content }}{% endfor %}");
-    assert!(twice.contains("messages[3] (assistant)") && twice.contains("2 times"), "{twice}");
+    assert!(twice.contains("messages[1] (assistant)") && twice.contains("2 times"), "{twice}");
     let counted = error("{{ messages | map(attribute='content') | join('') | length }}{% for m in messages %}{{ m.role + m.content }}{% endfor %}");
     assert!(counted.contains("messages[1] (assistant)") && counted.contains("depends on the text"), "{counted}");
     let dropped = error("{{ messages | length }}{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}");
     assert!(dropped.contains("does not show its text") && dropped.contains("endgeneration"), "{dropped}");
     let backwards = error("{% for m in messages | reverse %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endfor %}");
-    assert!(backwards.contains("messages[3]"), "{backwards}");
+    assert!(backwards.contains("messages[1]") && backwards.contains("another message"), "{backwards}");
+    let preamble =
+        "{% for m in messages if m.role == 'assistant' %}{{ m.content + '<|im_end|>' }}{% endfor %}{{ messages[0].content + '<|im_end|>' }}";
+    let after = chatml(preamble).apply_chat_template(&exchange()[..2], false).unwrap_err().to_string();
+    assert!(after.contains("another message"), "{after}");
     // Prompts need no mask.
     let ids = chatml("{{ messages[-1].content }}|{% for m in messages %}{{ m.content }}{% endfor %}").chat_ids(&exchange(), true).unwrap();
     assert!(!ids.is_empty());

@@ -60,6 +60,8 @@ pub(crate) enum Trial {
     Append(usize),
     /// `MARK` as the content of this message, without reasoning and calls.
     Replace(usize),
+    /// `MARK` after the content of every message but this.
+    Others(usize),
 }
 
 const PROBE: &str = "probe";
@@ -140,6 +142,7 @@ impl ChatTemplate {
         match trial {
             Some(Trial::Append(i)) => guarded.get_mut(i).into_iter().for_each(|m| append(m, MARK.to_string())),
             Some(Trial::Replace(i)) => guarded.get_mut(i).into_iter().for_each(replace),
+            Some(Trial::Others(i)) => guarded.iter_mut().enumerate().filter(|(j, _)| *j != i).for_each(|(_, m)| append(m, MARK.to_string())),
             None => {}
         }
         if options.continue_final_message {

@@ -12,7 +12,8 @@
 //! - Blanks behind the last control token of the turn are the template's, such as ChatML's newline. Without a control token
 //!   the template's own blanks at the end are left out, and an end-of-text token that only a later turn brings is taken in.
 //!
-//! Whatever is not settled by this is an error that names the message: a wrong mask would train a model on the wrong text.
+//! A turn that would hold text of another message is refused. Whatever else is not settled by this is an error, too, that names the
+//! message: a wrong mask would train a model on the wrong text.
 
 use super::guard::{BEGIN, BREAK, END, MARK, Marked};
 use super::message::Message;
@@ -115,7 +116,10 @@ impl<'a> Turns<'a> {
         }
         let through = self.render(i + 1, false).filter(|through| self.whole.starts_with(through.as_str()) && through.len() >= start);
         let end = match through {
-            Some(through) => through.len(),
+            Some(through) => {
+                self.alone(i, through.len() - start)?;
+                through.len()
+            }
             None => self.end_by_difference(i, start)?,
         };
         let said = &self.whole[start..end];
@@ -140,12 +144,16 @@ impl<'a> Turns<'a> {
             None => return Err(unclear("what comes after its text depends on the text")),
         };
         let calls = self.messages[i].tool_calls.is_some();
-        let Ok(tried) = self.tried(i + 1, Trial::Append(i)) else {
-            // The conversation cannot end here, so only an end-of-text token is known to belong to the turn.
-            let closing = if calls { None } else { self.closing(content_end) };
-            return closing.ok_or_else(|| unclear("the template refuses the conversation up to here, and no end-of-text token follows"));
+        let tail = match self.tried(i + 1, Trial::Append(i)) {
+            Ok(tried) => tried.after,
+            Err(why) => {
+                // How the turn ends is not known then, but for an end-of-text token right behind the content.
+                let closing = if calls { None } else { self.closing(content_end) };
+                let why = format!("in the conversation up to there: {why}, and no end-of-text token follows");
+                return closing.ok_or_else(|| unclear(&why));
+            }
         };
-        let tail = tried.after;
+        self.alone(i, tail.len())?;
         if rest.starts_with(&tail) {
             return Ok(content_end + tail.len());
         }
@@ -158,6 +166,18 @@ impl<'a> Turns<'a> {
             Some(last) if !calls => Ok(content_end + last.end),
             _ => Err(unclear("the template writes something else after it once more messages follow")),
         }
+    }
+
+    /// An error if the last `length` bytes of the conversation up to message `i` hold text of another message.
+    fn alone(&self, i: usize, length: usize) -> Result<()> {
+        let options = RenderOptions { add_generation_prompt: false, continue_final_message: false, ..self.options.clone() };
+        let text = self.tokenizer.render_trial(&self.messages[..=i], &options, Some(Trial::Others(i)))?;
+        let text = plain(&text);
+        let own = text.rfind(MARK).map_or(text.len(), |at| text.len() - at - MARK.len_utf8());
+        if own < length {
+            return Err(self.unclear(i, "ends", "text of another message comes after its own"));
+        }
+        Ok(())
     }
 
     /// The last control token of `said`, if only blanks follow it.
