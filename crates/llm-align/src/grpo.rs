@@ -262,7 +262,7 @@ pub fn grpo(config: GrpoConfig, out: &Path) -> Result<Outcome<Decoder>> {
     let mut prompts = Vec::with_capacity(exercises.len());
     for (i, exercise) in exercises.iter().enumerate() {
         let question: Vec<_> = exercise.messages.iter().take_while(|m| m.role != "assistant").cloned().collect();
-        let ids = tokenizer.apply_chat_template(&question, true)?.ids;
+        let ids = tokenizer.chat_ids(&question, true)?;
         if ids.len() + config.max_tokens > context {
             let message = format!(
                 "{}: row {}: {} prompt tokens and max_tokens = {} exceed the context of {context}",

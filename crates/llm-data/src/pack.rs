@@ -342,9 +342,7 @@ impl Packer<'_> {
                 Ok((ids, text))
             }
             Form::Chat => {
-                let chat =
-                    tokenizer.apply_chat_template(&row.messages, false).map_err(|e| Error::Config(format!("{}: {e}", extra.path.display())))?;
-                let mut ids = chat.ids;
+                let mut ids = tokenizer.chat_ids(&row.messages, false).map_err(|e| Error::Config(format!("{}: {e}", extra.path.display())))?;
                 if ids.first() != Some(bos) {
                     ids.insert(0, *bos);
                 }

@@ -129,7 +129,7 @@ pub fn ask(model: &dyn LanguageModel, exercises: &[Exercise], max_tokens: usize)
     let stop_ids: Vec<u32> = tokenizer.special_id("<|eot_id|>").into_iter().chain(tokenizer.eos_id()).collect();
     let mut requests = Vec::with_capacity(exercises.len());
     for exercise in exercises {
-        let prompt = tokenizer.apply_chat_template(exercise.question(), true)?.ids;
+        let prompt = tokenizer.chat_ids(exercise.question(), true)?;
         let room = model.context_length().saturating_sub(prompt.len());
         if room == 0 {
             let message = format!(

@@ -100,7 +100,7 @@ pub fn ask_with(
     let mut last: Option<(&str, Image)> = None;
     for item in asked {
         let message = Message::new("user", item.question.question.as_str()).with_images(1);
-        let prompt = tokenizer.apply_chat_template(&[message], true)?.ids;
+        let prompt = tokenizer.chat_ids(&[message], true)?;
         let length = prompt.len() + tokens_per_image.saturating_sub(1);
         let room = model.context_length().saturating_sub(length);
         if room == 0 {

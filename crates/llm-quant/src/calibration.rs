@@ -116,7 +116,7 @@ fn from_conversations(wanted: &Wanted, tokenizer: &Tokenizer) -> Result<Vec<Row>
             let (number, line) = lines[permuted(wanted.seed, i, n) as usize];
             let conversation: Conversation =
                 serde_json::from_str(line).map_err(|e| bad(format!("line {}: {e}; expected an object with `messages`", number + 1)))?;
-            Ok(tokenizer.apply_chat_template(&conversation.messages, false)?.ids)
+            Ok(tokenizer.chat_ids(&conversation.messages, false)?)
         }),
     )
 }

@@ -60,7 +60,7 @@ async fn render(served: &Served, messages: Vec<Message>, kwargs: Map<String, Val
     let empty_thought = check_variables(&kwargs, template)?;
     let options = RenderOptions { add_generation_prompt: true, variables: kwargs, ..RenderOptions::default() };
     let rendered = tokio::task::spawn_blocking(move || {
-        let mut ids = tokenizer.apply_chat_template_with(&messages, &options).map_err(|e| ApiError::invalid("messages", e.to_string()))?.ids;
+        let mut ids = tokenizer.chat_ids_with(&messages, &options).map_err(|e| ApiError::invalid("messages", e.to_string()))?;
         if empty_thought && let (Some(open), Some(close)) = (tokenizer.special_id("<think>"), tokenizer.special_id("</think>")) {
             ids.extend([open, close]);
         }

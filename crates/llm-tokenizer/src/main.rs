@@ -44,6 +44,16 @@ enum Command {
     Decode(commands::Decode),
     /// Show what a tokenizer is, and how it cuts a text
     Inspect(commands::Inspect),
+    /// Find out what is wrong with a chat template; exit status 1 if there are errors
+    ///
+    /// Renders canned conversations (with and without system message, reasoning, tools, empty and odd text) and reports:
+    /// templates that fail; text that is dropped, changed or doubled; conversations that do not grow at their end;
+    /// a generation prompt that turns do not begin with; {% generation %} blocks that enclose too little or too much;
+    /// end-of-turn tokens that do not end generation; control tokens the vocabulary lacks; two begin-of-text tokens.
+    /// eos_token_id of generation_config.json and config.json in the folder counts.
+    ///
+    /// Example: llm-tokenizer lint --tokenizer model
+    Lint(commands::Lint),
     /// Write a tokenizer in another program's format, and check that it gives the same ids
     ///
     /// Example: llm-tokenizer convert --tokenizer llama/tokenizer.model --to hf --out tokenizer
@@ -78,6 +88,7 @@ fn main() -> ExitCode {
         Command::Inspect(inspect) => inspect.run(),
         Command::Convert(convert) => convert.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Lint(lint) => lint.run(),
         Command::Fertility(args) => commands::fertility(&args),
     })
 }

@@ -1,8 +1,9 @@
 //! Marks inside rendered chat text: where the assistant speaks, and which text came from messages.
 //!
-//! Four Unicode noncharacters are reserved. `BREAK` stands inside every control token's text that a message contains, so
-//! the matcher cannot find it; `BEGIN` and `END` enclose generation blocks; `ESCAPE` spells the four themselves when a
-//! message holds them. All are taken out again before encoding, so no text is ever changed.
+//! Five Unicode noncharacters are reserved. `BREAK` stands inside every control token's text that a message contains, so
+//! the matcher cannot find it; `BEGIN` and `END` enclose generation blocks; `MARK` is put into a message to see where its
+//! text comes out; `ESCAPE` spells the five themselves when a message holds them. All are taken out again before encoding,
+//! so no text is ever changed.
 
 use crate::added::AddedToken;
 use serde_json::{Map, Value};
@@ -12,8 +13,9 @@ pub const BREAK: char = '\u{fdd0}';
 pub const BEGIN: char = '\u{fdd1}';
 pub const END: char = '\u{fdd2}';
 const ESCAPE: char = '\u{fdd3}';
+pub const MARK: char = '\u{fdd4}';
 /// The reserved characters; a template may not contain them.
-pub const RESERVED: [char; 4] = [BREAK, BEGIN, END, ESCAPE];
+pub const RESERVED: [char; 5] = [BREAK, BEGIN, END, ESCAPE, MARK];
 
 /// Rendered text with marks.
 #[derive(Debug)]
@@ -59,7 +61,7 @@ impl Unmarked {
                 BEGIN => since = since.or(Some(text.len())),
                 END => close(&mut since, text.len()),
                 ESCAPE => {
-                    let which = chars.next().and_then(|d| d.to_digit(4)).unwrap_or(3);
+                    let which = chars.next().and_then(|d| d.to_digit(5)).unwrap_or(3);
                     text.push(RESERVED[which as usize]);
                 }
                 c => text.push(c),
@@ -196,7 +198,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn guarded_text_has_no_control_token_and_unmarks_to_itself(text in "([<|>a_ \u{fdd0}-\u{fdd3}]|<\\|eot_id\\|>|<\\|a\\|>|<\\|b\\|>){0,12}", template_left in "<?\\|?", template_right in "\\|?>?") {
+        fn guarded_text_has_no_control_token_and_unmarks_to_itself(text in "([<|>a_ \u{fdd0}-\u{fdd4}]|<\\|eot_id\\|>|<\\|a\\|>|<\\|b\\|>){0,12}", template_left in "<?\\|?", template_right in "\\|?>?") {
             let added = tokens();
             let guarded = Guard::new(&added, None, true).text(&text);
             prop_assert!(added.iter().all(|t| !guarded.contains(&t.content)));

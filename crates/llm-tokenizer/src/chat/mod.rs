@@ -1,14 +1,17 @@
 //! Chat: messages to ids, through the tokenizer's own Jinja template.
 //!
 //! The template is rendered with every message string made harmless first, control tokens are then found only where the
-//! template itself wrote them, and the template's `{% generation %}` blocks say which tokens the assistant speaks. An image becomes
-//! one placeholder token.
+//! template itself wrote them, and the template's `{% generation %}` blocks say which tokens the assistant speaks. Where there are
+//! none, several renderings are compared. An image becomes one placeholder token.
 
 mod guard;
+mod lint;
 mod message;
 mod python;
 mod template;
+mod turns;
 
+pub use lint::{Finding, Severity, Shown, lint, lint_with};
 pub use message::{ImagePart, Message, Part};
 pub use template::{ChatTemplate, DEFAULT_TEMPLATE, RenderOptions};
 
@@ -17,14 +20,16 @@ use crate::error::{Error, Result};
 use crate::tokenizer::{Engine, Tokenizer};
 use guard::{BREAK, Marked, Unmarked};
 use std::ops::Range;
+use template::Trial;
+use turns::Turns;
 
 /// An encoded conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatTokens {
     /// Token ids, from the begin-of-text token on if the template writes one.
     pub ids: Vec<u32>,
-    /// True where the assistant speaks, its end-of-turn token included; as long as `ids`. All false if the template has
-    /// no `{% generation %}` blocks.
+    /// True where the assistant speaks, its end-of-turn token included; as long as `ids`. That is what stands in the
+    /// template's `{% generation %}` blocks, or without any what the assistant's messages add to the rendering.
     pub assistant_mask: Vec<bool>,
 }
 
@@ -35,8 +40,30 @@ impl Tokenizer {
     }
 
     /// [`Tokenizer::apply_chat_template`] with tools and extra template variables.
+    ///
+    /// Fails if the template has no `{% generation %}` blocks and it is unclear where a turn of the assistant begins or ends.
+    /// Whoever needs no mask takes [`Tokenizer::chat_ids_with`].
     pub fn apply_chat_template_with(&self, messages: &[Message], options: &RenderOptions) -> Result<ChatTokens> {
-        let mut tokens = self.encode_marked(&self.render_marked(messages, options)?);
+        let mut marked = self.render_marked(messages, options)?;
+        let says_itself = self.chat_template().is_some_and(ChatTemplate::marks_generation);
+        if !says_itself && messages.iter().any(|m| m.role == "assistant") {
+            marked = Turns::new(self, messages, options, &marked).marked()?;
+        }
+        self.encode_chat(messages, &marked)
+    }
+
+    /// The ids of [`Tokenizer::apply_chat_template`] alone, for prompts. Needs no mask, so it renders once.
+    pub fn chat_ids(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
+        self.chat_ids_with(messages, &RenderOptions { add_generation_prompt, ..RenderOptions::default() })
+    }
+
+    /// [`Tokenizer::chat_ids`] with tools and extra template variables.
+    pub fn chat_ids_with(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>> {
+        Ok(self.encode_chat(messages, &self.render_marked(messages, options)?)?.ids)
+    }
+
+    fn encode_chat(&self, messages: &[Message], marked: &Marked) -> Result<ChatTokens> {
+        let mut tokens = self.encode_marked(marked);
         let images: usize = messages.iter().map(|m| m.images.len()).sum();
         let image = self.image_token_id();
         let written = tokens.ids.iter().filter(|&&id| Some(id) == image).count();
@@ -72,6 +99,10 @@ impl Tokenizer {
     }
 
     fn render_marked(&self, messages: &[Message], options: &RenderOptions) -> Result<Marked> {
+        self.render_trial(messages, options, None)
+    }
+
+    fn render_trial(&self, messages: &[Message], options: &RenderOptions, trial: Option<Trial>) -> Result<Marked> {
         let template = self.chat_template().ok_or(Error::NoTemplate)?;
         if messages.iter().any(|m| !m.images.is_empty()) && !template.forms().parts {
             return Err(Error::Template("shows text only, so it cannot place images; take a template that loops over the parts of `content`".into()));
@@ -86,7 +117,7 @@ impl Tokenizer {
                 options.variables.entry(name.clone()).or_insert_with(|| text.into());
             }
         }
-        template.render_guarded(messages, &options, self.added_tokens(), self.image_token())
+        template.render_guarded(messages, &options, self.added_tokens(), self.image_token(), trial)
     }
 
     fn encode_marked(&self, marked: &Marked) -> ChatTokens {

@@ -5,7 +5,7 @@
 //! which minijinja does not know and which is rewritten to a `{% call %}` block (the same scoping in both engines).
 
 use crate::added::AddedToken;
-use crate::chat::guard::{BEGIN, END, Guard, Marked, RESERVED};
+use crate::chat::guard::{BEGIN, END, Guard, MARK, Marked, RESERVED};
 use crate::chat::python;
 use crate::error::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
@@ -29,6 +29,8 @@ const CALL: &str = "__generation";
 pub struct RenderOptions {
     /// End with the header of an assistant turn.
     pub add_generation_prompt: bool,
+    /// End inside the final message, right after its text, so that the model goes on with it. Excludes a generation prompt.
+    pub continue_final_message: bool,
     /// Tool definitions in the OpenAI form; absent and empty are different things to a template.
     pub tools: Option<Value>,
     /// More variables, e.g. `enable_thinking`. `bos_token` and the like come from the tokenizer unless given here.
@@ -51,6 +53,17 @@ pub(crate) struct Forms {
     pub parts: bool,
 }
 
+/// A change to one message that shows where its text comes out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Trial {
+    /// `MARK` after the content of this message.
+    Append(usize),
+    /// `MARK` as the content of this message, without reasoning and calls.
+    Replace(usize),
+    /// `MARK` after the content of every message but this.
+    Others(usize),
+}
+
 const PROBE: &str = "probe";
 const PROBE_KEY: &str = "unread";
 
@@ -59,7 +72,7 @@ impl ChatTemplate {
     pub fn new(source: impl Into<String>) -> Result<Self> {
         let source = source.into();
         if source.contains(RESERVED) {
-            return Err(Error::Template("contains one of the noncharacters U+FDD0..U+FDD3, which are reserved here".to_string()));
+            return Err(Error::Template("contains one of the noncharacters U+FDD0..U+FDD4, which are reserved here".to_string()));
         }
         let (rewritten, marks_generation) = rewrite_generation(&source);
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(describe)?;
@@ -82,14 +95,14 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// True if the template says where the assistant speaks, so that masks can be made.
+    /// True if the template says itself where the assistant speaks. If not, masks are made by comparing renderings.
     pub fn marks_generation(&self) -> bool {
         self.marks_generation
     }
 
     /// Render messages (a JSON list of objects) to text, as they are.
     pub fn render(&self, messages: &Value, options: &RenderOptions) -> Result<String> {
-        Ok(self.render_guarded(messages.clone(), options, &[], None)?.unmark().text)
+        Ok(self.render_guarded(messages.clone(), options, &[], None, None)?.unmark().text)
     }
 
     /// Whether the template can show content that is a string, and content that is a list of parts.
@@ -106,7 +119,17 @@ impl ChatTemplate {
     }
 
     /// Render with every string of the messages and tools guarded against becoming one of the `added` control tokens.
-    pub(crate) fn render_guarded(&self, messages: Value, options: &RenderOptions, added: &[AddedToken], image: Option<&str>) -> Result<Marked> {
+    pub(crate) fn render_guarded(
+        &self,
+        messages: Value,
+        options: &RenderOptions,
+        added: &[AddedToken],
+        image: Option<&str>,
+        trial: Option<Trial>,
+    ) -> Result<Marked> {
+        if options.continue_final_message && options.add_generation_prompt {
+            return Err(Error::Template("continue_final_message and add_generation_prompt exclude each other: ask for one of them".into()));
+        }
         let (assistant, others) = (Guard::new(added, image, true), Guard::new(added, image, false));
         let messages = match messages {
             Value::Array(messages) => messages,
@@ -114,16 +137,71 @@ impl ChatTemplate {
                 return Err(Error::Template(format!("messages: expected a list, found {other}")));
             }
         };
-        let guarded: Vec<Value> =
+        let mut guarded: Vec<Value> =
             messages.into_iter().map(|m| if m["role"] == "assistant" { assistant.message(m) } else { others.message(m) }).collect();
+        match trial {
+            Some(Trial::Append(i)) => guarded.get_mut(i).into_iter().for_each(|m| append(m, MARK.to_string())),
+            Some(Trial::Replace(i)) => guarded.get_mut(i).into_iter().for_each(replace),
+            Some(Trial::Others(i)) => guarded.iter_mut().enumerate().filter(|(j, _)| *j != i).for_each(|(_, m)| append(m, MARK.to_string())),
+            None => {}
+        }
+        if options.continue_final_message {
+            // The blank shows whether the template strips the text.
+            guarded.last_mut().into_iter().for_each(|m| append(m, format!("{MARK} ")));
+        }
         let mut context = options.variables.clone();
         context.insert("messages".to_string(), Value::Array(guarded));
         context.insert("tools".to_string(), options.tools.clone().map_or(Value::Null, |t| others.value(t)));
         context.insert("add_generation_prompt".to_string(), Value::Bool(options.add_generation_prompt));
         let template = self.environment.get_template(NAME).map_err(describe)?;
-        let text = template.render(Jinja::from(Serde(&context))).map_err(describe)?;
+        let mut text = template.render(Jinja::from(Serde(&context))).map_err(describe)?;
+        if options.continue_final_message {
+            cut_at_mark(&mut text)?;
+        }
         Ok(Marked(text))
     }
+}
+
+/// Text after the content of a message, in its last text part if it is a list.
+fn append(message: &mut Value, text: String) {
+    let Some(fields) = message.as_object_mut() else {
+        return;
+    };
+    let content = fields.entry("content").or_insert(Value::Null);
+    match content {
+        Value::String(content) => content.push_str(&text),
+        Value::Array(parts) => match parts.iter_mut().rev().find_map(|part| part.get_mut("text")) {
+            Some(Value::String(last)) => last.push_str(&text),
+            _ => parts.push(json!({"type": "text", "text": text})),
+        },
+        other => *other = Value::String(text),
+    }
+}
+
+fn replace(message: &mut Value) {
+    let Some(fields) = message.as_object_mut() else {
+        return;
+    };
+    fields.remove("reasoning_content");
+    fields.remove("tool_calls");
+    let as_list = fields.get("content").is_some_and(Value::is_array);
+    let content = if as_list { json!([{"type": "text", "text": MARK}]) } else { json!(MARK) };
+    fields.insert("content".to_string(), content);
+}
+
+/// As transformers does it: what follows the final message's text goes, and so do blanks at its end if the template strips them.
+fn cut_at_mark(text: &mut String) -> Result<()> {
+    let Some(at) = text.rfind(MARK) else {
+        let message =
+            "does not show the text of the final message, so nothing can be continued; give a message with text, or no continue_final_message";
+        return Err(Error::Template(message.to_string()));
+    };
+    let stripped = !text[at + MARK.len_utf8()..].starts_with(' ');
+    text.truncate(at);
+    if stripped {
+        text.truncate(text.trim_end().len());
+    }
+    Ok(())
 }
 
 fn describe(error: minijinja::Error) -> Error {

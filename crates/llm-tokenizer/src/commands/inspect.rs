@@ -42,7 +42,7 @@ fn summary(tokenizer: &Tokenizer, path: &Path) {
         println!("{name:<18} {token}");
     }
     let template = tokenizer.chat_template();
-    let marks = if template.is_some_and(|t| t.marks_generation()) { "yes, marks assistant text" } else { "yes, without assistant marks" };
+    let marks = if template.is_some_and(|t| t.marks_generation()) { "yes, marks assistant text" } else { "yes, assistant text found by comparison" };
     println!("{:<18} {}", "chat template", if template.is_some() { marks } else { "none" });
     println!("added tokens:");
     for token in tokenizer.added_tokens() {

@@ -5,6 +5,7 @@ mod convert;
 mod encode;
 mod fertility;
 mod inspect;
+mod lint;
 mod train;
 
 pub use bench::Bench;
@@ -12,6 +13,7 @@ pub use convert::Convert;
 pub use encode::{Decode, Encode};
 pub use fertility::fertility;
 pub use inspect::Inspect;
+pub use lint::Lint;
 pub use train::Train;
 
 use anyhow::{Context, Result, bail};
