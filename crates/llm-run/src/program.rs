@@ -48,10 +48,16 @@ pub fn main<E: std::fmt::Display>(body: impl FnOnce() -> Result<(), E>) -> ExitC
         Err(_) if interrupted() => ExitCode::from(EXIT_INTERRUPTED),
         Err(error) => {
             // anyhow's alternate form prints "context: cause: cause".
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", said_once(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Without a last cause that the error before it has already told: `cannot open: not found: not found`.
+fn said_once(text: &str) -> &str {
+    let repeated = |&(at, _): &(usize, &str)| at + 2 < text.len() && text[..at].ends_with(&text[at + 2..]);
+    text.match_indices(": ").find(repeated).map_or(text, |(at, _)| &text[..at])
 }
 
 /// Catch Ctrl-C and SIGTERM from now on: long loops ask [`interrupted`] and stop at the next safe point. A second Ctrl-C
@@ -71,4 +77,18 @@ pub fn catch_interrupts() {
 /// True after Ctrl-C or SIGTERM.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::said_once;
+
+    #[test]
+    fn a_cause_is_not_told_twice() {
+        assert_eq!(said_once("a.json: cannot open: no file (2): no file (2)"), "a.json: cannot open: no file (2)");
+        assert_eq!(said_once("x: outer: line 3: bad: line 3: bad"), "x: outer: line 3: bad");
+        for text in ["", "a", "a: b", "a: ", "a: b: c"] {
+            assert_eq!(said_once(text), text);
+        }
+    }
 }

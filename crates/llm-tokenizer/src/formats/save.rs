@@ -88,12 +88,12 @@ impl Tokenizer {
         }
     }
 
-    fn byte_level(&self, path: &Path) -> Result<ByteLevel> {
+    fn byte_level(&self, path: &Path, kind: &str) -> Result<ByteLevel> {
         let Engine::ByteLevel(native) = &self.0.engine else {
-            return Err(refused(path, "such a file", "its pipeline; it holds byte-level BPE only"));
+            return Err(refused(path, kind, "anything but byte-level BPE"));
         };
         if native.nfc() {
-            return Err(refused(path, "such a file", "its normalisation (NFC)"));
+            return Err(refused(path, kind, "its normalisation (NFC)"));
         }
         let json = self.json_value().map_err(|e| format(path, e))?;
         let section = BpeSection::deserialize(&json["model"]).map_err(|e| format(path, format!("model: {e}")))?;
@@ -103,7 +103,7 @@ impl Tokenizer {
     }
 
     fn ranks(&self, path: &Path) -> Result<(Vec<u8>, tiktoken::Sidecar)> {
-        let ByteLevel { vocab, rules, pattern, .. } = self.byte_level(path)?;
+        let ByteLevel { vocab, rules, pattern, .. } = self.byte_level(path, "a tiktoken file")?;
         if let Some(token) = self.added_tokens().iter().find(|t| !t.special) {
             let what = format!("the added token {:?}, which is not special: tiktoken knows control tokens and ranks", token.content);
             return Err(refused(path, "a tiktoken file", &what));
@@ -112,7 +112,7 @@ impl Tokenizer {
     }
 
     fn gguf_byte_level(&self, path: &Path) -> Result<Result<super::gguf::Metadata, String>> {
-        let ByteLevel { section, pattern, .. } = self.byte_level(path)?;
+        let ByteLevel { section, pattern, .. } = self.byte_level(path, "a GGUF vocabulary")?;
         let size = self.vocab_size();
         let mut tokens: Vec<String> = (0..size).map(|id| format!("[PAD{id}]")).collect();
         let mut kinds = vec![PieceType::Unused; size];
