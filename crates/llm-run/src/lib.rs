@@ -14,6 +14,7 @@
 //! | [`seed`] | `Seed`, `Rng` | randomness as a function of (seed, stream, step) |
 //! | [`atomic`] | `write`, `AtomicFile`, `AtomicDir` | nothing is ever half-written |
 //! | [`hash`] | `path`, `bytes` | BLAKE3 of files and folders |
+//! | [`html`] | `Html` | markup that text cannot break |
 //!
 //! Deliberately absent: any knowledge of text, tensors or models.
 
@@ -21,6 +22,7 @@ pub mod atomic;
 pub mod config;
 mod error;
 pub mod hash;
+pub mod html;
 pub mod metrics;
 pub mod program;
 pub mod progress;

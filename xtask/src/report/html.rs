@@ -1,92 +1,9 @@
-//! HTML in pieces. [`Html`] is finished markup; text becomes markup only through [`text`], which escapes it, so nothing
-//! from a document, a model or a configuration can end up as a tag.
+//! Tables, bars and numbers of the report, out of `llm_run::html`.
 
 use serde_json::Value;
 use std::fmt::Write;
 
-/// Finished markup.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Html(String);
-
-/// Escape for element content and for quoted attributes; control characters that HTML forbids are dropped.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\n' | '\t' => out.push(c),
-            c if c.is_control() => {}
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// Text as markup.
-pub fn text(text: impl AsRef<str>) -> Html {
-    Html(escape(text.as_ref()))
-}
-
-/// An element; `open` is the tag name with attributes we wrote ourselves, e.g. `td class=n`.
-pub fn tag(open: &str, inner: impl Into<Html>) -> Html {
-    let name = open.split(' ').next().unwrap_or(open);
-    Html(format!("<{open}>{}</{name}>", inner.into().0))
-}
-
-/// Pieces one after the other.
-pub fn join(pieces: impl IntoIterator<Item = Html>) -> Html {
-    Html(pieces.into_iter().map(|p| p.0).collect())
-}
-
-impl From<&str> for Html {
-    fn from(value: &str) -> Self {
-        text(value)
-    }
-}
-
-impl From<String> for Html {
-    fn from(value: String) -> Self {
-        text(value)
-    }
-}
-
-impl<const N: usize> From<[Html; N]> for Html {
-    fn from(value: [Html; N]) -> Self {
-        join(value)
-    }
-}
-
-impl From<Vec<Html>> for Html {
-    fn from(value: Vec<Html>) -> Self {
-        join(value)
-    }
-}
-
-impl Html {
-    /// Markup written in this crate.
-    pub fn trusted(markup: String) -> Self {
-        Self(markup)
-    }
-
-    /// Append.
-    pub fn push(&mut self, piece: impl Into<Html>) {
-        self.0.push_str(&piece.into().0);
-    }
-
-    /// Nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The markup.
-    pub fn into_string(self) -> String {
-        self.0
-    }
-}
+pub use llm_run::html::{Html, escape, join, tag, text};
 
 /// A table cell: text on the left, or a number on the right.
 pub enum Cell {
@@ -120,23 +37,23 @@ pub fn table(head: &[&str], rows: Vec<Vec<Cell>>) -> Html {
         for cell in row {
             match cell {
                 Cell::Left(html) => {
-                    let _ = write!(markup, "<td>{}</td>", html.0);
+                    let _ = write!(markup, "<td>{}</td>", html.into_string());
                 }
                 Cell::Right(html) => {
-                    let _ = write!(markup, "<td class=n>{}</td>", html.0);
+                    let _ = write!(markup, "<td class=n>{}</td>", html.into_string());
                 }
             }
         }
         markup.push_str("</tr>");
     }
     markup.push_str("</tbody></table></div>");
-    Html(markup)
+    Html::trusted(markup)
 }
 
 /// A horizontal bar in a row of bars: name, bar, number.
 pub fn bar(name: impl Into<Html>, share: f64, number: impl Into<Html>, class: &str) -> Html {
     let width = (share.clamp(0.0, 1.0) * 100.0).max(if share > 0.0 { 0.4 } else { 0.0 });
-    let track = Html(format!("<span class=track><span class=\"fill {class}\" style=\"width:{width:.2}%\"></span></span>"));
+    let track = Html::trusted(format!("<span class=track><span class=\"fill {class}\" style=\"width:{width:.2}%\"></span></span>"));
     tag("div class=bar", [tag("span class=bar-name", name), track, tag("span class=bar-number", number)])
 }
 
@@ -179,9 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_cannot_become_a_tag_or_leave_an_attribute() {
-        assert_eq!(escape("<a href='x' \"y\">&\u{0}\u{1b}"), "&lt;a href=&#39;x&#39; &quot;y&quot;&gt;&amp;");
-        assert_eq!(tag("b", "<i>").into_string(), "<b>&lt;i&gt;</b>");
+    fn text_in_a_table_cannot_become_a_tag() {
         assert_eq!(table(&["<x>"], vec![vec![right("<y>")]]).into_string().matches("<x>").count(), 0);
     }
 

@@ -1,7 +1,7 @@
 //! Grouped bars as inline SVG: a group for each language, in it a bar for each tokenizer. Bars lie, so that any number of
 //! languages is readable on a narrow screen. Colours are CSS classes (`s0`, `s1`, ...), so that dark mode reaches them.
 
-use super::html::{Html, escape, join, tag, text};
+use llm_run::html::{Html, escape, join, tag, text};
 use std::fmt::Write;
 
 const WIDTH: f64 = 520.0;

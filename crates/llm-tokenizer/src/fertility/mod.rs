@@ -24,7 +24,6 @@
 mod bars;
 mod count;
 mod examples;
-mod html;
 mod measure;
 mod names;
 mod page;

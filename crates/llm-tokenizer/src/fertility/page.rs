@@ -2,9 +2,9 @@
 
 use super::bars::{Bars, COLOURS};
 use super::examples::{Cut, Example, Piece};
-use super::html::{Html, escape, join, tag, text};
 use super::names::language;
 use super::report::{Fertility, Group, Report};
+use llm_run::html::{Html, escape, join, tag, text};
 use llm_run::progress::thousands;
 use std::collections::BTreeMap;
 

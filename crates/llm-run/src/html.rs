@@ -1,12 +1,12 @@
-//! HTML in pieces. [`Html`] is finished markup; text becomes markup only through [`text`], which escapes it, so nothing from a
-//! sample, a vocabulary or a folder's name can end up as a tag.
+//! HTML in pieces, for reports. [`Html`] is finished markup; text becomes markup only through [`text`], which escapes it, so nothing from
+//! a document, a model, a vocabulary or a configuration can end up as a tag.
 
 /// Finished markup.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Html(String);
+pub struct Html(String);
 
 /// Escape for element content and for quoted attributes; control characters that HTML forbids are dropped.
-pub(super) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -24,18 +24,18 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// Text as markup.
-pub(super) fn text(text: impl AsRef<str>) -> Html {
+pub fn text(text: impl AsRef<str>) -> Html {
     Html(escape(text.as_ref()))
 }
 
-/// An element; `open` is the tag name with attributes we wrote or escaped ourselves, e.g. `td class=n`.
-pub(super) fn tag(open: &str, inner: impl Into<Html>) -> Html {
+/// An element; `open` is the tag name with attributes we wrote ourselves, e.g. `td class=n`.
+pub fn tag(open: &str, inner: impl Into<Html>) -> Html {
     let name = open.split(' ').next().unwrap_or(open);
     Html(format!("<{open}>{}</{name}>", inner.into().0))
 }
 
 /// Pieces one after the other.
-pub(super) fn join(pieces: impl IntoIterator<Item = Html>) -> Html {
+pub fn join(pieces: impl IntoIterator<Item = Html>) -> Html {
     Html(pieces.into_iter().map(|p| p.0).collect())
 }
 
@@ -64,9 +64,14 @@ impl From<Vec<Html>> for Html {
 }
 
 impl Html {
-    /// Markup written in this crate.
+    /// Markup that we wrote ourselves.
     pub fn trusted(markup: String) -> Self {
         Self(markup)
+    }
+
+    /// Append.
+    pub fn push(&mut self, piece: impl Into<Html>) {
+        self.0.push_str(&piece.into().0);
     }
 
     /// Nothing in it.
@@ -77,5 +82,16 @@ impl Html {
     /// The markup.
     pub fn into_string(self) -> String {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_cannot_become_a_tag_or_leave_an_attribute() {
+        assert_eq!(escape("<a href='x' \"y\">&\u{0}\u{1b}"), "&lt;a href=&#39;x&#39; &quot;y&quot;&gt;&amp;");
+        assert_eq!(tag("b", "<i>").into_string(), "<b>&lt;i&gt;</b>");
     }
 }
