@@ -10,7 +10,7 @@
 //! | `sentence` | | the same in words |
 //! | `examples` | `Example` | a sentence of each language, cut |
 //! | `terminal` | | a table of 80 columns |
-//! | `page`, `bars`, `html` | | `fertility.html` |
+//! | `page`, `bars` | | `fertility.html` |
 //! | `names` | | names of languages and of tokenizers |
 //!
 //! Words are Unicode words (UAX 29) that hold a letter or digit. The share of the context is the text, counted in bytes

@@ -4,6 +4,7 @@ use super::config::{Model, TrainerConfig, UNKNOWN};
 use crate::byte_level::to_alphabet;
 use crate::chat::{ChatTemplate, DEFAULT_TEMPLATE};
 use crate::error::{Error, Result};
+use crate::formats;
 use crate::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -16,25 +17,9 @@ pub fn byte_level_bpe(tokens: &[Box<[u8]>], merges: &[(u32, u32)], config: &Trai
     let text = |id: u32| to_alphabet(&tokens[id as usize]);
     let rules: Vec<Value> = merges.iter().map(|&(left, right)| json!([text(left), text(right)])).collect();
     let vocab: Map<String, Value> = tokens.iter().enumerate().map(|(id, bytes)| (to_alphabet(bytes), id.into())).collect();
-    let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
-    let split = json!({"type": "Split", "pattern": {"Regex": config.pattern().regex()}, "behavior": "Isolated", "invert": false});
-    let pipeline = Pipeline {
-        normalizer: Value::Null,
-        pre_tokenizer: json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]}),
-        decoder: byte_level(true),
-        model: json!({
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            "ignore_merges": false,
-            "vocab": vocab,
-            "merges": rules,
-        }),
-    };
+    let mut json = formats::byte_level_json(config.pattern(), vocab, rules, &[], false, None);
+    let mut part = |name: &str| json[name].take();
+    let pipeline = Pipeline { normalizer: part("normalizer"), pre_tokenizer: part("pre_tokenizer"), decoder: part("decoder"), model: part("model") };
     pipeline.finish(tokens.len(), config)
 }
 
@@ -56,7 +41,7 @@ impl Pipeline {
             .map(|(i, token)| json!({"id": first_special + i, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}))
             .collect();
         let bos = specials.iter().position(|t| *t == config.bos_token && !t.is_empty());
-        let template = bos.map_or(Value::Null, |place| template(&config.bos_token, first_special + place));
+        let template = bos.map_or(Value::Null, |place| formats::begins_with(&config.bos_token, first_special + place));
         let json = json!({
             "version": "1.0",
             "truncation": null,
@@ -84,15 +69,4 @@ impl Pipeline {
         let chat = if talks { Some(ChatTemplate::new(DEFAULT_TEMPLATE)?) } else { None };
         Tokenizer::from_parts(format!("{json:#}\n"), names, chat, Path::new("tokenizer.json")).map_err(|e| Error::Train(format!("internal: {e}")))
     }
-}
-
-fn template(bos: &str, id: usize) -> Value {
-    let sequence = |id: &str, type_id: u8| json!({"Sequence": {"id": id, "type_id": type_id}});
-    let begin = |type_id: u8| json!({"SpecialToken": {"id": bos, "type_id": type_id}});
-    json!({
-        "type": "TemplateProcessing",
-        "single": [begin(0), sequence("A", 0)],
-        "pair": [begin(0), sequence("A", 0), begin(1), sequence("B", 1)],
-        "special_tokens": {bos: {"id": bos, "ids": [id], "tokens": [bos]}},
-    })
 }
