@@ -65,7 +65,7 @@ fn merges_are_those_of_sentencepiece() {
 fn unigram_finds_the_words_of_a_small_language() {
     let words = ["▁bana", "▁kimo", "▁tuso", "▁lepu"];
     let text: Vec<String> = (0..400).map(|i| words[[0, 0, 0, 1, 1, 2, 3][i * 5 % 7]].replace('▁', "")).collect();
-    let config = TrainerConfig { vocab_size: 259 + 30, ..TrainerConfig::of(Model::Unigram) };
+    let config = TrainerConfig { vocab_size: 259 + 45, ..TrainerConfig::of(Model::Unigram) };
     let lines: Vec<String> = text.chunks(3).map(|words| words.join(" ")).collect();
     let tokenizer = train(lines, &config).unwrap();
     let found = pieces(&tokenizer);

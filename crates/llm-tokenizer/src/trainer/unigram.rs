@@ -43,8 +43,7 @@ pub fn train(counted: Words, config: &TrainerConfig, unit: u64, keep_going: &mut
     }
     drop(counted);
     let text = Text { runs, unit: unit as f64 };
-    // In single precision the many small ones vanish in the sum, which moves all first scores; SentencePiece sums so too.
-    let all = f64::from(start.iter().fold(0.0f32, |sum, seed| sum + seed.1 as f32)).ln();
+    let all = start.iter().map(|seed| seed.1).sum::<f64>().ln();
     start.iter_mut().for_each(|seed| seed.1 = seed.1.ln() - all);
     let mut model = Model::new(start);
     let enough = (config.vocab_size as f64 * SPARE) as usize;
