@@ -121,11 +121,24 @@ impl AddedTokens {
     /// Cut `text` at added tokens; special ones count only if `special`. `normalize` is applied to what lies between
     /// tokens of the first pass.
     pub fn split(&self, text: &str, special: bool, normalize: impl Fn(&str) -> Cow<'_, str>, mut each: impl FnMut(Piece<'_>)) {
-        let [first, second] = if special { &self.passes } else { &self.ordinary };
-        first.split(text, |piece| match piece {
-            Piece::Text(text) => second.split(&normalize(text), &mut each),
+        self.split_raw(text, special, |piece| match piece {
+            Piece::Text(text) => self.split_normalized(&normalize(text), special, &mut each),
             token => each(token),
         });
+    }
+
+    /// The first pass of [`AddedTokens::split`]: pieces are slices of `text`, in order.
+    pub fn split_raw<'a>(&self, text: &'a str, special: bool, each: impl FnMut(Piece<'a>)) {
+        self.pass(0, special).split(text, each);
+    }
+
+    /// The second pass, over normalised text.
+    pub fn split_normalized<'a>(&self, text: &'a str, special: bool, each: impl FnMut(Piece<'a>)) {
+        self.pass(1, special).split(text, each);
+    }
+
+    fn pass(&self, number: usize, special: bool) -> &Matcher {
+        if special { &self.passes[number] } else { &self.ordinary[number] }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::error::{Result, format};
 use std::collections::HashSet;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use tokenizers::{ModelWrapper, Tokenizer as Reference};
@@ -27,6 +28,13 @@ fn ids(reference: &Reference, text: &str) -> Vec<u32> {
 /// and refuses; what it missed gives nothing here, and the panic's message on standard error.
 fn guarded<T: Default>(call: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_default()
+}
+
+fn with_offsets(reference: &Reference, text: &str, before: usize) -> Vec<(u32, Range<usize>)> {
+    guarded(|| match reference.encode(text, false) {
+        Ok(e) => e.get_ids().iter().zip(e.get_offsets()).map(|(&id, &(start, end))| (id, before + start..before + end)).collect(),
+        Err(_) => Vec::new(),
+    })
 }
 
 fn first_length(text: &str) -> usize {
@@ -73,16 +81,31 @@ impl Fallback {
             return found;
         }
         // Some models find control tokens on their own (Unigram has them in its vocabulary): cut them in two.
+        let cuts = self.cuts(text);
+        cuts.windows(2).flat_map(|cut| ids(&self.untrusted, &text[cut[0]..cut[1]])).filter(|id| !self.control.contains(id)).collect()
+    }
+
+    /// [`Fallback::encode`] with byte ranges in `text`.
+    pub fn encode_with_offsets(&self, text: &str, special: bool) -> Vec<(u32, Range<usize>)> {
+        if special {
+            return with_offsets(&self.trusted, text, 0);
+        }
+        let found = with_offsets(&self.untrusted, text, 0);
+        if !found.iter().any(|(id, _)| self.control.contains(id)) {
+            return found;
+        }
+        let cuts = self.cuts(text);
+        let pieces = cuts.windows(2).flat_map(|cut| with_offsets(&self.untrusted, &text[cut[0]..cut[1]], cut[0]));
+        pieces.filter(|(id, _)| !self.control.contains(id)).collect()
+    }
+
+    /// Places within control tokens, the beginning and the end.
+    fn cuts(&self, text: &str) -> Vec<usize> {
         let mut cuts: Vec<usize> = self.names.iter().flat_map(|name| text.match_indices(name.as_str()).map(|(at, c)| at + first_length(c))).collect();
         cuts.extend([0, text.len()]);
         cuts.sort_unstable();
         cuts.dedup();
-        cuts.windows(2).flat_map(|cut| ids(&self.untrusted, &text[cut[0]..cut[1]])).filter(|id| !self.control.contains(id)).collect()
-    }
-
-    /// Ids and byte ranges in `text`, special tokens recognised.
-    pub fn encode_with_offsets(&self, text: &str) -> (Vec<u32>, Vec<(usize, usize)>) {
-        guarded(|| self.trusted.encode(text, false).map(|e| (e.get_ids().to_vec(), e.get_offsets().to_vec())).unwrap_or_default())
+        cuts
     }
 
     /// Text of `ids`.

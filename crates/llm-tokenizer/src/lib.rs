@@ -5,6 +5,7 @@
 //! | [`tokenizer`] | `Tokenizer` | encode, decode; the one type other crates use |
 //! | `folder` | | load a tokenizer; save a Hugging Face folder |
 //! | [`formats`] | `Format` | files of other programs, in and out |
+//! | `offsets` | `Encoding` | where tokens come from |
 //! | [`decode`] | `DecodeStream` | ids one by one to whole characters |
 //! | [`chat`] | `ChatTemplate`, `Message` | conversations to ids and assistant masks |
 //! | [`trainer`] | `Trainer`, `train` | learn a vocabulary: byte-level BPE, SentencePiece's BPE, Unigram |
@@ -31,6 +32,7 @@ pub mod fertility;
 mod folder;
 pub mod formats;
 mod native;
+mod offsets;
 pub mod pretokenize;
 pub mod sample;
 mod spm;
@@ -43,4 +45,5 @@ pub use chat::{ChatTemplate, ChatTokens, ImagePart, Message, Part, RenderOptions
 pub use decode::DecodeStream;
 pub use error::{Error, Result};
 pub use formats::Format;
+pub use offsets::Encoding;
 pub use tokenizer::Tokenizer;

@@ -338,3 +338,37 @@ fn folders() {
         assert!(Tokenizer::load(Path::new(&path)).unwrap_err().to_string().contains("name one"));
     }
 }
+
+/// Offsets are those of `tokenizers` where the pipeline is the same there.
+#[test]
+fn offsets() {
+    let dir = tempfile::tempdir().unwrap();
+    for (file, exact) in [
+        ("llama2/tokenizer.model", true),
+        ("gpt2/encoder.json", true),
+        // Its post-processor takes blanks out of the ranges.
+        ("kitoken/tokenizers/gpt_neox.json", false),
+        ("kitoken/tokenizers/sqlpilot.json", true),
+        ("kitoken/tokenizers/bert_base_cased.json", true),
+        // Its characters are put together first.
+        ("sentencepiece/test_model.model", false),
+    ] {
+        let Some(path) = shared(&format!("tokenizers/{file}")) else { continue };
+        let ours = Tokenizer::load(&path).unwrap();
+        let out = dir.path().join(file.replace('/', "-"));
+        ours.save(&out).unwrap();
+        let theirs = common::reference(&out.join("tokenizer.json"));
+        for text in hard_texts() {
+            let encoding = ours.encode_with_special_and_offsets(&text);
+            assert_eq!(encoding.ids, ours.encode_with_special(&text), "{file}: {text:.100?}");
+            assert_eq!(ours.encode_with_offsets(&text).ids, ours.encode(&text), "{file}: {text:.100?}");
+            let expected = theirs.encode(text.as_str(), false).unwrap();
+            if exact {
+                let expected: Vec<_> = expected.get_offsets().iter().map(|&(start, end)| start..end).collect();
+                assert_eq!(encoding.offsets, expected, "{file}: {text:.100?}");
+            }
+            assert!(encoding.offsets.iter().all(|range| text.get(range.clone()).is_some()), "{file}: {text:.100?}");
+            assert!(encoding.offsets.windows(2).all(|pair| pair[0].start <= pair[1].start), "{file}: {text:.100?}");
+        }
+    }
+}

@@ -124,8 +124,8 @@ impl Tokenizer {
         let whole = marked.unmark();
         match &self.0.engine {
             Engine::Fallback(fallback) if !whole.guarded => {
-                let (ids, offsets) = fallback.encode_with_offsets(&whole.text);
-                let assistant_mask = offsets.iter().map(|&(start, end)| overlaps(&whole.spans, &(start..end))).collect();
+                let found = fallback.encode_with_offsets(&whole.text, true);
+                let (ids, assistant_mask) = found.into_iter().map(|(id, range)| (id, overlaps(&whole.spans, &range))).unzip();
                 ChatTokens { ids, assistant_mask }
             }
             _ => self.encode_marked_pieces(marked),
@@ -155,38 +155,9 @@ impl Tokenizer {
     }
 
     fn encode_chat_text(&self, piece: &Unmarked, tokens: &mut ChatTokens) {
-        let start = tokens.ids.len();
-        let first = start == 0;
-        let plain = |text: &str, first: bool, ids: &mut Vec<u32>| match &self.0.engine {
-            Engine::ByteLevel(native) => self.0.pool.with(|scratch| native.encode(&native.normalize(text), scratch, ids)),
-            Engine::Pieces(spm) => self.0.pool.with(|scratch| spm.encode(text, first, scratch, ids)),
-            Engine::Fallback(fallback) => ids.extend(fallback.encode(text, false)),
-        };
-        plain(&piece.text, first, &mut tokens.ids);
-        let bytes = |id: u32| self.token_bytes(id).map_or(0, <[u8]>::len);
-        let ids = &tokens.ids[start..];
-        let lengths = match &self.0.engine {
-            Engine::ByteLevel(native) => native.keeps(&piece.text).then(|| ids.iter().map(|&id| bytes(id)).collect()),
-            Engine::Pieces(spm) => spm.lengths(&piece.text, first, ids, bytes),
-            Engine::Fallback(_) => None,
-        };
-        if let Some(lengths) = lengths {
-            let mut at = 0;
-            for length in lengths {
-                tokens.assistant_mask.push(overlaps(&piece.spans, &(at..at + length)));
-                at += length;
-            }
-            return;
-        }
-        tokens.ids.truncate(start);
-        // Offsets are unknown: cut where the speaker changes.
-        let mut cuts: Vec<usize> = piece.spans.iter().flat_map(|s| [s.start, s.end]).collect();
-        cuts.push(piece.text.len());
-        let mut at = 0;
-        for cut in cuts {
-            plain(&piece.text[at..cut], first && at == 0, &mut tokens.ids);
-            tokens.assistant_mask.resize(tokens.ids.len(), overlaps(&piece.spans, &(at..cut)));
-            at = cut;
+        for (id, range) in self.plain_with_offsets(&piece.text, tokens.ids.is_empty()) {
+            tokens.ids.push(id);
+            tokens.assistant_mask.push(overlaps(&piece.spans, &range));
         }
     }
 }

@@ -9,7 +9,7 @@
 use super::model::{Piece, PieceType};
 use super::normalize::BLANK;
 use super::trie::Trie;
-use super::{Scratch, Unknown};
+use super::{Scratch, Spans, Unknown};
 use crate::bpe::{Merges, Rule, merge};
 use std::collections::HashMap;
 
@@ -24,6 +24,8 @@ pub struct PieceBpe {
     user_defined: Option<Trie>,
     /// Number of pieces.
     size: u32,
+    /// Bytes of each piece.
+    lengths: Vec<u32>,
     /// Characters that stand in pieces and have none themselves; their ids follow those of the pieces.
     beyond: Vec<char>,
     /// Words may be cut off before they are joined.
@@ -61,7 +63,7 @@ impl PieceBpe {
                 }
             }
         }
-        this.finish(&rules, pieces.iter().filter(|p| found(p)).map(|p| p.text.as_str()));
+        this.finish(&rules, ids.iter().map(|(&text, &id)| (text, id)));
         Ok(this)
     }
 
@@ -74,7 +76,7 @@ impl PieceBpe {
         }
         let rules: Vec<Rule> =
             merges.iter().enumerate().map(|(rank, &(left, right, joined))| Rule { left, right, rank: rank as u32, joined }).collect();
-        this.finish(&rules, vocab.map(|(text, _)| text));
+        this.finish(&rules, vocab);
         this
     }
 
@@ -86,6 +88,7 @@ impl PieceBpe {
             merges,
             user_defined,
             size: size as u32,
+            lengths: vec![0; size],
             beyond: Vec::new(),
             by_words: false,
         }
@@ -113,15 +116,18 @@ impl PieceBpe {
         Some(id)
     }
 
-    fn finish<'a>(&mut self, rules: &[Rule], mut texts: impl Iterator<Item = &'a str>) {
+    fn finish<'a>(&mut self, rules: &[Rule], vocab: impl Iterator<Item = (&'a str, u32)>) {
         self.merges = Merges::new(rules);
         for (&c, &id) in &self.characters {
             if let Some(slot) = self.basic.get_mut(c as usize) {
                 *slot = id;
             }
         }
-        let blank_inside = |text: &str| text.trim_start_matches(BLANK).contains(BLANK);
-        self.by_words = self.characters.contains_key(&'\u{2581}') && !texts.any(blank_inside);
+        self.by_words = self.characters.contains_key(&'\u{2581}');
+        for (text, id) in vocab {
+            self.lengths[id as usize] = text.len() as u32;
+            self.by_words &= !text.trim_start_matches(BLANK).contains(BLANK);
+        }
     }
 
     /// Append the ids of a normalised text.
@@ -149,6 +155,30 @@ impl PieceBpe {
     }
 
     fn encode_word(&self, word: &str, unknown: &Unknown, scratch: &mut crate::bpe::Scratch, start: usize, out: &mut Vec<u32>) {
+        self.join(word, scratch);
+        let mut text = [0; 4];
+        for &symbol in &scratch.ids {
+            match self.meaning(symbol) {
+                Symbol::Stranger(c) => unknown.push(c.encode_utf8(&mut text), start, out),
+                Symbol::Piece(id) => out.push(id),
+            }
+        }
+    }
+
+    /// Append the ids of a normalised text and how many of its bytes each stands for.
+    pub fn spans(&self, text: &str, unknown: &Unknown, scratch: &mut crate::bpe::Scratch, out: &mut Spans) {
+        self.join(text, scratch);
+        let mut bytes = [0; 4];
+        for &symbol in &scratch.ids {
+            match self.meaning(symbol) {
+                Symbol::Stranger(c) => out.unknown(c.encode_utf8(&mut bytes), unknown),
+                Symbol::Piece(id) => out.push(id, self.lengths[id as usize] as usize),
+            }
+        }
+    }
+
+    /// Leave the symbols of `word` in `scratch.ids`.
+    fn join(&self, word: &str, scratch: &mut crate::bpe::Scratch) {
         scratch.ids.clear();
         let mut rest = word;
         while let Some(c) = rest.chars().next() {
@@ -162,19 +192,23 @@ impl PieceBpe {
             rest = &rest[c.len_utf8()..];
         }
         merge(&self.merges, scratch);
-        let mut text = [0; 4];
-        for &id in &scratch.ids {
-            let stranger = match id {
-                FROZEN_FROM.. => None,
-                UNKNOWN_FROM.. => char::from_u32(id - UNKNOWN_FROM),
-                _ => self.beyond.get(id.wrapping_sub(self.size) as usize).copied(),
-            };
-            match stranger {
-                Some(c) => unknown.push(c.encode_utf8(&mut text), start, out),
-                None => out.push(if id >= FROZEN_FROM { id - FROZEN_FROM } else { id }),
-            }
+    }
+
+    #[inline]
+    fn meaning(&self, symbol: u32) -> Symbol {
+        match symbol {
+            FROZEN_FROM.. => Symbol::Piece(symbol - FROZEN_FROM),
+            UNKNOWN_FROM.. => Symbol::Stranger(char::from_u32(symbol - UNKNOWN_FROM).unwrap_or(char::REPLACEMENT_CHARACTER)),
+            _ => self.beyond.get(symbol.wrapping_sub(self.size) as usize).map_or(Symbol::Piece(symbol), |&c| Symbol::Stranger(c)),
         }
     }
+}
+
+/// What a symbol is after joining.
+enum Symbol {
+    Piece(u32),
+    /// A character without a piece.
+    Stranger(char),
 }
 
 /// Where the first word of `text` ends: before a blank that follows something else.

@@ -23,9 +23,10 @@ pub mod unigram;
 use crate::error::{Result, format};
 use crate::spm::bpe::PieceBpe;
 use crate::spm::model::{Kind, Piece, PieceModel, PieceType, byte_of};
-use crate::spm::normalize::{BLANK, Normalizer};
+use crate::spm::normalize::{Aligned, BLANK, Normalizer};
 use crate::spm::trie::Trie;
 use crate::spm::unigram::Unigram;
+use std::ops::Range;
 use std::path::Path;
 
 /// An encoder of pieces.
@@ -64,6 +65,33 @@ impl Unknown {
             Some(bytes) => out.extend(text.bytes().map(|b| bytes[usize::from(b)])),
             None if self.fuse && out[start..].last() == Some(&self.id) => {}
             None => out.push(self.id),
+        }
+    }
+}
+
+/// Ids and how many bytes of the normalised text each stands for.
+#[derive(Debug, Default)]
+pub struct Spans {
+    spans: Vec<(u32, usize)>,
+    /// A run of unknown characters does not go back beyond this.
+    start: usize,
+}
+
+impl Spans {
+    fn push(&mut self, id: u32, length: usize) {
+        self.spans.push((id, length));
+    }
+
+    /// What follows is not one run with what was before.
+    fn anew(&mut self) {
+        self.start = self.spans.len();
+    }
+
+    fn unknown(&mut self, text: &str, unknown: &Unknown) {
+        match (&unknown.bytes, self.spans[self.start..].last_mut()) {
+            (Some(bytes), _) => self.spans.extend(text.bytes().map(|b| (bytes[usize::from(b)], 1))),
+            (None, Some((id, length))) if unknown.fuse && *id == unknown.id => *length += text.len(),
+            (None, _) => self.spans.push((unknown.id, text.len())),
         }
     }
 }
@@ -120,16 +148,21 @@ impl Spm {
         scratch.text = normal;
     }
 
-    /// Bytes of the source that each of `ids`, the whole of an encoded `text`, stands for; `None` where that cannot be told from the ids.
-    pub fn lengths(&self, text: &str, first: bool, ids: &[u32], bytes: impl Fn(u32) -> usize) -> Option<Vec<usize>> {
-        if !self.normalizer.is_plain() || text.contains(BLANK) || ids.contains(&self.unknown.id) {
-            return None;
+    /// Ids of a text without added tokens, and the bytes of it that each stands for; `first`: nothing stands before it.
+    pub fn encode_with_offsets(&self, text: &str, first: bool, scratch: &mut Scratch) -> Vec<(u32, Range<usize>)> {
+        let mut normal = Aligned::default();
+        self.normalizer.normalize(text, first, &mut normal);
+        let mut spans = Spans::default();
+        match &self.algorithm {
+            Algorithm::Bpe(bpe) => bpe.spans(&normal.text, &self.unknown, &mut scratch.bpe, &mut spans),
+            Algorithm::Unigram(unigram) => unigram.spans(&normal.text, &self.unknown, scratch, &mut spans),
         }
-        let mut lengths: Vec<usize> = ids.iter().map(|&id| bytes(id)).collect();
-        if self.normalizer.prefixes(text, first) {
-            *lengths.first_mut()? -= 1;
-        }
-        (lengths.iter().sum::<usize>() == text.len()).then_some(lengths)
+        let mut at = 0;
+        let source = |(id, length): (u32, usize)| {
+            at += length;
+            (id, normal.source(at - length..at))
+        };
+        spans.spans.into_iter().map(source).collect()
     }
 
     /// The piece for what has none, unless bytes stand for that.

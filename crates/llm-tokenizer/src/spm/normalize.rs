@@ -6,6 +6,7 @@
 use super::charsmap::Charsmap;
 use super::model::PieceModel;
 use super::trie::Trie;
+use std::ops::Range;
 
 /// A blank inside pieces, U+2581.
 pub const BLANK: &str = "\u{2581}";
@@ -77,9 +78,12 @@ impl Normalizer {
             }
     }
 
-    /// Append the normalised text to `out`.
-    pub fn normalize(&self, mut text: &str, first: bool, out: &mut String) {
+    /// Give the normalised text to `out`.
+    pub fn normalize(&self, whole: &str, first: bool, out: &mut impl Sink) {
         let blank = if self.escape_whitespaces { BLANK } else { " " };
+        let mut text = whole;
+        // Bytes of the whole before `text`.
+        let place = |text: &str| whole.len() - text.len();
         if self.remove_extra_whitespaces {
             loop {
                 let (piece, length) = self.step(text);
@@ -93,39 +97,46 @@ impl Normalizer {
             return;
         }
         if self.prefixes(text, first) {
-            out.push_str(blank);
+            // It counts to the first character, as in the `tokenizers` library.
+            let first = text.chars().next().map_or(0, char::len_utf8);
+            out.put(blank, place(text)..place(text) + first);
         }
         if self.is_plain() && self.user_defined.is_none() {
-            let mut rest = text;
-            while let Some(at) = rest.find(' ') {
-                out.push_str(&rest[..at]);
-                out.push_str(BLANK);
-                rest = &rest[at + 1..];
+            while let Some(at) = text.find(' ') {
+                out.copy(&text[..at], place(text));
+                out.put(BLANK, place(text) + at..place(text) + at + 1);
+                text = &text[at + 1..];
             }
-            out.push_str(rest);
+            out.copy(text, place(text));
             return;
         }
-        let start = out.len();
+        let start = out.text().len();
         let mut after_space = self.remove_extra_whitespaces;
         while !text.is_empty() {
             let (mut piece, length) = self.step(text);
+            let source = place(text)..place(text) + length;
             if after_space {
                 piece = piece.trim_start_matches(' ');
             }
             if !piece.is_empty() {
-                piece.chars().for_each(|c| if c == ' ' { out.push_str(blank) } else { out.push(c) });
+                if piece == &text[..length] && !piece.contains(' ') {
+                    out.copy(piece, source.start);
+                } else {
+                    let mut bytes = [0; 4];
+                    piece.chars().for_each(|c| out.put(if c == ' ' { blank } else { c.encode_utf8(&mut bytes) }, source.clone()));
+                }
                 after_space = piece.ends_with(' ');
             }
             text = &text[length..];
             after_space &= self.remove_extra_whitespaces;
         }
         if self.remove_extra_whitespaces {
-            while out.len() > start && out.ends_with(blank) {
-                out.truncate(out.len() - blank.len());
+            while out.text().len() > start && out.text().ends_with(blank) {
+                out.cut(out.text().len() - blank.len());
             }
         }
         if self.whitespace_as_suffix && self.prefix == Prefix::Always {
-            out.push_str(blank);
+            out.put(blank, whole.len()..whole.len());
         }
     }
 
@@ -139,5 +150,75 @@ impl Normalizer {
         }
         let length = text.chars().next().map_or(0, char::len_utf8);
         (&text[..length], length)
+    }
+}
+
+/// What normalised text is given to.
+pub trait Sink {
+    /// Append text that stands in the source as it is, from byte `at` on.
+    fn copy(&mut self, text: &str, at: usize);
+    /// Append text that stands for some bytes of the source.
+    fn put(&mut self, text: &str, source: Range<usize>);
+    /// Keep so many bytes.
+    fn cut(&mut self, length: usize);
+    /// All there is.
+    fn text(&self) -> &str;
+}
+
+impl Sink for String {
+    fn copy(&mut self, text: &str, _: usize) {
+        self.push_str(text);
+    }
+
+    fn put(&mut self, text: &str, _: Range<usize>) {
+        self.push_str(text);
+    }
+
+    fn cut(&mut self, length: usize) {
+        self.truncate(length);
+    }
+
+    fn text(&self) -> &str {
+        self
+    }
+}
+
+/// Normalised text and where it comes from.
+#[derive(Debug, Default)]
+pub struct Aligned {
+    pub text: String,
+    /// For every byte of `text` the bytes of the source it stands for.
+    source: Vec<Range<u32>>,
+}
+
+impl Sink for Aligned {
+    fn copy(&mut self, text: &str, at: usize) {
+        self.text.push_str(text);
+        self.source.extend((at as u32..(at + text.len()) as u32).map(|i| i..i + 1));
+    }
+
+    fn put(&mut self, text: &str, source: Range<usize>) {
+        self.text.push_str(text);
+        self.source.resize(self.text.len(), source.start as u32..source.end as u32);
+    }
+
+    fn cut(&mut self, length: usize) {
+        self.text.truncate(length);
+        self.source.truncate(length);
+    }
+
+    fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl Aligned {
+    /// Bytes of the source that some bytes of the text stand for.
+    pub fn source(&self, bytes: Range<usize>) -> Range<usize> {
+        match self.source.get(bytes) {
+            Some([first, .., last]) => first.start as usize..last.end as usize,
+            Some([only]) => only.start as usize..only.end as usize,
+            _ => 0..0,
+        }
     }
 }

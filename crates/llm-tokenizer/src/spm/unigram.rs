@@ -7,7 +7,7 @@
 use super::model::{PieceModel, PieceType};
 use super::normalize::BLANK;
 use super::trie::Trie;
-use super::{Scratch, Unknown};
+use super::{Scratch, Spans, Unknown};
 
 /// An unknown character is worth this much less than the worst piece.
 const UNKNOWN_PENALTY: f64 = 10.0;
@@ -88,7 +88,35 @@ impl Unigram {
         }
     }
 
+    /// Append the ids of a normalised text and how many of its bytes each stands for.
+    pub fn spans(&self, text: &str, unknown: &Unknown, scratch: &mut Scratch, out: &mut Spans) {
+        let Scratch { path, ends, .. } = scratch;
+        let mut at = 0;
+        while at < text.len() {
+            let end = if self.by_words { at + next_blank(&text[at..]) } else { text.len() };
+            let word = &text[at..end];
+            self.best_path(word, path, ends);
+            out.anew();
+            for &end in ends.iter().rev() {
+                let Node { id, start, .. } = path[end];
+                let piece = &word[start as usize..end];
+                if id == Trie::NONE { out.unknown(piece, unknown) } else { out.push(id, piece.len()) }
+            }
+            at = end;
+        }
+    }
+
     fn encode_word(&self, text: &str, unknown: &Unknown, (path, ends): (&mut Vec<Node>, &mut Vec<usize>), out: &mut Vec<u32>) {
+        self.best_path(text, path, ends);
+        let start = out.len();
+        for &end in ends.iter().rev() {
+            let Node { id, start: from, .. } = path[end];
+            if id == Trie::NONE { unknown.push(&text[from as usize..end], start, out) } else { out.push(id) }
+        }
+    }
+
+    /// Leave the best pieces in `path` and their ends in `ends`, last first.
+    fn best_path(&self, text: &str, path: &mut Vec<Node>, ends: &mut Vec<usize>) {
         let bytes = text.as_bytes();
         path.clear();
         path.resize(bytes.len() + 1, Node { id: Trie::NONE, start: UNREACHED, score: 0.0 });
@@ -131,17 +159,11 @@ impl Unigram {
                 consider(one, Trie::NONE, self.unknown + before);
             }
         }
-        // Ends of the best pieces, last first.
         ends.clear();
         let mut end = bytes.len();
         while end > 0 {
             ends.push(end);
             end = path[end].start as usize;
-        }
-        let start = out.len();
-        for &end in ends.iter().rev() {
-            let Node { id, start: from, .. } = path[end];
-            if id == Trie::NONE { unknown.push(&text[from as usize..end], start, out) } else { out.push(id) }
         }
     }
 }
