@@ -3,9 +3,9 @@ mod common;
 
 use common::{any_text, fixtures, hard_texts, trained};
 use llm_tokenizer::Tokenizer;
-use llm_tokenizer::fertility::{Candidate, Fertility, Measure, Piece, Report, language, page, table, unique_names};
+use llm_tokenizer::fertility::{Candidate, Counts, Fertility, Measure, Piece, Report, language, page, table, unique_names};
 use llm_tokenizer::sample::{Reader, Sample};
-use llm_tokenizer::trainer::{SPECIAL_TOKENS, TrainerConfig, train};
+use llm_tokenizer::trainer::{Model, SPECIAL_TOKENS, TrainerConfig, train};
 use proptest::prelude::*;
 use std::path::PathBuf;
 use std::process::Command;
@@ -296,4 +296,14 @@ proptest! {
             prop_assert!(g.counts.single_token_words <= g.counts.words && g.counts.unknown_tokens == 0);
         }
     }
+}
+
+/// A tokenizer of pieces puts a blank in front by itself: `the` is one token to it as it is to others.
+#[test]
+fn words_of_one_piece_count() {
+    let text = "the cat sat on the mat ".repeat(30);
+    let config = TrainerConfig { vocab_size: 330, ..TrainerConfig::of(Model::SentencepieceBpe) };
+    let tokenizer = train([text.as_str()], &config).unwrap();
+    let counts = Counts::of(&[Candidate::new("pieces", tokenizer)], "the cat sat on the mat");
+    assert_eq!((counts[0].words, counts[0].single_token_words), (6, 6));
 }

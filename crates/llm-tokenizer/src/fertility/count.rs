@@ -12,13 +12,17 @@ pub struct Candidate {
     /// The tokenizer.
     pub tokenizer: Tokenizer,
     unknown: Option<u32>,
+    /// It puts a blank in front of a text, so that one there already would be a second.
+    puts_blank: bool,
 }
 
 impl Candidate {
     /// A tokenizer under a name.
     pub fn new(name: impl Into<String>, tokenizer: Tokenizer) -> Self {
         let unknown = tokenizer.unk_id();
-        Self { name: name.into(), tokenizer, unknown }
+        let first = tokenizer.encode("a").first().and_then(|&id| tokenizer.token_bytes(id)).unwrap_or_default();
+        let puts_blank = first.starts_with(b" ");
+        Self { name: name.into(), unknown, puts_blank, tokenizer }
     }
 
     /// The token for what the vocabulary cannot spell.
@@ -63,7 +67,10 @@ impl Counts {
         let with = |candidate: &Candidate| {
             let is_unknown = |id: &u32| Some(*id) == candidate.unknown;
             let ids = candidate.tokenizer.encode(text);
-            let is_one = |word: &&&str| matches!(candidate.tokenizer.encode(word)[..], [id] if !is_unknown(&id));
+            let is_one = |word: &&&str| {
+                let word = if candidate.puts_blank { word.trim_start_matches(' ') } else { word };
+                matches!(candidate.tokenizer.encode(word)[..], [id] if !is_unknown(&id))
+            };
             Self {
                 single_token_words: words.iter().filter(is_one).count() as u64,
                 tokens: ids.len() as u64,
