@@ -165,7 +165,7 @@ fn synthetic(documents: u32, config: &DedupConfig, dir: &Path) -> Result<()> {
     let plan = Plan::of(config, rows)?;
     let work = Work::open(dir, &plan.fingerprint, Ranks::default(), Duration::ZERO)?;
     let minhash = MinHash::new(config.ngram, config.bands, config.rows, config.seed);
-    work.units("signatures", plan.units.len(), |index, dir| {
+    work.units("signatures", plan.units.len(), 1, |index, dir| {
         let mut writer = UnitWriter::create(dir, &plan, config)?;
         let unit = &plan.units[index];
         let end = unit.first + unit.rows;

@@ -2,14 +2,20 @@
 //!
 //! A folder of documents is `documents/part-00000.parquet`, `part-00001.parquet`, … (zstd). Readers stream record
 //! batches; writers start a new part after [`PART_BYTES`] of text, so memory stays flat and the bytes do not depend on
-//! the number of threads. A whole folder appears at once (`AtomicDir`).
+//! the number of threads. A whole folder appears at once (`AtomicDir`). [`ahead`] reads and [`write`] writes on all threads.
+
+pub mod ahead;
+pub mod write;
+
+pub use ahead::Ahead;
+pub use write::DocumentWriter;
 
 use crate::error::{Error, Result, record};
+use ahead::Slice;
 use arrow_array::{Array, ArrayRef, Float32Array, LargeStringArray, RecordBatch, StringArray, StringViewArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use llm_run::atomic::{AtomicDir, walk};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use llm_run::atomic::walk;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
@@ -21,6 +27,8 @@ use std::sync::Arc;
 pub const PART_BYTES: usize = 128 << 20;
 /// Documents per record batch: the unit of streaming and of parallel work.
 pub const BATCH: usize = 512;
+/// Documents per row group.
+pub const ROW_GROUP: usize = 8 * BATCH;
 /// Text bytes after which a batch is full although it has fewer than [`BATCH`] documents.
 pub const BATCH_BYTES: usize = 8 << 20;
 
@@ -100,86 +108,13 @@ pub(crate) fn to_batch(documents: &[Document]) -> Result<RecordBatch, arrow_sche
     )
 }
 
-/// How every part is written: zstd, row groups of 4096 documents.
+/// How every part is written: zstd, row groups of [`ROW_GROUP`] documents.
 pub(crate) fn properties() -> parquet::errors::Result<WriterProperties> {
     Ok(WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
-        .set_max_row_group_row_count(Some(8 * BATCH))
+        .set_max_row_group_row_count(Some(ROW_GROUP))
         .set_created_by(format!("llm-data {}", env!("CARGO_PKG_VERSION")))
         .build())
-}
-
-/// Writes a folder of Parquet parts that appears, whole, on [`DocumentWriter::finish`].
-#[derive(Debug)]
-pub struct DocumentWriter {
-    dir: AtomicDir,
-    parts: usize,
-    part: Option<(ArrowWriter<File>, PathBuf, usize)>,
-    buffer: Vec<Document>,
-    buffered: usize,
-    /// Documents accepted so far.
-    pub documents: u64,
-    /// Text bytes accepted so far.
-    pub bytes: u64,
-}
-
-impl DocumentWriter {
-    /// Start the folder `dir`; an older folder of that name is replaced at the end.
-    pub fn create(dir: &Path) -> Result<Self> {
-        Ok(Self { dir: AtomicDir::create(dir)?, parts: 0, part: None, buffer: Vec::new(), buffered: 0, documents: 0, bytes: 0 })
-    }
-
-    /// Add one document.
-    pub fn push(&mut self, document: Document) -> Result<()> {
-        self.documents += 1;
-        self.bytes += document.text.len() as u64;
-        self.buffered += document.text.len();
-        self.buffer.push(document);
-        if self.buffer.len() >= BATCH || self.buffered >= BATCH_BYTES { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let (mut writer, path, written) = match self.part.take() {
-            Some(part) => part,
-            None => self.open_part()?,
-        };
-        let failed = |e: &dyn std::fmt::Display| Error::Format { path: path.clone(), message: format!("cannot write Parquet: {e}") };
-        let batch = to_batch(&self.buffer).map_err(|e| failed(&e))?;
-        writer.write(&batch).map_err(|e| failed(&e))?;
-        let written = written + self.buffered;
-        self.buffer.clear();
-        self.buffered = 0;
-        if written >= PART_BYTES {
-            writer.close().map_err(|e| failed(&e))?;
-        } else {
-            self.part = Some((writer, path, written));
-        }
-        Ok(())
-    }
-
-    fn open_part(&mut self) -> Result<(ArrowWriter<File>, PathBuf, usize)> {
-        let path = self.dir.path().join(format!("part-{:05}.parquet", self.parts));
-        self.parts += 1;
-        let file = File::create(&path).map_err(crate::error::io(&path, "cannot create"))?;
-        let failed = |e: parquet::errors::ParquetError| Error::Format { path: path.clone(), message: format!("cannot write Parquet: {e}") };
-        let writer = ArrowWriter::try_new(file, schema(), Some(properties().map_err(failed)?)).map_err(failed)?;
-        Ok((writer, path, 0))
-    }
-
-    /// Write what is buffered and put the folder in its place. An empty folder gets one empty part.
-    pub fn finish(mut self) -> Result<()> {
-        self.flush()?;
-        if self.parts == 0 {
-            self.part = Some(self.open_part()?);
-        }
-        if let Some((writer, path, _)) = self.part.take() {
-            writer.close().map_err(|e| Error::Format { path, message: format!("cannot write Parquet: {e}") })?;
-        }
-        Ok(self.dir.commit()?)
-    }
 }
 
 /// The Parquet parts to read for `path`: a file, a folder of parts, or a stage's folder with `documents/` in it.
@@ -299,19 +234,25 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| Err("its metadata contradict each other".into()))
 }
 
-fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+/// The open file and its footer.
+fn footer(path: &Path) -> Result<(File, ArrowReaderMetadata)> {
     let unreadable = |e: String| Error::Format {
         path: path.to_path_buf(),
         message: format!("not a readable Parquet file ({e}); it may be truncated: copy it again or leave it out"),
     };
     let file = File::open(path).map_err(crate::error::io(path, "cannot open"))?;
-    let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| e.to_string())).map_err(unreadable)?;
+    let metadata = guarded(|| ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(|e| e.to_string())).map_err(unreadable)?;
     // The known case, answered without a panic message on the terminal.
-    let mut columns = builder.metadata().row_groups().iter().flat_map(|g| g.columns());
+    let mut columns = metadata.metadata().row_groups().iter().flat_map(|g| g.columns());
     if columns.any(|c| c.data_page_offset() < 0 || c.dictionary_page_offset().is_some_and(|o| o < 0) || c.compressed_size() < 0) {
         return Err(unreadable("negative offset of a column".into()));
     }
-    Ok(builder)
+    Ok((file, metadata))
+}
+
+fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let (file, metadata) = footer(path)?;
+    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata))
 }
 
 impl RowReader {
@@ -330,11 +271,34 @@ impl RowReader {
                 message: format!("no column `{text_field}`; it has {}: set text_field to the one that holds the text", known.join(", ")),
             });
         }
+        Self::build(builder, Arc::new(path.to_path_buf()), text_field, 0)
+    }
+
+    /// The documents of a slice of a file of ours.
+    fn slice(slice: Slice) -> Result<Self> {
+        let Some((metadata, group)) = slice.group else { return Self::open(&slice.path) };
+        let file = File::open(slice.path.as_path()).map_err(crate::error::io(&slice.path, "cannot open"))?;
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).with_row_groups(vec![group]);
+        if let Some((skipped, rows)) = slice.rows {
+            builder = builder.with_offset(skipped).with_limit(rows);
+        }
+        if builder.schema().column_with_name("text").is_none() {
+            return Self::open(&slice.path); // which says what is missing
+        }
+        Self::build(builder, slice.path, "text", slice.first)
+    }
+
+    fn build(builder: ParquetRecordBatchReaderBuilder<File>, path: Arc<PathBuf>, text_field: &str, row: u64) -> Result<Self> {
         let reader = guarded(|| builder.with_batch_size(BATCH).build().map_err(|e| e.to_string())).map_err(|e| Error::Format {
             path: path.to_path_buf(),
             message: format!("not a readable Parquet file ({e}); copy it again or leave it out"),
         })?;
-        Ok(Self { path: Arc::new(path.to_path_buf()), reader, text_field: text_field.to_string(), row: 0, failed: false })
+        Ok(Self { path, reader, text_field: text_field.to_string(), row, failed: false })
+    }
+
+    /// Rows of the file before the next one.
+    fn row(&self) -> u64 {
+        self.row
     }
 
     fn rows(&mut self, batch: &RecordBatch) -> Result<Vec<Row>> {

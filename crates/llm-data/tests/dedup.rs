@@ -143,15 +143,15 @@ fn any_number_of_processes_and_threads_writes_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let documents: Vec<Document> = texts(400, 2).into_iter().enumerate().map(|(i, t)| document(i, t)).collect();
     let input = write(dir.path(), &documents, 7);
-    let run = |world_size: usize, threads: usize| {
-        let out = dir.path().join(format!("out-{world_size}-{threads}"));
+    let run = |world_size: usize, threads: usize, memory: &str| {
+        let out = dir.path().join(format!("out-{world_size}-{threads}-{memory}"));
         std::thread::scope(|scope| {
             for rank in (0..world_size).rev() {
                 let config = DedupConfig {
                     input: input.clone(),
                     methods: ALL.to_vec(),
                     min_substring_bytes: 64,
-                    memory: "128KiB".into(),
+                    memory: memory.into(),
                     ranks: Ranks { rank, world_size },
                     wait_seconds: 120,
                     ..DedupConfig::default()
@@ -165,9 +165,12 @@ fn any_number_of_processes_and_threads_writes_the_same_bytes() {
         });
         llm_run::hash::path(&out).unwrap()
     };
-    let one = run(1, 1);
-    for (world_size, threads) in [(1, 3), (2, 1), (4, 2)] {
-        assert_eq!(run(world_size, threads), one, "{world_size} processes of {threads} threads");
+    let one = run(1, 1, "128KiB");
+    // With more memory several parts of the input are worked on at the same time.
+    for (world_size, threads, memory) in
+        [(1, 3, "128KiB"), (2, 1, "128KiB"), (4, 2, "128KiB"), (1, 1, "1GiB"), (1, 3, "256MiB"), (1, 8, "1GiB"), (2, 3, "1GiB")]
+    {
+        assert_eq!(run(world_size, threads, memory), one, "{world_size} processes of {threads} threads with {memory}");
     }
 }
 

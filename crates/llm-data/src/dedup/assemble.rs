@@ -76,24 +76,40 @@ pub fn assemble(work: &Work, plan: &Plan, input: &Path, out: &Path) -> Result<Fu
         }
     }
     documents.commit()?;
-    let mut dropped = AtomicFile::create(out.join("dropped.jsonl"))?;
-    let temporary = work.root().join("audit.parquet");
-    let mut audit = AuditWriter::create(&temporary)?;
-    for unit in 0..plan.units.len() {
-        let dir = work.dir("remove", unit);
-        let path = dir.join("dropped.jsonl");
-        let mut lines = File::open(&path).map_err(io(&path, "cannot open"))?;
-        std::io::copy(&mut lines, &mut dropped).map_err(io(&out.join("dropped.jsonl"), "cannot write"))?;
-        audit::read(&dir.join("audit.parquet"), |entry| audit.push(entry))?;
-    }
-    audit.finish()?;
-    dropped.commit()?;
-    let mut file = AtomicFile::create(out.join("audit.parquet"))?;
-    let mut rows = File::open(&temporary).map_err(io(&temporary, "cannot open"))?;
-    std::io::copy(&mut rows, &mut file).map_err(io(&out.join("audit.parquet"), "cannot write"))?;
-    file.commit()?;
+    let (dropped, audit) = rayon::join(|| dropped(work, plan, out), || whole_audit(work, plan, out));
+    dropped?;
+    audit?;
     let mut text = serde_json::to_string_pretty(&total).unwrap_or_default();
     text.push('\n');
     atomic::write(out.join("funnel.json"), text)?;
     Ok(total)
+}
+
+/// `dropped.jsonl` of all units.
+fn dropped(work: &Work, plan: &Plan, out: &Path) -> Result<()> {
+    let path = out.join("dropped.jsonl");
+    let mut file = AtomicFile::create(&path)?;
+    for unit in 0..plan.units.len() {
+        append(&work.dir("remove", unit).join("dropped.jsonl"), &mut file, &path)?;
+    }
+    Ok(file.commit()?)
+}
+
+/// `audit.parquet` of all units.
+fn whole_audit(work: &Work, plan: &Plan, out: &Path) -> Result<()> {
+    let temporary = work.root().join("audit.parquet");
+    let mut audit = AuditWriter::create(&temporary)?;
+    for unit in 0..plan.units.len() {
+        audit::read(&work.dir("remove", unit).join("audit.parquet"), |entry| audit.push(entry))?;
+    }
+    audit.finish()?;
+    let path = out.join("audit.parquet");
+    let mut file = AtomicFile::create(&path)?;
+    append(&temporary, &mut file, &path)?;
+    Ok(file.commit()?)
+}
+
+fn append(from: &Path, file: &mut AtomicFile, to: &Path) -> Result<()> {
+    let mut source = File::open(from).map_err(io(from, "cannot open"))?;
+    std::io::copy(&mut source, file).map(|_| ()).map_err(io(to, "cannot write"))
 }

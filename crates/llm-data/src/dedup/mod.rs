@@ -41,7 +41,9 @@ pub use exact::normalised_hash;
 use crate::error::{Error, Result, io};
 use crate::funnel::Funnel;
 use llm_run::Progress;
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use work::{Plan, Work};
 
@@ -54,24 +56,30 @@ pub fn dedup(config: &DedupConfig, out: &Path) -> Result<Funnel> {
     }
     let folder = config.work.clone().unwrap_or_else(|| out.join("work"));
     let work = Work::open(&folder, &plan.fingerprint, config.ranks, Duration::from_secs(config.wait_seconds))?;
-    let mut progress = Progress::new("dedup", 2 * u64::from(plan.documents), "documents");
-    let mut funnel = Funnel { stage: "dedup".into(), ..Funnel::default() };
+    let progress = Mutex::new(Progress::new("dedup", 2 * u64::from(plan.documents), "documents"));
+    let shown = |documents: u64| progress.lock().unwrap_or_else(PoisonError::into_inner).inc(documents);
 
     let signer = signatures::Signer::new(config);
     let units = plan.units.len();
-    work.units("signatures", units, |unit, dir| signatures::unit(&plan.units[unit], dir, &plan, config, &signer, &mut progress))?;
+    // Parts of the input are done several at a time, and each of them on all threads, for the last ones and for large ones.
+    let (at_once, share) = plan.shared(config.ranks, rayon::current_num_threads());
+    work.units("signatures", units, at_once, |unit, dir| signatures::unit(&plan.units[unit], dir, &share, config, &signer, &shown))?;
     work.barrier("signatures", units)?;
     decide(&work, &plan, config)?;
     if [Method::Line, Method::Paragraph, Method::Substring].into_iter().any(|m| config.has(m)) {
-        work.units("spans", plan.ranges, |range, dir| spans::range(&work, &plan, config, range, dir))?;
+        work.units("spans", plan.ranges, 1, |range, dir| spans::range(&work, &plan, config, range, dir))?;
         work.barrier("spans", plan.ranges)?;
     }
-    work.units("remove", units, |unit, dir| {
-        assemble::add(&mut funnel, remove::unit(&work, &plan, config, unit, dir, &mut progress)?);
+    let funnels = Mutex::new(BTreeMap::new());
+    work.units("remove", units, at_once, |unit, dir| {
+        let funnel = remove::unit(&work, &share, config, unit, dir, &shown)?;
+        funnels.lock().unwrap_or_else(PoisonError::into_inner).insert(unit, funnel);
         Ok(())
     })?;
     if config.ranks.rank > 0 {
-        progress.finish("parts of this process done");
+        let mut funnel = Funnel { stage: "dedup".into(), ..Funnel::default() };
+        funnels.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().for_each(|f| assemble::add(&mut funnel, f));
+        progress.into_inner().unwrap_or_else(PoisonError::into_inner).finish("parts of this process done");
         return Ok(funnel);
     }
     work.barrier("remove", units)?;
@@ -87,17 +95,17 @@ pub fn dedup(config: &DedupConfig, out: &Path) -> Result<Funnel> {
         std::fs::rename(&root, &gone).map_err(io(&root, "cannot rename"))?;
         std::fs::remove_dir_all(&folder).map_err(io(&folder, "cannot remove"))?;
     }
-    progress.finish(funnel.summary());
+    progress.into_inner().unwrap_or_else(PoisonError::into_inner).finish(funnel.summary());
     Ok(funnel)
 }
 
 /// The phases between signatures and removal: which documents go.
 pub fn decide(work: &Work, plan: &Plan, config: &DedupConfig) -> Result<()> {
-    work.units("ranges", plan.ranges, |range, dir| ranges::range(work, plan, config, range, dir))?;
+    work.units("ranges", plan.ranges, 1, |range, dir| ranges::range(work, plan, config, range, dir))?;
     work.barrier("ranges", plan.ranges)?;
     if config.ranks.rank == 0 {
         work.forget("signatures", plan.units.len(), &["exact-", "near-", "sim-"])?;
     }
-    work.units("cluster", 1, |_, dir| cluster::cluster(work, plan, config, dir))?;
+    work.units("cluster", 1, 1, |_, dir| cluster::cluster(work, plan, config, dir))?;
     work.barrier("cluster", 1)
 }

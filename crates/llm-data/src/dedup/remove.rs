@@ -5,11 +5,11 @@ use super::config::DedupConfig;
 use super::records::{Cut, Decision};
 use super::sorter::{Record, RecordReader, Sorted, Sorter, partition_path};
 use super::spans::StringFiles;
-use super::work::{Plan, Work};
-use crate::document::{DocumentReader, DocumentWriter};
+use super::work::{Plan, Unit, Work};
+use crate::document::{Ahead, Document, DocumentWriter};
 use crate::error::{Result, check_interrupt, io};
 use crate::funnel::{Drop, Funnel, FunnelWriter, excerpt};
-use llm_run::Progress;
+use serde_json::{Value, json};
 use std::fs::File;
 use std::iter::Peekable;
 use std::os::unix::fs::FileExt;
@@ -35,21 +35,46 @@ pub(super) const STEPS: [&str; 2] = ["exact duplicate", "near duplicate"];
 /// The step of documents of which too little is left.
 const NOTHING_LEFT: &str = "nothing left";
 
-/// The decisions from document `first` on.
-fn decisions(path: &Path, first: u32) -> Result<RecordReader<Decision>> {
+/// The decisions on `count` documents from document `first` on.
+fn decisions(path: &Path, first: u32, count: usize) -> Result<Vec<Decision>> {
     let file = File::open(path).map_err(io(path, "cannot open"))?;
-    let count = file.metadata().map_err(io(path, "cannot read"))?.len() / Decision::BYTES as u64;
+    let records = file.metadata().map_err(io(path, "cannot read"))?.len() / Decision::BYTES as u64;
     let at = |index: u64| -> Result<Decision> {
         let mut bytes = vec![0; Decision::BYTES];
         file.read_exact_at(&mut bytes, index * Decision::BYTES as u64).map_err(io(path, "cannot read"))?;
         Ok(Decision::get(&bytes))
     };
-    let (mut low, mut high) = (0, count);
+    let (mut low, mut high) = (0, records);
     while low < high {
         let middle = (low + high) / 2;
         if at(middle)?.doc < first { low = middle + 1 } else { high = middle }
     }
-    RecordReader::<Decision>::from_record(path, low)
+    let end = u64::from(first) + count as u64;
+    RecordReader::<Decision>::from_record(path, low)?.take_while(|d| !matches!(d, Ok(d) if u64::from(d.doc) >= end)).collect()
+}
+
+/// What becomes of a document as a whole.
+enum Fate {
+    Stays(Document),
+    Goes { bytes: usize, drop: Drop, entry: Entry },
+}
+
+/// The record of a document that goes.
+fn gone(document: Document, decision: &Decision, ids: &StringFiles, config: &DedupConfig) -> Result<Fate> {
+    let kept = ids.string(decision.kept)?;
+    let similarity = f32::from_bits(decision.similarity);
+    let known = (!similarity.is_nan()).then_some(similarity);
+    let rounded = known.map(|s| (f64::from(s) * 1e3).round() / 1e3);
+    let (step, similarity, threshold): (&str, Value, Value) = match decision.method {
+        EXACT => (STEPS[0], 1.into(), "same normalised text".into()),
+        SIMHASH => (STEPS[1], rounded.into(), format!("{} bits of 64", config.simhash_bits).into()),
+        _ => (STEPS[1], rounded.into(), config.least_similarity().into()),
+    };
+    let value = json!({"duplicate_of": kept, "similarity": similarity});
+    let drop = Drop { id: document.id.clone(), step: step.into(), value, threshold, text: excerpt(&document.text) };
+    let method = NAMES[usize::from(decision.method)].into();
+    let entry = Entry { id: document.id, method, cluster: ids.string(decision.cluster)?, kept, similarity: known, range: None };
+    Ok(Fate::Goes { bytes: document.text.len(), drop, entry })
 }
 
 fn cuts(work: &Work, plan: &Plan, unit: usize, dir: &Path) -> Result<Peekable<Sorted<Cut>>> {
@@ -81,49 +106,43 @@ fn without(text: &str, ranges: &[(usize, usize)]) -> String {
     rest
 }
 
-/// Phase 5 of one unit.
-pub fn unit(work: &Work, plan: &Plan, config: &DedupConfig, unit: usize, dir: &Path, progress: &mut Progress) -> Result<Funnel> {
+/// Phase 5 of one unit. `shown` is told how many documents were done.
+pub fn unit(work: &Work, plan: &Plan, config: &DedupConfig, unit: usize, dir: &Path, shown: &(dyn Fn(u64) + Sync)) -> Result<Funnel> {
     let ids = StringFiles::open(work, plan, "ids")?;
-    let mut decisions = decisions(&work.dir("cluster", 0).join("decisions.bin"), plan.units[unit].first)?.peekable();
+    let decided = work.dir("cluster", 0).join("decisions.bin");
     let mut cuts = cuts(work, plan, unit, dir)?;
     let mut funnel = FunnelWriter::create(dir, "dedup", &STEPS)?;
     let mut audit = AuditWriter::create(&dir.join("audit.parquet"))?;
-    let mut writer = DocumentWriter::create(&dir.join("documents"))?;
-    let mut doc = plan.units[unit].first;
-    for batch in DocumentReader::open(&plan.units[unit].path)? {
+    let mut writer = DocumentWriter::with_memory(&dir.join("documents"), plan.memory / 4)?;
+    let Unit { path, first, .. } = &plan.units[unit];
+    let judge = |row: u64, documents: Vec<Document>| -> Result<Vec<Fate>> {
+        let row = first.wrapping_add(row as u32);
+        let mut decisions = decisions(&decided, row, documents.len())?.into_iter().peekable();
+        let judge = |(number, document)| match decisions.next_if(|d| d.doc == number) {
+            Some(decision) => gone(document, &decision, &ids, config),
+            None => Ok(Fate::Stays(document)),
+        };
+        (row..).zip(documents).map(judge).collect()
+    };
+    let mut doc = *first;
+    for batch in Ahead::open(path, plan.memory / 4, judge)? {
         check_interrupt()?;
         let batch = batch?;
-        progress.inc(batch.len() as u64);
-        for mut document in batch {
-            let bytes = document.text.len();
-            funnel.input(bytes);
+        shown(batch.len() as u64);
+        for fate in batch {
             let number = doc;
             doc += 1;
-            let mut drop = |step: &str, value: serde_json::Value, threshold: serde_json::Value, text: &str| {
-                funnel.drop(Drop { id: document.id.clone(), step: step.into(), value, threshold, text: excerpt(text) }, bytes)
-            };
-            if let Some(decision) = decisions.next_if(|d| !matches!(d, Ok(d) if d.doc != number)) {
-                let decision = decision?;
-                let kept = ids.string(decision.kept)?;
-                let similarity = f32::from_bits(decision.similarity);
-                let known = (!similarity.is_nan()).then_some(similarity);
-                let rounded = known.map(|s| (f64::from(s) * 1e3).round() / 1e3);
-                let value = |similarity: serde_json::Value| serde_json::json!({"duplicate_of": kept, "similarity": similarity});
-                match decision.method {
-                    EXACT => drop(STEPS[0], value(1.into()), "same normalised text".into(), &document.text)?,
-                    SIMHASH => drop(STEPS[1], value(rounded.into()), format!("{} bits of 64", config.simhash_bits).into(), &document.text)?,
-                    _ => drop(STEPS[1], value(rounded.into()), config.least_similarity().into(), &document.text)?,
+            let mut document = match fate {
+                Fate::Stays(document) => document,
+                Fate::Goes { bytes, drop, entry } => {
+                    funnel.input(bytes);
+                    funnel.drop(drop, bytes)?;
+                    audit.push(entry)?;
+                    continue;
                 }
-                audit.push(Entry {
-                    id: document.id,
-                    method: NAMES[usize::from(decision.method)].into(),
-                    cluster: ids.string(decision.cluster)?,
-                    kept,
-                    similarity: known,
-                    range: None,
-                })?;
-                continue;
-            }
+            };
+            let bytes = document.text.len();
+            funnel.input(bytes);
             let mut ranges = Vec::new();
             while let Some(cut) = cuts.next_if(|c| !matches!(c, Ok(c) if c.doc != number)) {
                 let cut = cut?;
@@ -142,7 +161,8 @@ pub fn unit(work: &Work, plan: &Plan, config: &DedupConfig, unit: usize, dir: &P
                 let rest = without(&document.text, &ranges);
                 let left = rest.trim().chars().count();
                 if left < config.min_chars_left {
-                    drop(NOTHING_LEFT, left.into(), config.min_chars_left.into(), &document.text)?;
+                    let (value, threshold, text) = (left.into(), config.min_chars_left.into(), excerpt(&document.text));
+                    funnel.drop(Drop { id: document.id, step: NOTHING_LEFT.into(), value, threshold, text }, bytes)?;
                     continue;
                 }
                 funnel.count("documents cut", 1);

@@ -14,9 +14,8 @@ use super::records::{AnchorRecord, BandRecord, ExactRecord, SimRecord, SpanRecor
 use super::sorter::{Partitioned, RecordWriter, range_of};
 use super::work::{Plan, Unit};
 use super::{exact, remove, simhash, substring};
-use crate::document::{Document, DocumentReader};
-use crate::error::{Result, check_interrupt};
-use llm_run::Progress;
+use crate::document::{Ahead, Document};
+use crate::error::{Error, Result, check_interrupt};
 use rayon::prelude::*;
 use std::path::Path;
 
@@ -228,25 +227,38 @@ impl Strings {
     }
 }
 
-/// Phase 1 of one unit.
-pub fn unit(unit: &Unit, dir: &Path, plan: &Plan, config: &DedupConfig, signer: &Signer, progress: &mut Progress) -> Result<()> {
+/// Phase 1 of one unit. `shown` is told how many documents were done.
+pub fn unit(unit: &Unit, dir: &Path, plan: &Plan, config: &DedupConfig, signer: &Signer, shown: &(dyn Fn(u64) + Sync)) -> Result<()> {
     let mut writer = UnitWriter::create(dir, plan, config)?;
     let mut ids = Strings::create(dir, "ids")?;
     let mut texts = config.has(Method::Substring).then(|| Strings::create(dir, "text")).transpose()?;
-    let mut doc = unit.first;
-    for batch in DocumentReader::open(&unit.path)? {
+    let with_text = texts.is_some();
+    let sign = |first: u64, documents: Vec<Document>| {
+        let first = unit.first.wrapping_add(first as u32);
+        let sign = |(i, document): (usize, Document)| {
+            let found = fingerprint(&document, first.wrapping_add(i as u32), config, signer);
+            (document.id, with_text.then_some(document.text), found)
+        };
+        Ok(documents.into_par_iter().enumerate().map(sign).collect::<Vec<_>>())
+    };
+    let mut done = 0;
+    for batch in Ahead::open(&unit.path, plan.memory / 4, sign)? {
         check_interrupt()?;
         let batch = batch?;
-        let found: Vec<Fingerprint> = batch.par_iter().enumerate().map(|(i, d)| fingerprint(d, doc + i as u32, config, signer)).collect();
-        for (document, found) in batch.iter().zip(&found) {
-            writer.push(doc, found)?;
-            ids.push(&document.id)?;
-            if let Some(texts) = &mut texts {
-                texts.push(&document.text)?;
+        let n = batch.len() as u64;
+        for (doc, (id, text, found)) in (unit.first.wrapping_add(done as u32)..).zip(batch) {
+            writer.push(doc, &found)?;
+            ids.push(&id)?;
+            if let (Some(texts), Some(text)) = (&mut texts, text) {
+                texts.push(&text)?;
             }
-            doc += 1;
         }
-        progress.inc(batch.len() as u64);
+        done += n;
+        shown(n);
+    }
+    if done != u64::from(unit.rows) {
+        let message = format!("its footer says {} documents, but it holds {done}; it is damaged: copy it again or leave it out", unit.rows);
+        return Err(Error::Format { path: unit.path.clone(), message });
     }
     writer.finish()?;
     ids.finish()?;

@@ -264,9 +264,9 @@ impl<R: Record> RecordReader<R> {
         Self::with_buffer(path, 1 << 18)
     }
 
-    /// Open it at record `index`.
+    /// Open it at record `index`, to read a few from there.
     pub fn from_record(path: &Path, index: u64) -> Result<Self> {
-        let mut reader = Self::open(path)?;
+        let mut reader = Self::with_buffer(path, 1 << 14)?;
         reader.reader.seek(SeekFrom::Start(index * R::BYTES as u64)).map_err(io(path, "cannot read"))?;
         reader.left = reader.left.saturating_sub(index);
         Ok(reader)

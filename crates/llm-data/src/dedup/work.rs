@@ -12,10 +12,14 @@ use llm_run::atomic::AtomicDir;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Bytes at the end of a Parquet file that identify it: they hold the footer with offsets and statistics of all columns.
 const TAIL: u64 = 1 << 20;
+/// Memory that makes it worth to do one more part of the input at the same time.
+const UNIT_MEMORY: usize = 64 << 20;
 
 /// A part of the input.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,6 +92,13 @@ impl Plan {
         Ok(Self { units, documents: first as u32, ranges, memory, fingerprint: llm_run::hash::bytes(text.as_bytes()) })
     }
 
+    /// How many parts of the input are worked on at the same time with that many threads, and the plan with the memory of each.
+    pub fn shared(&self, ranks: Ranks, threads: usize) -> (usize, Self) {
+        let mine = (0..self.units.len()).filter(|u| ranks.mine(*u)).count();
+        let at_once = threads.min(self.memory / UNIT_MEMORY).min(mine).max(1);
+        (at_once, Self { memory: self.memory / at_once, ..self.clone() })
+    }
+
     /// The unit that holds document `doc`.
     pub fn unit_of(&self, doc: u32) -> usize {
         self.units.partition_point(|u| u.first <= doc).saturating_sub(1)
@@ -140,9 +151,10 @@ impl Work {
         self.root.join(phase).join(format!("{unit:05}"))
     }
 
-    /// Do this process's units of a phase that are not done yet. `work` writes into the folder that it is given.
-    pub fn units(&self, phase: &str, count: usize, mut work: impl FnMut(usize, &Path) -> Result<()>) -> Result<()> {
-        for unit in (0..count).filter(|u| self.ranks.mine(*u)) {
+    /// Do this process's units of a phase that are not done yet, up to `at_once` of them at the same time. `work` writes into the
+    /// folder that it is given.
+    pub fn units(&self, phase: &str, count: usize, at_once: usize, work: impl Fn(usize, &Path) -> Result<()> + Sync) -> Result<()> {
+        let one = |unit: usize| -> Result<()> {
             check_interrupt()?;
             let dir = self.dir(phase, unit);
             if !dir.is_dir() {
@@ -150,8 +162,36 @@ impl Work {
                 work(unit, new.path())?;
                 new.commit()?;
             }
+            Ok(())
+        };
+        let mine: Vec<usize> = (0..count).filter(|u| self.ranks.mine(*u)).collect();
+        if at_once <= 1 {
+            return mine.into_iter().try_for_each(one);
         }
-        Ok(())
+        let (next, failure) = (AtomicUsize::new(0), Mutex::new(None::<(usize, Error)>));
+        let failure_lock = || failure.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each task takes unit after unit. A thread that waits for others within a unit may begin another task, never more than there are.
+        rayon::scope(|scope| {
+            for _ in 0..at_once.min(mine.len()) {
+                scope.spawn(|_| {
+                    while let Some(&unit) = mine.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if failure_lock().is_some() {
+                            return;
+                        }
+                        if let Err(error) = one(unit) {
+                            let mut first = failure_lock();
+                            if first.as_ref().is_none_or(|(u, _)| *u > unit) {
+                                *first = Some((unit, error));
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
     }
 
     /// Wait until every process has done its units of a phase.
@@ -199,23 +239,52 @@ mod tests {
         let open = |rank, world_size| Work::open(dir.path(), "0123456789abcdef", Ranks { rank, world_size }, Duration::ZERO);
         let work = open(0, 2).unwrap();
         assert!(open(0, 2).unwrap_err().to_string().contains("another process"));
-        let mut done = Vec::new();
-        let failed = work.units("a", 5, |u, path| {
-            done.push(u);
+        let done = Mutex::new(Vec::new());
+        let failed = work.units("a", 5, 1, |u, path| {
+            done.lock().unwrap().push(u);
             std::fs::write(path.join("x"), "1").unwrap();
             if u == 2 { Err(Error::Interrupted) } else { Ok(()) }
         });
-        assert!(failed.is_err() && done == [0, 2] && work.dir("a", 0).is_dir() && !work.dir("a", 2).exists());
-        work.units("a", 5, |u, _| {
-            done.push(u);
+        assert!(failed.is_err() && *done.lock().unwrap() == [0, 2] && work.dir("a", 0).is_dir() && !work.dir("a", 2).exists());
+        work.units("a", 5, 1, |u, _| {
+            done.lock().unwrap().push(u);
             Ok(())
         })
         .unwrap();
-        assert_eq!(done, [0, 2, 2, 4]);
+        assert_eq!(*done.lock().unwrap(), [0, 2, 2, 4]);
         let message = work.barrier("a", 5).unwrap_err().to_string();
         assert!(message.contains("unit 1") && message.contains("rank 1 of 2"), "{message}");
-        open(1, 2).unwrap().units("a", 5, |_, _| Ok(())).unwrap();
+        open(1, 2).unwrap().units("a", 5, 1, |_, _| Ok(())).unwrap();
         work.barrier("a", 5).unwrap();
+        // The same with several at a time, of which one fails.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+        let most = AtomicUsize::new(0);
+        let open_now = AtomicUsize::new(0);
+        let count = |fails: usize| {
+            let done = Mutex::new(Vec::new());
+            let result = pool.install(|| {
+                work.units("b", 40, 3, |u, _| {
+                    most.fetch_max(open_now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(2));
+                    open_now.fetch_sub(1, Ordering::SeqCst);
+                    if u == fails {
+                        return Err(Error::Config(format!("unit {u}")));
+                    }
+                    done.lock().unwrap().push(u);
+                    Ok(())
+                })
+            });
+            (result, done.into_inner().unwrap())
+        };
+        let (result, before) = count(8);
+        assert_eq!(result.unwrap_err().to_string(), "configuration: unit 8");
+        assert!(before.len() < 12 && before.iter().all(|u| work.dir("b", *u).is_dir()) && !work.dir("b", 8).exists(), "{before:?}");
+        let (result, after) = count(usize::MAX);
+        result.unwrap();
+        let mut all = [before, after].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..40).step_by(2).collect::<Vec<_>>(), "each once");
+        assert!(most.into_inner() <= 3);
     }
 
     #[test]
@@ -224,6 +293,13 @@ mod tests {
         assert_eq!((0..5).map(|d| plan.unit_of(d)).collect::<Vec<_>>(), [0, 0, 0, 2, 2]);
         let other = Plan::of(&DedupConfig { rows: 7, ..DedupConfig::default() }, vec![("a".into(), 5)]).unwrap();
         assert_ne!(plan.fingerprint, other.fingerprint);
+        let memory = |memory: &str, threads| {
+            let plan = Plan::of(&DedupConfig { memory: memory.into(), ..DedupConfig::default() }, vec![("a".into(), 1); 5]).unwrap();
+            let (at_once, share) = plan.shared(Ranks::default(), threads);
+            assert!(at_once * share.memory <= plan.memory);
+            at_once
+        };
+        assert_eq!([memory("1GiB", 3), memory("1GiB", 64), memory("200MiB", 64), memory("64KiB", 64)], [3, 5, 3, 1]);
         let message = Plan::of(&DedupConfig::default(), vec![("a".into(), 1 << 33)]).unwrap_err().to_string();
         assert!(message.contains("split the input"), "{message}");
     }

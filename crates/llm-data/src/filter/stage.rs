@@ -2,7 +2,7 @@
 
 use super::tutorial::{self, references};
 use super::{FilterConfig, Models, apply, profiles};
-use crate::document::{Document, DocumentReader, DocumentWriter};
+use crate::document::{Ahead, Document, DocumentWriter, ahead};
 use crate::error::{Error, Result, check_interrupt};
 use crate::funnel::{Drop, Funnel, FunnelWriter, excerpt};
 use crate::quality::QualityModel;
@@ -46,22 +46,20 @@ pub fn filter_with(config: &FilterConfig, mut models: Models, out: &Path) -> Res
     let rules = steps.iter().flat_map(|p| p.rules()).collect::<Vec<_>>();
     let mut signals = if config.signals { Some(SignalsWriter::create(&out.join("signals"), &rules)?) } else { None };
     let mut writer = DocumentWriter::create(&out.join("documents"))?;
-    for batch in DocumentReader::open(&config.input)? {
+    let judge = |mut document: Document| {
+        let bytes = document.text.len();
+        // Profiles may change the text; the record shows it as it came.
+        let before = config.signals.then(|| excerpt(&document.text));
+        let (dropped, trace) = apply(&steps, &mut document, config.signals)?;
+        let excerpt = dropped.as_ref().map(|_| before.unwrap_or_else(|| excerpt(&document.text)));
+        Ok(Judged { document, bytes, excerpt, dropped, trace })
+    };
+    let judge = |_: u64, batch: Vec<Document>| Ok(batch.into_par_iter().map(judge).collect::<Vec<Result<Judged>>>());
+    for batch in Ahead::open(&config.input, ahead::MEMORY, judge)? {
         check_interrupt()?;
         let batch = batch?;
         let n = batch.len() as u64;
-        let judged: Vec<Result<Judged>> = batch
-            .into_par_iter()
-            .map(|mut document| {
-                let bytes = document.text.len();
-                // Profiles may change the text; the record shows it as it came.
-                let before = config.signals.then(|| excerpt(&document.text));
-                let (dropped, trace) = apply(&steps, &mut document, config.signals)?;
-                let excerpt = dropped.as_ref().map(|_| before.unwrap_or_else(|| excerpt(&document.text)));
-                Ok(Judged { document, bytes, excerpt, dropped, trace })
-            })
-            .collect();
-        for judged in judged {
+        for judged in batch {
             let Judged { document, bytes, excerpt, dropped, trace } = judged?;
             funnel.input(bytes);
             if let Some(signals) = &mut signals {
