@@ -2,7 +2,7 @@
 //!
 //! | kind | does | settings |
 //! |---|---|---|
-//! | `tutorial`, `url`, `gopher:datatrove`, `gopher:dolma`, `c4`, `fineweb`, `code:stack`, `math` | a filter profile | those of the profile, and `language` ([`filter`]) |
+//! | `tutorial`, `url`, `url:dolma`, `gopher:datatrove`, `gopher:dolma`, `c4`, `fineweb`, `code:stack`, `math` | a filter profile | those of the profile, and `language` ([`filter`]) |
 //! | `language` | sets the language, drops others than those wanted | [`LanguageConfig`] |
 //! | `classifier` | a learned score | [`ClassifierConfig`] |
 //! | `perplexity` | buckets by an n-gram model | [`PerplexityConfig`] |

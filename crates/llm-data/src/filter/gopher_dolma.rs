@@ -3,7 +3,10 @@
 //! Where it differs from `gopher:datatrove`: words are what stands between white space; **all** copies of a line or n-gram count as
 //! duplicates, not the second and later; characters are counted without white space, and duplicate n-grams against all n-grams; word
 //! length is the median; a word *with* `#` or an ellipsis in it is a symbol; bullet points are `*` and `-` in the first column; stop
-//! words count as often as they occur. Dolma only tags; the limits are Gopher's.
+//! words count as often as they occur. Every value is rounded to five decimals before a limit sees it, as Dolma stores them; a text of
+//! fewer than n words has no n-gram signal. Dolma only tags; the limits are Gopher's. The mixers of Dolma 1.5 and 1.6 have the same but for
+//! `max_dup_line_char_frac` = 0.3, and what they ask of the most frequent n-grams never applies: they look for `..._2gram` where the tagger
+//! writes `..._2grams`.
 
 use super::gopher::top_gram;
 use super::hash::{combine, hash64};
@@ -103,6 +106,11 @@ impl Step for GopherDolma {
     }
 }
 
+/// Rounded to five decimals, exactly and halves to even, as Python's `round` does.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.5}").parse().unwrap_or(value)
+}
+
 /// The middle of the sorted lengths, the mean of the two middle ones for an even number; 0 for none.
 fn median(lengths: &mut [u32]) -> f64 {
     let n = lengths.len();
@@ -121,7 +129,7 @@ fn measure(text: &str, language: Language, scratch: &mut Scratch, judge: &mut Ju
     scratch.prepare_spaces(text);
     scratch.prepare_prefixes();
     let n = scratch.words.len();
-    let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
+    let share = |part: usize, whole: usize| rounded(part as f64 / whole.max(1) as f64);
     let words_chars = scratch.chars.last().copied().unwrap_or(0) as usize;
     let mut lengths: Vec<u32> = scratch.words.iter().map(|w| w.chars).collect();
     let (mut symbols, mut alphabetic, mut stops) = (0, 0, 0);
@@ -161,25 +169,24 @@ fn measure(text: &str, language: Language, scratch: &mut Scratch, judge: &mut Ju
         return false;
     }
     for (n, signal) in (2..).zip(TOP) {
-        if !judge.check(signal, share(top_gram(scratch, n, 0).unwrap_or(0), words_chars)) {
+        if top_gram(scratch, n, 0).is_some_and(|top| !judge.check(signal, share(top, words_chars))) {
             return false;
         }
     }
     for (n, signal) in (5..).zip(DUPLICATE) {
-        let (copied, all) = copied_grams(scratch, n);
-        if !judge.check(signal, share(copied, all)) {
+        if copied_grams(scratch, n).is_some_and(|(copied, all)| !judge.check(signal, share(copied, all))) {
             return false;
         }
     }
     true
 }
 
-/// Characters in n-grams that have a copy, and in all n-grams. The hashes grow by one word with each call, after [`top_gram`].
-fn copied_grams(scratch: &mut Scratch, n: usize) -> (usize, usize) {
+/// Characters in n-grams that have a copy, and in all n-grams; `None` without n words. The hashes grow by one word with each call, after [`top_gram`].
+fn copied_grams(scratch: &mut Scratch, n: usize) -> Option<(usize, usize)> {
     let Scratch { words, grams, table, chars, .. } = scratch;
     if words.len() < n {
         grams.clear();
-        return (0, 0);
+        return None;
     }
     grams.truncate(words.len() + 1 - n);
     table.start(grams.len());
@@ -193,5 +200,49 @@ fn copied_grams(scratch: &mut Scratch, n: usize) -> (usize, usize) {
         all += length;
         copied += if table.count(*gram) > 1 { length } else { 0 };
     }
-    (copied, all)
+    Some((copied, all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// If this fails, a value on a limit is judged otherwise than from what Dolma stores.
+    #[test]
+    fn values_are_rounded_as_pythons() {
+        let cases =
+            [(1.0 / 64.0, 0.01562), (3.0 / 64.0, 0.04688), (0.100_004, 0.1), (0.100_006, 0.10001), (2.0 / 3.0, 0.66667), (1.0, 1.0), (0.0, 0.0)];
+        for (value, expected) in cases {
+            assert_eq!(rounded(value), expected, "{value}");
+        }
+    }
+
+    fn judged(text: &str) -> (Verdict, Trace) {
+        let step = GopherDolma::new(&GopherDolmaLimits::default(), LanguageSetting::default());
+        let (mut document, mut trace) = (Document { text: text.into(), ..Document::default() }, Trace::everything());
+        (step.apply(&mut document, &mut trace).unwrap(), trace)
+    }
+
+    /// If this fails, what is stored for short texts is a 0 that Dolma does not store.
+    #[test]
+    fn short_texts_have_no_long_n_grams() {
+        let names = |text: &str| judged(text).1.signals.iter().filter(|s| s.name.ends_with("_gram")).count();
+        assert_eq!([names(""), names("one"), names("a b"), names("a b c d e f"), names("a b c d e f g h i j")], [0, 0, 1, 5, 9]);
+        let value = |text: &str, signal: &str| judged(text).1.signals.iter().find(|s| s.name.ends_with(signal)).unwrap().value;
+        // Empty lines are copies of each other; white space only has no characters to be a share of.
+        assert_eq!((value("\n\n", "/dup_line_frac"), value(" \n \n", "/dup_line_char_frac")), (0.66667, 2.0));
+        assert_eq!((value("", "/dup_line_frac"), value("", "/median_word_chars")), (0.0, 0.0));
+        // Python's white space, but only line feeds end lines.
+        assert_eq!((value("a\u{1c}b\u{a0}c\u{2028}d\u{200b}e", "/words"), value("-a\r-b\u{85}-c\n-d", "/bullet_lines")), (4.0, 1.0));
+    }
+
+    /// If this fails, a share that is above a limit only after the fifth decimal drops a document that Dolma keeps.
+    #[test]
+    fn a_share_is_on_the_limit_when_its_rounded_value_is() {
+        // 10,001 of 100,000 words with `#` are 0.10001; 10,000 of 99,999 are 0.100001.
+        let text = |marked: usize, all: usize| (0..all).map(|i| format!("{}of{i} ", if i < marked { "#" } else { "" })).collect::<String>();
+        let symbols = |marked, all| judged(&format!("the and {}", text(marked, all - 2))).0;
+        assert_eq!(symbols(10_000, 99_999), Verdict::Keep);
+        assert!(matches!(symbols(10_001, 100_000), Verdict::Drop(reason) if reason.check.ends_with("/symbol_ratio")));
+    }
 }

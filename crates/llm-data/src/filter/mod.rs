@@ -10,7 +10,8 @@
 //! | [`ccnet`] | perplexity buckets; needs a model | no |
 //! | [`code`] `code:stack` | The Stack, StarCoder | no |
 //! | [`math`] | OpenWebMath: keeps mathematics | no |
-//! | [`url`] | address lists | no |
+//! | [`url`] | address lists as datatrove looks them up | no |
+//! | [`url_dolma`] `url:dolma` | address lists as Dolma looks them up | no |
 //!
 //! A profile measures signals and holds each against limits ([`limits`]); the settings of a profile are a table under its name. With
 //! `signals = true` every signal of every document is stored ([`crate::signals`]), so that limits can be tried out without the text
@@ -28,10 +29,13 @@ pub mod languages;
 pub mod limits;
 mod lines;
 pub mod math;
+mod punycode;
 mod scratch;
 mod stage;
 pub mod tutorial;
 pub mod url;
+pub mod url_dolma;
+mod urllib3;
 mod word_rules;
 pub mod words;
 
@@ -87,6 +91,9 @@ pub struct FilterConfig {
     pub math: math::MathLimits,
     /// Lists of `url`.
     pub url: url::UrlLimits,
+    /// Lists of `url:dolma`.
+    #[serde(rename = "url:dolma")]
+    pub url_dolma: url_dolma::UrlDolmaLimits,
 }
 
 impl Default for FilterConfig {
@@ -108,13 +115,14 @@ impl Default for FilterConfig {
             code_stack: code::CodeStackLimits::default(),
             math: math::MathLimits::default(),
             url: url::UrlLimits::default(),
+            url_dolma: url_dolma::UrlDolmaLimits::default(),
         }
     }
 }
 
 /// The names of all profiles.
 pub const PROFILES: &[&str] =
-    &[tutorial::NAME, url::NAME, gopher::NAME, gopher_dolma::NAME, c4::NAME, fineweb::NAME, ccnet::NAME, code::NAME, math::NAME];
+    &[tutorial::NAME, url::NAME, url_dolma::NAME, gopher::NAME, gopher_dolma::NAME, c4::NAME, fineweb::NAME, ccnet::NAME, code::NAME, math::NAME];
 
 /// Models that some profiles need.
 #[derive(Clone, Default)]
@@ -153,6 +161,7 @@ fn profile(name: &str, config: &FilterConfig, models: &Models) -> Result<Box<dyn
         code::NAME => Box::new(code::CodeStack::new(&config.code_stack)?),
         math::NAME => Box::new(math::Math::new(&config.math)?),
         url::NAME => Box::new(url::UrlFilter::new(&config.url)?),
+        url_dolma::NAME => Box::new(url_dolma::UrlDolma::new(&config.url_dolma)?),
         ccnet::NAME => {
             let (limits, model) = match &models.perplexity {
                 Some(model) => (config.ccnet.clone(), Arc::clone(model)),

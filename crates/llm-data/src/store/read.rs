@@ -4,7 +4,7 @@
 //! distance to the bucket nor the reader's own small buffers decide the speed (many small requests are the classic way to lose a
 //! factor of ten on object stores).
 
-use super::retry::{blocking, is_absent, retry, short};
+use super::retry::{blocking, is_absent, retry, short, stopped};
 use super::{Key, Location, local_error, runtime};
 use crate::error::{Error, Result};
 use crate::read::format::RandomAccess;
@@ -209,7 +209,7 @@ impl ObjectReader {
         };
         *next = request(&mut self.fetched)?;
         if let Some(current) = current {
-            let answer = runtime::block_on(current)?.unwrap_or_else(|e| Err(e.into()));
+            let answer = runtime::block_on(current)?.unwrap_or_else(|e| Err(stopped(e)));
             *block = answer.map_err(|e| self.location.failed("cannot read", &e))?;
         }
         Ok(())

@@ -62,12 +62,16 @@ pub(super) fn no_credentials(text: &str) -> bool {
 }
 
 fn passes(error: &StoreError) -> bool {
-    match error {
-        StoreError::Generic { .. } | StoreError::JoinError { .. } => {
-            let text = chain(error);
-            !no_credentials(&text) && !text.contains("NoSuchBucket")
-        }
+    let again = match error {
+        StoreError::Generic { .. } => true,
+        // The variant is there only with a cloud's client.
+        #[cfg(feature = "cloud")]
+        StoreError::JoinError { .. } => true,
         _ => false,
+    };
+    again && {
+        let text = chain(error);
+        !no_credentials(&text) && !text.contains("NoSuchBucket")
     }
 }
 
@@ -93,6 +97,11 @@ where
     F: Future<Output = object_store::Result<T>>,
 {
     super::runtime::block_on(retry(operation))?.map_err(|e| location.failed(action, &e))
+}
+
+/// A request whose task ended without an answer.
+pub(super) fn stopped(error: tokio::task::JoinError) -> StoreError {
+    StoreError::Generic { store: "llm-data", source: Box::new(error) }
 }
 
 /// Fewer bytes than asked for, as an error that passes.

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::filter::ccnet::Perplexity;
 use crate::filter::url::UrlLimits;
+use crate::filter::url_dolma::UrlDolmaLimits;
 use crate::filter::{FilterConfig, Models, PROFILES, profiles};
 use crate::signals::{FILTER, STEPS, SignalsReader};
 use crate::step::Rule;
@@ -53,6 +54,9 @@ fn measuring(config: &FilterConfig) -> Vec<(&'static str, String)> {
         ("fineweb.short_line_chars", show(&f.short_line_chars)),
         ("ccnet.cutoffs", show(&config.ccnet.cutoffs)),
         ("url", show(&config.url)),
+        ("url:dolma.domains", show(&config.url_dolma.domains)),
+        ("url:dolma.urls", show(&config.url_dolma.urls)),
+        ("url:dolma.links", show(&config.url_dolma.links)),
         ("gopher:datatrove.repetition", show(&config.gopher_datatrove.repetition)),
         ("gopher:datatrove.quality", show(&config.gopher_datatrove.quality)),
     ]
@@ -154,7 +158,9 @@ fn same_measures(before: &FilterConfig, now: &FilterConfig, command: &str) -> Re
 /// The rules of a configuration's profiles, without the models and lists that they measured with, which may be gone.
 fn profile_rules(config: &FilterConfig) -> Result<Vec<Rule>> {
     let url = UrlLimits { keep_without_url: config.url.keep_without_url, ..UrlLimits::default() };
-    let config = FilterConfig { url, ..config.clone() };
+    let (keep_without_url, keep_unreadable) = (config.url_dolma.keep_without_url, config.url_dolma.keep_unreadable);
+    let url_dolma = UrlDolmaLimits { keep_without_url, keep_unreadable, ..UrlDolmaLimits::default() };
+    let config = FilterConfig { url, url_dolma, ..config.clone() };
     let models = Models { perplexity: Some(Arc::new(NoModel)), quality: None };
     Ok(profiles(&config, &models)?.iter().flat_map(|p| p.rules()).collect())
 }
