@@ -241,7 +241,7 @@ mod tests {
     fn a_share_is_on_the_limit_when_its_rounded_value_is() {
         // 10,001 of 100,000 words with `#` are 0.10001; 10,000 of 99,999 are 0.100001.
         let text = |marked: usize, all: usize| (0..all).map(|i| format!("{}of{i} ", if i < marked { "#" } else { "" })).collect::<String>();
-        let symbols = |marked, all| judged(&format!("the and {}", text(marked, all - 2))).0;
+        let symbols = |marked: usize, all: usize| judged(&format!("the and {}", text(marked, all - 2))).0;
         assert_eq!(symbols(10_000, 99_999), Verdict::Keep);
         assert!(matches!(symbols(10_001, 100_000), Verdict::Drop(reason) if reason.check.ends_with("/symbol_ratio")));
     }
