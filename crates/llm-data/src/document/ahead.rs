@@ -178,7 +178,7 @@ mod tests {
         Document {
             id: format!("d{i}"),
             text: format!("text {} of {i} ", i % 37).repeat(i % 50),
-            url: (i % 3 == 0).then(|| format!("https://example.org/{}", i / 2)),
+            url: (i.is_multiple_of(3)).then(|| format!("https://example.org/{}", i / 2)),
             domain: "web".into(),
             ..Document::default()
         }

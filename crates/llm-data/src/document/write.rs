@@ -236,8 +236,8 @@ mod tests {
         let document = |i: usize| Document {
             id: format!("d{i}"),
             text: if i % 251 == 7 { format!("{i} ").repeat(1 << 19) } else { format!("text {} of {i} ", i % 37).repeat(1 + i % 60) },
-            url: (i % 2 == 0).then(|| format!("https://example.org/{i}")),
-            lang_score: (i % 5 > 0).then_some(i as f32),
+            url: (i.is_multiple_of(2)).then(|| format!("https://example.org/{i}")),
+            lang_score: (!i.is_multiple_of(5)).then_some(i as f32),
             domain: "web".into(),
             ..Document::default()
         };
