@@ -202,7 +202,7 @@ def ours(program, folder, sets, scratch, signals=False):
         sys.exit(f"{' '.join(map(str, command))}\n{done.stderr}")
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     result = {row["id"]: (True, None, row["text"]) for row in table(out / "documents").select(["id", "text"]).to_pylist()}
-    for line in (out / "dropped.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (out / "dropped.jsonl").read_bytes().splitlines():  # bytes: texts may hold U+2028
         row = json.loads(line)
         result[row["id"]] = (False, row["step"].split("/")[-1], None)
     return result, seconds

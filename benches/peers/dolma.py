@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The profiles gopher:dolma, url:dolma and url of llm-data against Dolma itself: every signal and every verdict.
 
-    pip install dolma==1.2.1 pyarrow
+    pip install dolma==1.2.1 pyarrow==17.0.0
     python dolma.py --llm-data target/debug/llm-data --data ../shared/data/corpora [--out benches/results/dolma.json]
 
 Gopher: the pieces of real texts of data.py, some of them again with a part repeated, and strings made of what is treated oddly (white space, line ends, bullets, ellipses, short
