@@ -230,7 +230,8 @@ mod tests {
         assert_eq!([names(""), names("one"), names("a b"), names("a b c d e f"), names("a b c d e f g h i j")], [0, 0, 1, 5, 9]);
         let value = |text: &str, signal: &str| judged(text).1.signals.iter().find(|s| s.name.ends_with(signal)).unwrap().value;
         // Empty lines are copies of each other; white space only has no characters to be a share of.
-        assert_eq!((value("\n\n", "/dup_line_frac"), value(" \n \n", "/dup_line_char_frac")), (0.66667, 2.0));
+        assert_eq!((value(" \n \n", "/dup_line_frac"), value(" \n \n", "/dup_line_char_frac")), (0.66667, 2.0));
+        assert_eq!((value("\n\n", "/dup_line_frac"), value("\n\n", "/dup_line_char_frac")), (1.0, 0.0));
         assert_eq!((value("", "/dup_line_frac"), value("", "/median_word_chars")), (0.0, 0.0));
         // Python's white space, but only line feeds end lines.
         assert_eq!((value("a\u{1c}b\u{a0}c\u{2028}d\u{200b}e", "/words"), value("-a\r-b\u{85}-c\n-d", "/bullet_lines")), (4.0, 1.0));
