@@ -2,7 +2,7 @@
 //!
 //! A folder of documents is `documents/part-00000.parquet`, `part-00001.parquet`, … (zstd). Readers stream record
 //! batches; writers start a new part after [`PART_BYTES`] of text, so memory stays flat and the bytes do not depend on
-//! the number of threads. A whole folder appears at once (`AtomicDir`). [`ahead`] reads and [`write`] writes on all threads.
+//! the number of threads. A whole folder appears at once (`AtomicDir`). [`ahead`] reads and [`mod@write`] writes on all threads.
 
 pub mod ahead;
 pub mod write;

@@ -3,10 +3,10 @@
 //! | file | read | written |
 //! |---|---|---|
 //! | `tokenizer.json` (Hugging Face) | `crate::folder` | all |
-//! | `tokenizer.model`, `spiece.model` (SentencePiece) | [`crate::spm::model`] | models of pieces |
-//! | `NAME.tiktoken`, Llama 3's `tokenizer.model` (ranks) | [`tiktoken`] | byte-level BPE |
-//! | `NAME.gguf` (llama.cpp) | [`gguf`], [`gguf_vocab`] | both |
-//! | `vocab.json` with `merges.txt`, CLIP's merges | [`merges`] | |
+//! | `tokenizer.model`, `spiece.model` (SentencePiece) | `spm::model` | models of pieces |
+//! | `NAME.tiktoken`, Llama 3's `tokenizer.model` (ranks) | `tiktoken` | byte-level BPE |
+//! | `NAME.gguf` (llama.cpp) | `gguf`, `gguf_vocab` | both |
+//! | `vocab.json` with `merges.txt`, CLIP's merges | `merges` | |
 
 pub(crate) mod gguf;
 pub(crate) mod gguf_vocab;
