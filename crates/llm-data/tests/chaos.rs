@@ -129,7 +129,7 @@ fn killed_ranks_leave_nothing_half_written_and_lose_nothing() {
 }
 
 #[test]
-#[ignore = "the long version: 50 kills, some minutes"]
+#[ignore = "the long version: 50 kills, a quarter of an hour and more"]
 fn fifty_killed_ranks_leave_nothing_half_written_and_lose_nothing() {
     chaos(50, 12_000);
 }
