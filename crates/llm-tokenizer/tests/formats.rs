@@ -1,7 +1,7 @@
 //! Files of other programs: the ids that their own programs give, and a way back.
 mod common;
 
-use common::{any_text, hard_texts, parity, shared};
+use common::{any_text, fixtures, hard_texts, shared};
 use llm_tokenizer::{Format, Tokenizer};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -94,7 +94,7 @@ fn recorded_models() {
         ("sentencepiece_unigram", "tokenizer.model", "ids"),
         ("tiktoken_tiny", "tiny.tiktoken", "ids_special_as_text"),
     ] {
-        let Some(dir) = parity(&format!("tokenizers/{name}")) else { continue };
+        let dir = fixtures().join("tokenizers").join(name);
         let recorded: Value = serde_json::from_str(&std::fs::read_to_string(dir.join("cases.json")).unwrap()).unwrap();
         let tokenizer = match name {
             // The pattern and control tokens are beside the ranks.
@@ -171,8 +171,7 @@ fn round_trips() {
 /// Llama's pipelines in a `tokenizer.json` give what `tokenizers` gives, blanks and unknown characters included.
 #[test]
 fn pieces_of_a_tokenizer_json() {
-    let Some(model) = parity("tokenizers/sentencepiece_bpe") else { return };
-    let model = Tokenizer::load(model.join("tokenizer.model")).unwrap();
+    let model = Tokenizer::load(fixtures().join("tokenizers/sentencepiece_bpe/tokenizer.model")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     model.save(dir.path()).unwrap();
     let text = std::fs::read_to_string(dir.path().join("tokenizer.json")).unwrap();
@@ -225,8 +224,7 @@ fn pieces_of_a_tokenizer_json() {
 /// Unigram: from the `.model`, from the `tokenizer.json` written from it, and in `tokenizers`.
 #[test]
 fn unigram_of_a_tokenizer_json() {
-    let Some(model) = parity("tokenizers/sentencepiece_unigram") else { return };
-    let model = Tokenizer::load(model.join("tokenizer.model")).unwrap();
+    let model = Tokenizer::load(fixtures().join("tokenizers/sentencepiece_unigram/tokenizer.model")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     model.save(dir.path()).unwrap();
     let ours = Tokenizer::load(dir.path()).unwrap();
@@ -268,13 +266,13 @@ proptest! {
     /// A `.model` file and the `tokenizer.json` written from it are one tokenizer.
     #[test]
     fn model_and_json_agree(text in any_text()) {
-        thread_local!(static PAIR: Option<(Tokenizer, tokenizers::Tokenizer)> = parity("tokenizers/sentencepiece_bpe").map(|dir| {
-            let ours = Tokenizer::load(dir.join("tokenizer.model")).unwrap();
+        thread_local!(static PAIR: (Tokenizer, tokenizers::Tokenizer) = {
+            let ours = Tokenizer::load(fixtures().join("tokenizers/sentencepiece_bpe/tokenizer.model")).unwrap();
             let out = tempfile::tempdir().unwrap();
             ours.save(out.path()).unwrap();
             (ours, common::reference(&out.path().join("tokenizer.json")))
-        }));
-        PAIR.with(|pair| if let Some((ours, theirs)) = pair {
+        });
+        PAIR.with(|(ours, theirs)| {
             // Control tokens in text are the JSON's business.
             if !text.contains("<s>") && !text.contains("</s>") && !text.contains("<unk>") && !text.contains("<pad>") {
                 assert_eq!(ours.encode(&text), common::reference_ids(theirs, &text));

@@ -184,7 +184,6 @@ fn run(time: Duration, least: usize) {
             let file = dir.path().join(target.name);
             std::fs::write(&file, &bytes).unwrap();
             if target.name.ends_with("tiktoken") {
-                std::fs::copy(fixtures().join("tokenizers/tiktoken_tiny/cases.json"), file.with_extension("json")).unwrap();
                 let beside = serde_json::json!({"pat_str": llm_tokenizer::pretokenize::LLAMA3_REGEX, "special_tokens": {"<|endoftext|>": 457}});
                 std::fs::write(file.with_extension("json"), beside.to_string()).unwrap();
             }

@@ -20,16 +20,6 @@ pub fn shared(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The recorded cases beside the repository; `None`, with a printed reason, where there are none.
-pub fn parity(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/parity/fixtures").join(name);
-    if !path.exists() {
-        eprintln!("skipped: {} is absent", path.display());
-        return None;
-    }
-    Some(path)
-}
-
 pub fn reference(file: &Path) -> tokenizers::Tokenizer {
     tokenizers::Tokenizer::from_file(file).unwrap()
 }
