@@ -139,7 +139,7 @@ def check_ids(program, work, megabytes, fuzz):
         encode, decode = peer(name, kind, str(hf / "tokenizer.json"))
         seen = {"rows": 0, "bytes": 0, "tokens": 0, "different": 0}
         decoded = work / "decoded.jsonl"
-        text_of = subprocess.run([program, "decode", "--tokenizer", path, "--skip-special", "--rows", out, "--out", decoded], check=True)
+        subprocess.run([program, "decode", "--tokenizer", path, "--skip-special", "--rows", out, "--out", decoded], check=True)
         with open(out) as lines, open(decoded, encoding="utf-8") as texts:
             for text, line, back in zip(rows_of(rows), lines, texts):
                 ids = list(map(int, line.split()))

@@ -13,7 +13,7 @@
 //! | [`fertility`] | `Measure`, `Report` | what a language or domain costs in tokens, tokenizers side by side |
 //! | [`surgery`] | `Grown`, `Pruned` | more or fewer tokens than a model was trained with |
 //! | [`pretokenize`] | `Pattern` | text to words, the regular expressions by hand |
-//! | `bpe`, `cache`, `native`, `added`, `byte_level` | | our encoder of byte-level BPE, inside out |
+//! | `bpe`, `cache`, `scratch`, `native`, `added`, `byte_level` | | our encoder of byte-level BPE, inside out |
 //! | `spm` | | our encoder of SentencePiece's models |
 //! | `fallback` | | pipelines we do not run: the `tokenizers` crate |
 //!
@@ -35,6 +35,7 @@ mod native;
 mod offsets;
 pub mod pretokenize;
 pub mod sample;
+mod scratch;
 mod spm;
 pub mod surgery;
 pub mod tokenizer;

@@ -6,7 +6,7 @@ use crate::bpe::{Bpe, Merges, Rule, WholeWords};
 use crate::byte_level;
 use crate::error::{Result, format};
 use crate::pretokenize::Pattern;
-use crate::spm::Scratch;
+use crate::scratch::Scratch;
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;

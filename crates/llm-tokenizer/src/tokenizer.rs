@@ -6,13 +6,14 @@ use crate::decode::DecodeStream;
 use crate::fallback::Fallback;
 use crate::formats::Source;
 use crate::native::Native;
+use crate::scratch::Pool;
+use crate::spm::Spm;
 use crate::spm::decode::{PieceDecoder, Token};
 use crate::spm::model::PieceType;
-use crate::spm::{Scratch, Spm};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// A loaded or trained tokenizer; cloning shares it.
 ///
@@ -48,21 +49,6 @@ pub(crate) enum Engine {
     ByteLevel(Box<Native>),
     Pieces(Box<Spm>),
     Fallback(Box<Fallback>),
-}
-
-/// Buffers of calls that are not running; a call borrows one.
-#[derive(Debug, Default)]
-pub(crate) struct Pool(Mutex<Vec<Scratch>>);
-
-impl Pool {
-    /// Run `body` with buffers of its own.
-    pub fn with<R>(&self, body: impl FnOnce(&mut Scratch) -> R) -> R {
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut scratch = lock().pop().unwrap_or_default();
-        let result = body(&mut scratch);
-        lock().push(scratch);
-        result
-    }
 }
 
 /// Bytes of every token in one allocation.

@@ -9,8 +9,9 @@
 use super::model::{Piece, PieceType};
 use super::normalize::BLANK;
 use super::trie::Trie;
-use super::{Scratch, Spans, Unknown};
+use super::{Spans, Unknown};
 use crate::bpe::{Merges, Rule, merge};
+use crate::scratch::Scratch;
 use std::collections::HashMap;
 
 /// A BPE encoder.

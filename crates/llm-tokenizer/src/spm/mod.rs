@@ -8,8 +8,8 @@
 //! | [`decode`] | ids to text |
 //! | [`json`] | to and from the pipelines of a `tokenizer.json` |
 //!
-//! Ids are those of the `sentencepiece` library for models from its files, and those of the `tokenizers` library for a
-//! `tokenizer.json`; the two differ in the rank of merges only.
+//! Ids and text are those of the `sentencepiece` library for models from its files, and those of the `tokenizers` library for a
+//! `tokenizer.json`. The two differ in which merges there are, in how a Unigram's sums are rounded, and in how bytes become text.
 
 pub mod bpe;
 pub mod charsmap;
@@ -21,6 +21,7 @@ pub mod trie;
 pub mod unigram;
 
 use crate::error::{Result, format};
+use crate::scratch::Scratch;
 use crate::spm::bpe::PieceBpe;
 use crate::spm::model::{Kind, Piece, PieceModel, PieceType, byte_of};
 use crate::spm::normalize::{Aligned, BLANK, Normalizer};
@@ -182,16 +183,6 @@ impl Spm {
             Algorithm::Unigram(_) => "Unigram",
         }
     }
-}
-
-/// Buffers of a thread.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    pub cache: crate::cache::WordCache,
-    pub bpe: crate::bpe::Scratch,
-    pub path: Vec<unigram::Node>,
-    pub ends: Vec<usize>,
-    text: String,
 }
 
 /// The bytes a piece stands for in text.

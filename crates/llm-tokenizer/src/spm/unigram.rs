@@ -7,7 +7,8 @@
 use super::model::{PieceModel, PieceType};
 use super::normalize::BLANK;
 use super::trie::Trie;
-use super::{Scratch, Spans, Unknown};
+use super::{Spans, Unknown};
+use crate::scratch::Scratch;
 
 /// An unknown character is worth this much less than the worst piece.
 const UNKNOWN_PENALTY: f64 = 10.0;
