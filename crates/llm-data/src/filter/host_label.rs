@@ -23,7 +23,7 @@ pub fn to_ascii(label: &str) -> Option<String> {
     if label.is_ascii() {
         return Some(label.to_string());
     }
-    let ascii = format!("xn--{}", encode(&letters));
+    let ascii = format!("xn--{}", idna::punycode::encode(&letters)?);
     (ascii.len() <= LONGEST).then_some(ascii)
 }
 
@@ -34,60 +34,6 @@ fn allowed(c: char) -> bool {
     }
     let kind = is(c, LETTER) || c.is_numeric() || is_combining_mark(c);
     kind && !EXCLUDED.contains(&c) && std::iter::once(c).nfkc().flat_map(char::to_lowercase).eq(std::iter::once(c))
-}
-
-/// Digit of base 36.
-fn digit(value: u64) -> char {
-    char::from(if value < 26 { b'a' + value as u8 } else { b'0' + (value - 26) as u8 })
-}
-
-/// The next bias after a code of `delta`, the `n`-th.
-fn adapt(delta: u64, n: u64, first: bool) -> u64 {
-    let mut delta = delta / if first { 700 } else { 2 };
-    delta += delta / n;
-    let mut k = 0;
-    while delta > 455 {
-        delta /= 35;
-        k += 36;
-    }
-    k + 36 * delta / (delta + 38)
-}
-
-/// Punycode of at most [`LONGEST`] characters.
-fn encode(label: &[char]) -> String {
-    let mut out: String = label.iter().filter(|c| c.is_ascii()).collect();
-    let basic = out.len() as u64;
-    if basic > 0 {
-        out.push('-');
-    }
-    let (mut next, mut delta, mut bias, mut done) = (128u64, 0u64, 72u64, basic);
-    while let Some(least) = label.iter().map(|c| u64::from(u32::from(*c))).filter(|c| *c >= next).min() {
-        delta += (least - next) * (done + 1);
-        next = least;
-        for code in label.iter().map(|c| u64::from(u32::from(*c))) {
-            delta += u64::from(code < next);
-            if code != next {
-                continue;
-            }
-            let (mut rest, mut k) = (delta, 36);
-            loop {
-                let threshold = (k.max(bias) - bias).clamp(1, 26);
-                if rest < threshold {
-                    break;
-                }
-                out.push(digit(threshold + (rest - threshold) % (36 - threshold)));
-                rest = (rest - threshold) / (36 - threshold);
-                k += 36;
-            }
-            out.push(digit(rest));
-            bias = adapt(delta, done + 1, done == basic);
-            delta = 0;
-            done += 1;
-        }
-        delta += 1;
-        next += 1;
-    }
-    out
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //! host `none`; port 0 is no port; `localhost:80/x` is a path of the scheme `localhost`; `www.` is taken off as a set of letters, so that
 //! `web.de` becomes `eb.de`; and a name without a full stop is lost when a port follows it.
 
+use super::host_label::to_ascii;
 use super::lines::strip;
-use super::punycode::to_ascii;
 use std::net::Ipv6Addr;
 
 /// Host, port and path of an address.
