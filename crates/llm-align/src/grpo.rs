@@ -18,6 +18,7 @@ use llm_tensor::burn::tensor::Tensor;
 use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
 use llm_train::sequences::{Sequence, Sequences, groups};
+use llm_train::checkpoint::Identity;
 use llm_train::trainer::Outcome;
 use llm_train::{Error, Loss, Objective, Result, Trainer, TrainerConfig};
 use serde::{Deserialize, Serialize};
@@ -165,7 +166,7 @@ impl Objective for Grpo {
         Ok(self.grade(&picked, &completions))
     }
 
-    fn loss(&mut self, model: &Decoder, batch: &GrpoBatch) -> Result<Loss> {
+    fn loss(&self, model: &Decoder, batch: &GrpoBatch) -> Result<Loss> {
         let sequences = &batch.sequences;
         let log_p_M = sequences.nll(model).neg();
         let n = sequences.trained();
@@ -284,7 +285,7 @@ pub fn grpo(config: GrpoConfig, out: &Path) -> Result<Outcome<Decoder>> {
         config: config.trainer.clone(),
         out: out.to_path_buf(),
         name: "grpo".into(),
-        fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()),
+        identity: Identity::new(identity),
     };
     let mut objective = Grpo { exercises, prompts, engine, tokenizer: tokenizer.clone(), reference, config, metrics: Map::new() };
     trainer.run(&mut objective, || Ok(policy), &tokenizer)

@@ -12,6 +12,7 @@ use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
 use llm_train::evaluation::{Evaluation, EvaluationConfig};
 use llm_train::sequences::{Sequence, Sequences, groups};
+use llm_train::checkpoint::Identity;
 use llm_train::trainer::Outcome;
 use llm_train::{Error, Loss, Objective, Result, Trainer, TrainerConfig};
 use serde::{Deserialize, Serialize};
@@ -98,7 +99,7 @@ impl Objective for Sft {
         Ok(micro.into_iter().map(|sequences| SftBatch { sequences, step_trained }).collect())
     }
 
-    fn loss(&mut self, model: &Decoder, batch: &SftBatch) -> Result<Loss> {
+    fn loss(&self, model: &Decoder, batch: &SftBatch) -> Result<Loss> {
         let sequences = &batch.sequences;
         Ok(Loss { value: sequences.nll(model).sum() / batch.step_trained.max(1) as f32, tokens: sequences.batch.ids.len() as u64 })
     }
@@ -167,7 +168,7 @@ pub fn sft(mut config: SftConfig, out: &Path) -> Result<Outcome<Decoder>> {
         config: config.trainer.clone(),
         out: out.to_path_buf(),
         name: "sft".into(),
-        fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()),
+        identity: Identity::new(identity),
     };
     let device = config.device.open()?.autodiff();
     let start = config.model.clone();

@@ -4,8 +4,9 @@
 //! Arithmetic is counted by [`llm_arch::budget::Flops`] (masked scores are not work), and MFU is its share of the peak that the
 //! maker of the card states for bf16. A step ends when the device has finished it.
 
+use crate::optimizer::{Clip, Optimizer};
 use crate::trainer::{Accumulated, Loss, Objective, accumulate, read_loss};
-use crate::{AdamW, Error, OptimizerConfig, Result};
+use crate::{Error, OptimizerConfig, Result};
 use llm_arch::budget::{self, Flops};
 use llm_arch::config::Positions;
 use llm_arch::{Decoder, DecoderConfig, PackedBatch};
@@ -67,7 +68,7 @@ impl Objective for RandomRows {
         Ok(vec![(PackedBatch::documents(draw(), &starts, self.length), draw().into())])
     }
 
-    fn loss(&mut self, model: &Decoder, (batch, targets): &Self::Batch) -> Result<Loss> {
+    fn loss(&self, model: &Decoder, (batch, targets): &Self::Batch) -> Result<Loss> {
         let tokens = targets.len() as u64;
         Ok(Loss { value: model.nll(model.hidden(batch), targets.clone()).sum() / tokens as f32, tokens })
     }
@@ -78,7 +79,7 @@ impl Objective for RandomRows {
 pub struct Training {
     /// Absent only after a step that failed.
     decoder: Option<Decoder>,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     objective: RandomRows,
     device: Device,
     step: u64,
@@ -103,7 +104,8 @@ impl Training {
         }
         let decoder = Decoder::new_as(model, Seed(0), setup.precision, &device.clone().autodiff())?.tracked();
         let objective = RandomRows { rows: *batch, length: *length, vocab: model.vocab_size };
-        Ok(Self { decoder: Some(decoder), optimizer: AdamW::new(OptimizerConfig::default()), objective, device, step: 0 })
+        let optimizer = Optimizer::new(OptimizerConfig::default(), &decoder)?;
+        Ok(Self { decoder: Some(decoder), optimizer, objective, device, step: 0 })
     }
 
     /// Learned numbers.
@@ -114,10 +116,13 @@ impl Training {
     /// One step, until the device has finished it; returns its loss.
     pub fn step(&mut self) -> Result<f32> {
         let decoder = self.decoder.take().ok_or_else(|| Error::Config("a step of this training failed before".into()))?;
-        let Accumulated { losses, gradients, .. } = accumulate(&mut self.objective, &decoder, self.step)?;
+        let batches = self.objective.batches(self.step, &decoder)?;
+        let models = [decoder];
+        let Accumulated { losses, gradients, .. } = accumulate(&self.objective, &models, batches, 1.0)?;
+        let [decoder] = models;
         self.step += 1;
-        let (decoder, _) = self.optimizer.step(decoder, gradients, LR, self.step);
-        self.decoder = Some(decoder);
+        let clip = Clip::new(&gradients, 1.0, 1.0);
+        self.decoder = Some(self.optimizer.step(decoder, gradients, &clip, LR, self.step));
         let loss = read_loss(losses);
         self.device.sync().map_err(|e| Error::Config(format!("step {}: the device failed: {e}", self.step)))?;
         Ok(loss)
@@ -200,7 +205,7 @@ pub fn run(setup: &Setup, warmup: usize, steps: usize, peak_tflops: Option<f64>,
         last_loss = training.step()?;
         let elapsed = clock.elapsed().as_secs_f64();
         if !last_loss.is_finite() {
-            return Err(Error::Diverged { step: i as u64, loss: last_loss, lr: LR });
+            return Err(Error::Diverged { step: i as u64, reason: format!("the loss is {last_loss}"), lr: LR });
         }
         if i == 0 {
             first_loss = last_loss;

@@ -16,15 +16,26 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-    /// The loss stopped being a number.
+    /// A checkpoint that was written by another run.
     #[error(
-        "step {step}: the loss is {loss}; lower optimizer.lr (now {lr:e}), raise schedule.warmup_steps or lower optimizer.grad_clip, then start again: training continues from the last checkpoint"
+        "{}: belongs to another run: {differences}; set them as they were, use another --out, or delete the checkpoints folder to start over",
+        path.display()
+    )]
+    AnotherRun {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What differs.
+        differences: String,
+    },
+    /// The loss stopped being a number, or rises for good.
+    #[error(
+        "step {step}: training diverged: {reason}. Lower optimizer.lr (now {lr:e}), raise schedule.warmup_steps or lower optimizer.grad_clip; look at spikes.jsonl for the documents, or set trainer.spikes.policy = \"rewind\". The checkpoints before it are whole"
     )]
     Diverged {
         /// Step.
         step: u64,
-        /// Loss.
-        loss: f32,
+        /// What was seen, and where.
+        reason: String,
         /// Learning rate.
         lr: f64,
     },

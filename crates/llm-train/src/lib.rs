@@ -8,7 +8,9 @@
 //! | [`optimizer`] | `AdamW` | decoupled weight decay on matrices, state by parameter name |
 //! | [`schedule`] | `Schedule` | the learning rate as a pure function of the step |
 //! | [`mixture`] | `Mixture` | balancing and watching the experts of a sparse model |
-//! | [`checkpoint`] | `Checkpoint` | atomic, checksummed, refused when the run changed |
+//! | [`spikes`] | `SpikeConfig`, `Monitor` | steps that look wrong: skipped, or taken back; divergence |
+//! | [`loss_scale`] | `LossScale` | float16's small gradients |
+//! | [`checkpoint`] | `Snapshot`, `Writer`, `Identity` | written beside the training, atomic, checksummed, refused when the run changed |
 //! | [`evaluation`] | `Evaluation` | benchmarks while training, with every validation |
 //! | [`mod@bench`] | `Training`, `Report` | the step on random weights and tokens: tokens/s, MFU, memory |
 //! | [`sequences`] | `Sequences` | conversations of any length as one ragged batch without padding |
@@ -29,11 +31,13 @@ pub mod checkpoint;
 mod error;
 pub mod evaluation;
 pub mod freeze;
+pub mod loss_scale;
 pub mod mixture;
 pub mod optimizer;
 pub mod pretrain;
 pub mod schedule;
 pub mod sequences;
+pub mod spikes;
 pub mod trainable;
 pub mod trainer;
 pub mod vision;

@@ -57,6 +57,19 @@ impl Mixture {
         hidden
     }
 
+    /// Add what another one has seen.
+    pub fn merge(&mut self, other: Self) {
+        self.layers.resize(other.layers.len().max(self.layers.len()), Load::default());
+        for (load, seen) in self.layers.iter_mut().zip(other.layers) {
+            load.counts.resize(seen.counts.len().max(load.counts.len()), 0);
+            load.counts.iter_mut().zip(&seen.counts).for_each(|(total, count)| *total += count);
+            load.dropped += seen.dropped;
+            load.router_entropy.extend(seen.router_entropy);
+            load.tokens += seen.tokens;
+        }
+        self.balance.extend(other.balance);
+    }
+
     fn count(&mut self, routing: &[Routing], scoring: Scoring) {
         self.layers.resize(routing.len().max(self.layers.len()), Load::default());
         for (load, routing) in self.layers.iter_mut().zip(routing) {

@@ -3,10 +3,11 @@
 //! A row of T+1 tokens gives T predictions. Documents packed into one row do not see each other, positions restart with each,
 //! and the first token of a document is never a target. Which rows make up step s is a function of (seed, s).
 
+use crate::checkpoint::Identity;
 use crate::evaluation::{Evaluation, EvaluationConfig};
 use crate::freeze::is_frozen;
 use crate::mixture::Mixture;
-use crate::trainer::{Loss, Objective, Outcome, Trainer, TrainerConfig};
+use crate::trainer::{Loss, Objective, Outcome, Trainer, TrainerConfig, trouble};
 use crate::{Error, Result};
 use llm_arch::{Decoder, DecoderConfig, PackedBatch};
 use llm_data::shards::{Row, Shards};
@@ -17,6 +18,7 @@ use llm_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// `llm-train pretrain`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,6 +69,11 @@ impl Default for PretrainConfig {
     }
 }
 
+/// A thread that panicked while it counted leaves counts that are still counts.
+fn locked(mixture: &Mutex<Mixture>) -> MutexGuard<'_, Mixture> {
+    mixture.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Rows as the model eats them.
 #[derive(Debug)]
 pub struct TokenRows {
@@ -101,7 +108,8 @@ pub struct Pretrain {
     train: Shards,
     heldout: Option<Shards>,
     config: PretrainConfig,
-    mixture: Mixture,
+    /// What the experts of the step were given; micro-batches may be computed at the same time.
+    mixture: Mutex<Mixture>,
     evaluation: Option<Evaluation>,
 }
 
@@ -119,38 +127,41 @@ impl Objective for Pretrain {
     type Batch = PretrainBatch;
 
     fn batches(&mut self, step: u64, _: &Decoder) -> Result<Vec<PretrainBatch>> {
-        let n = self.train.len() as u64;
-        let order = Seed(self.config.seed).stream("data order");
-        let rows: Vec<Row> = (0..self.config.batch_size as u64)
-            .map(|j| {
-                let i = step * self.config.batch_size as u64 + j;
-                self.train.row(permuted(order.at(i / n), i % n, n) as usize)
-            })
-            .collect();
+        let rows: Vec<Row> = self.rows(step).into_iter().map(|row| self.train.row(row)).collect();
         let micro: Vec<TokenRows> = rows.chunks(self.config.micro_batch_size).map(TokenRows::new).collect();
         let step_targets = micro.iter().map(|m| m.counted).sum();
         let first = step * self.config.batch_size as u64;
         Ok(micro.into_iter().zip(first..).map(|(rows, number)| PretrainBatch { rows, step_targets, number }).collect())
     }
 
-    fn loss(&mut self, model: &Decoder, batch: &PretrainBatch) -> Result<Loss> {
+    fn loss(&self, model: &Decoder, batch: &PretrainBatch) -> Result<Loss> {
         let noise = Seed(self.config.seed).stream("routing").at(batch.number);
         let targets = batch.step_targets.max(1) as f32;
-        let (hidden, balance) = self.mixture.hidden(model, &batch.rows.batch, noise, batch.rows.counted as f32 / targets);
+        let mut seen = Mixture::default();
+        let (hidden, balance) = seen.hidden(model, &batch.rows.batch, noise, batch.rows.counted as f32 / targets);
         let mut value = model.nll(hidden, batch.rows.targets.clone()).sum() / targets;
         if let Some(balance) = balance {
             value = value + balance;
         }
+        locked(&self.mixture).merge(seen);
         Ok(Loss { value, tokens: batch.rows.batch.ids.len() as u64 })
     }
 
     fn after_step(&mut self, model: &mut Decoder) {
         let freeze = &self.config.trainer.freeze;
-        self.mixture.after_step(model, |bias| !is_frozen(freeze, bias));
+        locked(&self.mixture).after_step(model, |bias| !is_frozen(freeze, bias));
     }
 
     fn metrics(&mut self) -> Map<String, Value> {
-        self.mixture.metrics(self.experts_per_token())
+        locked(&self.mixture).metrics(self.experts_per_token())
+    }
+
+    fn documents(&self, step: u64) -> Vec<String> {
+        self.rows(step).into_iter().flat_map(|row| self.train.document_ids(row)).collect()
+    }
+
+    fn locate(&self, model: &Decoder, batch: &PretrainBatch) -> Option<String> {
+        trouble::in_layers(model, &batch.rows.batch)
     }
 
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
@@ -180,6 +191,14 @@ impl Objective for Pretrain {
 }
 
 impl Pretrain {
+    /// The rows of a step.
+    fn rows(&self, step: u64) -> Vec<usize> {
+        let n = self.train.len() as u64;
+        let order = Seed(self.config.seed).stream("data order");
+        let place = |j| step * self.config.batch_size as u64 + j;
+        (0..self.config.batch_size as u64).map(place).map(|i| permuted(order.at(i / n), i % n, n) as usize).collect()
+    }
+
     fn experts_per_token(&self) -> usize {
         self.config.model.moe.as_ref().map_or(1, |moe| moe.num_experts_per_tok)
     }
@@ -201,7 +220,7 @@ impl Pretrain {
         let heldout =
             if config.heldout.as_os_str().is_empty() { None } else { Some(open_shards(&config.heldout, config.model.max_position_embeddings)?) };
         let evaluation = Evaluation::open(&config.evaluation, &tokenizer)?;
-        Ok((Self { train, heldout, config: config.clone(), mixture: Mixture::default(), evaluation }, tokenizer))
+        Ok((Self { train, heldout, config: config.clone(), mixture: Mutex::new(Mixture::default()), evaluation }, tokenizer))
     }
 }
 
@@ -230,12 +249,7 @@ fn open_shards(dir: &Path, context: usize) -> Result<Shards> {
 pub fn pretrain(mut config: PretrainConfig, out: &Path, name: &str) -> Result<Outcome<Decoder>> {
     let (mut objective, tokenizer) = Pretrain::open(&mut config)?;
     let identity = json!({"config": config, "train": objective.train.hash()?, "tokenizer": llm_run::hash::path(&config.tokenizer)?});
-    let trainer = Trainer {
-        config: config.trainer.clone(),
-        out: out.to_path_buf(),
-        name: name.to_string(),
-        fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()),
-    };
+    let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: name.to_string(), identity: Identity::new(identity) };
     let device = config.device.open()?.autodiff();
     let seed = Seed(config.seed).stream("initial weights");
     trainer.run(&mut objective, || Ok(Decoder::new_as(&config.model, seed, config.precision, &device)?), &tokenizer)

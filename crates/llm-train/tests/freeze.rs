@@ -6,6 +6,7 @@ use llm_tensor::burn::tensor::Device;
 use llm_tensor::params;
 use llm_tensor::weights::Weights;
 use llm_tokenizer::Tokenizer;
+use llm_train::checkpoint::Identity;
 use llm_train::trainer::accumulate;
 use llm_train::{Loss, Objective, Result, Trainer, TrainerConfig};
 use std::path::Path;
@@ -21,7 +22,7 @@ impl Objective for Row {
     fn batches(&mut self, step: u64, _: &Decoder) -> Result<Vec<()>> {
         if self.dies_at == Some(step) { Err(llm_train::Error::Objective("killed".into())) } else { Ok(vec![(), ()]) }
     }
-    fn loss(&mut self, model: &Decoder, _: &()) -> Result<Loss> {
+    fn loss(&self, model: &Decoder, _: &()) -> Result<Loss> {
         let ids: Vec<u32> = (0..24).map(|i| i * 7 % 40).collect();
         let value = model.nll(model.hidden(&PackedBatch::sequence(&ids[..23])), ids[1..].into()).sum() / 46.0;
         Ok(Loss { value, tokens: 23 })
@@ -50,7 +51,7 @@ fn tokenizer() -> Tokenizer {
 fn trainer(out: &Path, freeze: &[&str]) -> Trainer {
     let freeze = freeze.iter().map(|p| p.to_string()).collect();
     let config = TrainerConfig { max_steps: 8, eval_every: 0, checkpoint_every: 3, freeze, ..TrainerConfig::default() };
-    Trainer { config, out: out.into(), name: "freeze".into(), fingerprint: "x".into() }
+    Trainer { config, out: out.into(), name: "freeze".into(), identity: Identity::new(serde_json::json!("x")) }
 }
 
 const FREEZE: [&str; 3] = ["model.embed_tokens.*", "*.layers.0.*", "model.norm.weight"];
@@ -81,9 +82,9 @@ fn frozen_parameters_keep_every_bit_and_the_others_learn_before_and_after_a_rest
 #[test]
 fn gradients_of_the_rest_are_those_of_full_training() {
     let model = || start().unwrap();
-    let full = accumulate(&mut Row { dies_at: None }, &params::track(model()), 0).unwrap().gradients;
+    let full = accumulate(&Row { dies_at: None }, &[params::track(model())], vec![()], 1.0).unwrap().gradients;
     let trained = |name: &str| name == "model.layers.0.mlp.up_proj.weight" || name.starts_with("model.layers.1.input");
-    let part = accumulate(&mut Row { dies_at: None }, &params::track_where(model(), trained), 0).unwrap().gradients;
+    let part = accumulate(&Row { dies_at: None }, &[params::track_where(model(), trained)], vec![()], 1.0).unwrap().gradients;
     assert_eq!(part.keys().map(String::as_str).collect::<Vec<_>>(), ["model.layers.0.mlp.up_proj.weight", "model.layers.1.input_layernorm.weight"]);
     for (name, gradient) in part {
         let values = |t: &llm_tensor::burn::tensor::Tensor<1>| llm_tensor::host::to_vec(t.clone());

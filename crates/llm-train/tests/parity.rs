@@ -7,11 +7,17 @@ use llm_tensor::burn::tensor::Device;
 use llm_tensor::weights::Weights;
 use llm_tensor::{Precision, ops, params};
 use llm_tokenizer::Tokenizer;
+use llm_train::checkpoint::Identity;
 use llm_train::mixture::Mixture;
 use llm_train::trainer::{Loss, Objective, Trainer, TrainerConfig};
 use llm_train::{OptimizerConfig, Result, Schedule, ScheduleKind};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+fn identity(of: &str) -> Identity {
+    Identity::new(serde_json::json!({ "train": of }))
+}
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
@@ -20,7 +26,7 @@ fn fixtures() -> PathBuf {
 /// Batches as the fixture lists them: `[step][micro][row][token]`.
 #[derive(Default)]
 struct Recorded {
-    mixture: Mixture,
+    mixture: Mutex<Mixture>,
     batches: Vec<Vec<Vec<Vec<u32>>>>,
     labels: Vec<Vec<Vec<Vec<i64>>>>,
 }
@@ -51,15 +57,17 @@ impl Objective for Recorded {
         Ok(micro)
     }
 
-    fn loss(&mut self, model: &Decoder, micro: &Micro) -> Result<Loss> {
-        let (hidden, balance) = self.mixture.hidden(model, &micro.batch, Seed(0), 1.0);
+    fn loss(&self, model: &Decoder, micro: &Micro) -> Result<Loss> {
+        let mut seen = Mixture::default();
+        let (hidden, balance) = seen.hidden(model, &micro.batch, Seed(0), 1.0);
+        self.mixture.lock().unwrap().merge(seen);
         let value = model.nll(hidden, micro.targets.clone()).sum() / micro.total as f32;
         let value = balance.map_or(value.clone(), |balance| value + balance);
         Ok(Loss { value, tokens: micro.targets.len() as u64 })
     }
 
     fn after_step(&mut self, model: &mut Decoder) {
-        std::mem::take(&mut self.mixture).after_step(model, |_| true);
+        std::mem::take(self.mixture.get_mut().unwrap()).after_step(model, |_| true);
     }
 }
 
@@ -110,7 +118,7 @@ fn losses_gradient_norms_and_final_weights_equal_pytorch() {
     for name in ["train_llama", "train_llama_accum_masked_tied", "train_mixtral_aux"] {
         let (dir, run) = read(name);
         let out = tempfile::tempdir().unwrap();
-        let trainer = Trainer { config: config(&run), out: out.path().into(), name: name.into(), fingerprint: "x".into() };
+        let trainer = Trainer { config: config(&run), out: out.path().into(), name: name.into(), identity: identity("x") };
         trainer.run(&mut recorded(&run), || Ok(hf::load(dir.join("init"), &Device::flex())?), &tokenizer()).unwrap();
         let log = llm_run::Metrics::read(out.path().join("metrics.jsonl")).unwrap();
         let expected = &run["expected"]["float32"];
@@ -146,7 +154,7 @@ impl Objective for Dies {
         }
         self.inner.batches(step, model)
     }
-    fn loss(&mut self, model: &Decoder, micro: &Micro) -> Result<Loss> {
+    fn loss(&self, model: &Decoder, micro: &Micro) -> Result<Loss> {
         self.inner.loss(model, micro)
     }
     fn after_step(&mut self, model: &mut Decoder) {
@@ -159,7 +167,7 @@ fn resumes(config: &TrainerConfig, objective: &dyn Fn() -> Recorded, start: &dyn
     let hash = |out: &Path| llm_run::hash::path(out.join("model/model.safetensors")).unwrap();
     let losses =
         |out: &Path| -> Vec<f64> { llm_run::Metrics::read(out.join("metrics.jsonl")).unwrap().iter().map(|r| r["loss"].as_f64().unwrap()).collect() };
-    let trainer = |out: &Path| Trainer { config: config.clone(), out: out.into(), name: "resume".into(), fingerprint: "x".into() };
+    let trainer = |out: &Path| Trainer { config: config.clone(), out: out.into(), name: "resume".into(), identity: identity("x") };
     let whole = tempfile::tempdir().unwrap();
     trainer(whole.path()).run(&mut objective(), start, &tokenizer()).unwrap();
     for &at in deaths {
@@ -183,7 +191,7 @@ fn bfloat16_training_stays_close_to_float32_and_resumes_to_the_bit() {
     let (dir, run) = read("train_llama");
     let start = || Ok(hf::load_as(dir.join("init"), &Device::flex(), Precision::Bf16)?);
     let out = tempfile::tempdir().unwrap();
-    let trainer = Trainer { config: config(&run), out: out.path().into(), name: "bfloat16".into(), fingerprint: "x".into() };
+    let trainer = Trainer { config: config(&run), out: out.path().into(), name: "bfloat16".into(), identity: identity("x") };
     let outcome = trainer.run(&mut recorded(&run), start, &tokenizer()).unwrap();
     assert_eq!(outcome.model.precision(), Precision::Bf16);
     let log = llm_run::Metrics::read(out.path().join("metrics.jsonl")).unwrap();
@@ -219,20 +227,42 @@ fn a_mixture_with_correction_biases_resumes_to_the_bit() {
 }
 
 #[test]
-fn a_damaged_or_foreign_checkpoint_is_refused_with_its_name() {
+fn a_foreign_checkpoint_is_refused_and_a_damaged_one_passed_over() {
     let (dir, run) = read("train_llama");
     let start = || Ok(hf::load(dir.join("init"), &Device::flex())?);
     let out = tempfile::tempdir().unwrap();
-    let trainer =
-        |fingerprint: &str| Trainer { config: config(&run), out: out.path().into(), name: "damage".into(), fingerprint: fingerprint.into() };
+    let config = TrainerConfig { keep_checkpoints: 2, ..config(&run) };
+    let trainer = |of: &str| Trainer { config: config.clone(), out: out.path().into(), name: "damage".into(), identity: identity(of) };
     trainer("x").run(&mut Dies { inner: recorded(&run), at: Some(7) }, start, &tokenizer()).unwrap_err();
     let message = trainer("y").run(&mut recorded(&run), start, &tokenizer()).unwrap_err().to_string();
-    assert!(message.contains("step-00000006") && message.contains("another configuration"), "{message}");
+    assert!(message.contains("step-00000006") && message.contains("train was \"x\", is \"y\""), "{message}");
 
-    let file = out.path().join("checkpoints/step-00000006/optimizer.safetensors");
-    let bytes = std::fs::read(&file).unwrap();
-    std::fs::write(&file, &bytes[..bytes.len() - 10]).unwrap();
+    let damage = |step: u64, file: &str| {
+        let file = out.path().join(format!("checkpoints/step-{step:08}/{file}"));
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &bytes[..bytes.len() - 10]).unwrap();
+    };
+    damage(6, "optimizer.safetensors");
+    // Step 3 is whole, and what follows from it is the same run.
+    trainer("x").run(&mut Dies { inner: recorded(&run), at: Some(4) }, start, &tokenizer()).unwrap_err();
+    damage(3, "trainer.json");
     let message = trainer("x").run(&mut recorded(&run), start, &tokenizer()).unwrap_err().to_string();
-    assert!(message.contains("optimizer.safetensors") && message.contains("truncated"), "{message}");
+    assert!(message.contains("truncated") && message.contains("optimizer.safetensors") && message.contains("no other checkpoint"), "{message}");
     assert!(params::shapes(&start().unwrap()).len() > 10);
+}
+
+/// If this fails, a second device changes what is learned.
+#[test]
+fn two_devices_learn_what_one_learns_to_the_bit() {
+    let (dir, run) = read("train_llama_accum_masked_tied");
+    let weights = |replicas: usize| {
+        let out = tempfile::tempdir().unwrap();
+        let config = TrainerConfig { replicas: vec![llm_tensor::DeviceSpec::Cpu; replicas], ..config(&run) };
+        let trainer = Trainer { config, out: out.path().into(), name: "replicas".into(), identity: identity("x") };
+        let outcome = trainer.run(&mut recorded(&run), || Ok(hf::load(dir.join("init"), &Device::flex())?), &tokenizer()).unwrap();
+        (outcome.loss.to_bits(), llm_run::hash::path(out.path().join("model/model.safetensors")).unwrap())
+    };
+    let one = weights(0);
+    assert_eq!(weights(1), one);
+    assert_eq!(weights(2), one);
 }

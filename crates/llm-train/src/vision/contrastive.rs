@@ -7,6 +7,7 @@
 
 use super::images::Images;
 use super::{read, require, spread};
+use crate::checkpoint::Identity;
 use crate::trainer::Outcome;
 use crate::{Error, Loss, Objective, Result, Trainer, TrainerConfig};
 use llm_data::pictures::Picture;
@@ -21,6 +22,7 @@ use llm_vision::{ImageProcessor, Pair, PairConfig, TextBatch, VisionFamily};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Sizes of one tower.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -220,9 +222,8 @@ pub struct Contrastive {
     heldout: Option<Captioned>,
     model: PairConfig,
     config: ContrastiveConfig,
-    /// `[B, B]` of the last step.
-    logits: Option<Tensor<2>>,
-    logit_scale: Option<Tensor<1>>,
+    /// `[B, B]` of the last step, and the factor in them.
+    seen: Mutex<Option<(Tensor<2>, Tensor<1>)>>,
 }
 
 /// Pictures and, for each, the ids of one of its captions.
@@ -250,13 +251,13 @@ impl Objective for Contrastive {
         Ok(vec![Batch { pictures, captions }])
     }
 
-    fn loss(&mut self, model: &Pair, batch: &Batch) -> Result<Loss> {
+    fn loss(&self, model: &Pair, batch: &Batch) -> Result<Loss> {
         let texts = self.texts(&batch.captions)?;
         let tokens = (texts.batch() * texts.length() + batch.pictures.len() * self.model.vision.num_tokens()) as u64;
         let image_BE = model.image_features(self.train.images.pixel_values(&batch.pictures, &model.device())?)?;
         let text_BE = model.text_features(&texts)?;
-        self.logits = Some(model.logits_per_image(image_BE.clone(), text_BE.clone()).inner());
-        self.logit_scale = Some(model.logit_scale.val().inner());
+        let seen = (model.logits_per_image(image_BE.clone(), text_BE.clone()).inner(), model.logit_scale.val().inner());
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
         Ok(Loss { value: model.loss(image_BE, text_BE), tokens })
     }
 
@@ -269,7 +270,8 @@ impl Objective for Contrastive {
     }
 
     fn metrics(&mut self) -> Map<String, Value> {
-        let (Some(logits), Some(scale)) = (self.logits.take(), self.logit_scale.take()) else { return Map::new() };
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((logits, scale)) = seen else { return Map::new() };
         let b = logits.dims()[0];
         let right = host::to_vec(logits).chunks_exact(b).enumerate().filter(|(i, row)| largest(row) == *i).count();
         Map::from_iter([
@@ -357,15 +359,10 @@ pub fn contrastive(config: ContrastiveConfig, out: &Path) -> Result<Outcome<Pair
         "train": llm_run::hash::path(&config.train)?,
         "tokenizer": llm_run::hash::path(&config.tokenizer)?,
     });
-    let trainer = Trainer {
-        config: config.trainer.clone(),
-        out: out.to_path_buf(),
-        name: "contrastive".into(),
-        fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()),
-    };
+    let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "contrastive".into(), identity: Identity::new(identity) };
     let device = config.device.open()?.autodiff();
     let seed = Seed(config.seed).stream("initial weights");
-    let mut objective = Contrastive { train, heldout, model: model.clone(), config, logits: None, logit_scale: None };
+    let mut objective = Contrastive { train, heldout, model: model.clone(), config, seen: Mutex::default() };
     trainer.run(&mut objective, || Ok(Pair::init(&model, seed, &device)?), &tokenizer)
 }
 

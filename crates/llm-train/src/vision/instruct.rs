@@ -12,6 +12,7 @@ use super::features::Features;
 use super::images::Images;
 use super::whiten::whiten;
 use super::{read, require};
+use crate::checkpoint::Identity;
 use crate::freeze::is_frozen;
 use crate::sequences::Sequences;
 use crate::trainer::Outcome;
@@ -187,7 +188,7 @@ impl Objective for Instruct {
         Ok(micro.into_iter().map(|(sequences, pictures)| Batch { sequences, pictures, step_trained }).collect())
     }
 
-    fn loss(&mut self, model: &Vlm, batch: &Batch) -> Result<Loss> {
+    fn loss(&self, model: &Vlm, batch: &Batch) -> Result<Loss> {
         let hidden_MD = self.train.hidden(model, &batch.sequences, &batch.pictures)?;
         let nll_M = model.language_model.nll(hidden_MD, batch.sequences.targets.clone());
         Ok(Loss { value: nll_M.sum() / batch.step_trained.max(1) as f32, tokens: batch.sequences.batch.ids.len() as u64 })
@@ -388,12 +389,7 @@ pub fn instruct(config: InstructConfig, out: &Path) -> Result<Outcome<Vlm>> {
             identity[key] = json!(llm_run::hash::path(path)?);
         }
     }
-    let trainer = Trainer {
-        config: config.trainer.clone(),
-        out: out.to_path_buf(),
-        name: "vision".into(),
-        fingerprint: llm_run::hash::bytes(identity.to_string().as_bytes()),
-    };
+    let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "vision".into(), identity: Identity::new(identity) };
     if fresh && config.connector_init == ConnectorInit::Whitened {
         model = whiten(model, &train.images, train.images.count(), Seed(config.seed))?;
     }

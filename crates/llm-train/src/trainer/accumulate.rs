@@ -1,0 +1,116 @@
+//! Forward and backward passes of a step, on one device or several.
+//!
+//! With several, each has a copy of the weights and takes every n-th micro-batch. Gradients come back to the first device and are summed
+//! in the order of the micro-batches, so any number of devices of one kind gives the same sum to the bit.
+
+use super::{Loss, Objective};
+use crate::optimizer::Gradients;
+use crate::{Error, Result};
+use llm_tensor::burn::tensor::{DType, Device, Tensor};
+use llm_tensor::{host, params};
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+
+/// What the micro-batches of a step came to.
+#[derive(Debug)]
+pub struct Accumulated {
+    /// Loss of each, still on its device ([`read_loss`]).
+    pub losses: Vec<Tensor<1>>,
+    /// Tokens that went through the model.
+    pub tokens: u64,
+    /// Summed gradients; in `f32` when there is more than one micro-batch, so that a short format does not round the sum.
+    pub gradients: Gradients,
+}
+
+/// One micro-batch.
+struct Part {
+    loss: Tensor<1>,
+    tokens: u64,
+    gradients: Gradients,
+}
+
+fn part<O: Objective>(objective: &O, model: &O::Model, batch: &O::Batch, scale: f64, many: bool) -> Result<Part> {
+    let Loss { value, tokens } = objective.loss(model, batch)?;
+    let scaled = if scale == 1.0 { value.clone() } else { value.clone().mul_scalar(scale) };
+    let grads = scaled.backward();
+    let f32_where_summed = |g: Tensor<1>| if many && g.dtype() != DType::F32 { g.cast(DType::F32) } else { g };
+    let gradients = params::gradients(model, &grads).into_iter().map(|(name, g)| (name, f32_where_summed(g))).collect();
+    Ok(Part { loss: value.inner(), tokens, gradients })
+}
+
+impl Accumulated {
+    fn add(&mut self, part: Part) {
+        self.losses.push(part.loss);
+        self.tokens += part.tokens;
+        for (name, gradient) in part.gradients {
+            let gradient = match self.gradients.remove(&name) {
+                Some(so_far) => so_far + gradient,
+                None => gradient,
+            };
+            self.gradients.insert(name, gradient);
+        }
+    }
+}
+
+/// Forward and backward passes of the micro-batches; gradients are multiplied by `scale`. `models` are copies of one model, the first on
+/// the device where the sum is wanted.
+pub fn accumulate<O: Objective>(objective: &O, models: &[O::Model], batches: Vec<O::Batch>, scale: f64) -> Result<Accumulated> {
+    let mut sum = Accumulated { losses: Vec::new(), tokens: 0, gradients: Gradients::new() };
+    let many = batches.len() > 1;
+    let workers = models.len().min(batches.len());
+    if workers <= 1 {
+        let model = models.first().ok_or_else(|| Error::Config("no model to train".into()))?;
+        for batch in &batches {
+            sum.add(part(objective, model, batch, scale, many)?);
+        }
+        return Ok(sum);
+    }
+    let mut shares: Vec<Vec<(usize, O::Batch)>> = (0..workers).map(|_| Vec::new()).collect();
+    for (i, batch) in batches.into_iter().enumerate() {
+        shares[i % workers].push((i, batch));
+    }
+    let (sender, receiver) = mpsc::channel::<(usize, Result<Part>)>();
+    std::thread::scope(|scope| {
+        for (model, share) in models.iter().zip(shares) {
+            let (model, sender) = (model.clone(), sender.clone());
+            scope.spawn(move || {
+                for (i, batch) in share {
+                    let result = part(objective, &model, &batch, scale, many);
+                    let failed = result.is_err();
+                    if sender.send((i, result)).is_err() || failed {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let home = sum_device::<O>(models);
+        let (mut waiting, mut next) = (BTreeMap::new(), 0);
+        for (i, result) in receiver {
+            waiting.insert(i, result?);
+            while let Some(part) = waiting.remove(&next) {
+                sum.add(moved(part, home.as_ref()));
+                next += 1;
+            }
+        }
+        // A thread that ended without a word has panicked; the scope passes that on.
+        if waiting.is_empty() { Ok(sum) } else { Err(Error::Config(format!("micro-batch {next} of the step was lost"))) }
+    })
+}
+
+fn sum_device<O: Objective>(models: &[O::Model]) -> Option<Device> {
+    use crate::Trainable;
+    let device = models.first()?.device();
+    Some(if device.is_autodiff() { device.inner() } else { device })
+}
+
+fn moved(part: Part, home: Option<&Device>) -> Part {
+    let Some(home) = home else { return part };
+    let to = |t: Tensor<1>| if &t.device() == home { t } else { t.to_device(home) };
+    Part { loss: to(part.loss), tokens: part.tokens, gradients: part.gradients.into_iter().map(|(name, g)| (name, to(g))).collect() }
+}
+
+/// The loss of a step: the sum of those of its micro-batches. Waits for the device.
+pub fn read_loss(losses: Vec<Tensor<1>>) -> f32 {
+    losses.into_iter().map(|loss| f64::from(host::scalar(loss))).sum::<f64>() as f32
+}

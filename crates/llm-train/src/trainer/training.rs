@@ -1,0 +1,439 @@
+//! A run while it runs: the state of a checkpoint, unpacked, and what a step does to it.
+
+use super::accumulate::{Accumulated, accumulate, read_loss};
+use super::{Objective, Trainer, best, trouble};
+use crate::checkpoint::retention::Best;
+use crate::checkpoint::{Loaded, Loading, Snapshot, State, Writer};
+use crate::loss_scale::LossScale;
+use crate::optimizer::{Clip, Optimizer};
+use crate::spikes::{self, Policy, Skipped, Spike};
+use crate::{Error, Result, Trainable, freeze};
+use llm_run::{Metrics, Progress, program};
+use llm_tensor::burn::tensor::Device;
+use llm_tensor::params;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+/// What to do after a step.
+pub(super) enum After {
+    GoOn,
+    /// The loss no longer falls.
+    Stop,
+}
+
+/// A run between two steps.
+pub(super) struct Training<'a, M: Trainable> {
+    trainer: &'a Trainer,
+    /// The model on its device, and copies on the replicas. Empty only while a step is taken.
+    models: Vec<M>,
+    replicas: Vec<Device>,
+    optimizer: Optimizer,
+    state: State,
+    scale: LossScale,
+    skipped: Skipped,
+    frozen: BTreeSet<String>,
+    metrics: Metrics,
+    writer: Writer,
+    progress: Progress,
+    /// Losses of the validations so far.
+    val_losses: Vec<f64>,
+    /// Seconds before this start.
+    before: f64,
+    clock: Instant,
+    /// Since when the loop has been at something else than a step.
+    idle_since: Instant,
+    /// The step was not taken back.
+    moved: bool,
+    /// Steps in a row whose routing counts as collapsed.
+    collapsed: u64,
+}
+
+/// Collapsed steps in a row that are worth a word; single ones are noise.
+const COLLAPSE_ALARM: u64 = 20;
+
+/// What a step has come to before anything is changed.
+struct Judged {
+    loss: f32,
+    norm: f64,
+    spike: Option<Spike>,
+    overflow: bool,
+}
+
+impl<'a, M: Trainable + 'static> Training<'a, M> {
+    /// From the newest checkpoint, or the start.
+    pub(super) fn open<O: Objective<Model = M>>(trainer: &'a Trainer, objective: &mut O, initial: M) -> Result<Self> {
+        let (config, dir) = (&trainer.config, trainer.checkpoints());
+        let frozen = freeze::frozen(&initial, &config.freeze, &initial.buffers())?;
+        let loading = Loading { dir: &dir, identity: &trainer.identity, optimizer: &config.optimizer, like: &initial, frozen: &frozen };
+        let found = loading.newest(u64::MAX)?;
+        let fresh = found.is_none();
+        let Loaded { model, optimizer, state, passed_over } = match found {
+            Some(found) => found,
+            None => {
+                Skipped::clear(&trainer.out);
+                let _ = std::fs::remove_file(trainer.out.join("spikes.jsonl"));
+                let optimizer = Optimizer::new(config.optimizer.clone(), &initial)?;
+                Loaded { model: initial, optimizer, state: State::start(trainer.identity.clone()), passed_over: Vec::new() }
+            }
+        };
+        let replicas = config.replicas.iter().map(|spec| Ok(spec.open()?.autodiff())).collect::<Result<Vec<Device>>>()?;
+        let metrics = Metrics::open(trainer.out.join("metrics.jsonl"), state.step)?;
+        let progress = Progress::new(&trainer.name, config.max_steps, "steps");
+        for damage in passed_over {
+            progress.note(format!("passed over a damaged checkpoint: {damage}"));
+        }
+        if !fresh {
+            progress.resume_at(state.step);
+            progress.note(format!("continuing from step {}", state.step));
+        }
+        let mut training = Self {
+            trainer,
+            models: Vec::new(),
+            replicas,
+            optimizer,
+            scale: LossScale::new(model.precision(), state.loss_scale),
+            skipped: Skipped::read(&trainer.out)?,
+            before: state.elapsed_seconds,
+            val_losses: val_losses(trainer)?,
+            writer: Writer::new(dir, trainer.retention(), config.async_checkpoints),
+            state,
+            frozen,
+            metrics,
+            progress,
+            clock: Instant::now(),
+            idle_since: Instant::now(),
+            moved: true,
+            collapsed: 0,
+        };
+        training.set_model(model);
+        objective.restore(&training.state.objective);
+        if !fresh && training.validation_is_missing()? {
+            training.validate(objective)?;
+        }
+        if fresh {
+            if config.spikes.policy == Policy::Rewind && config.max_steps > 0 {
+                // There must be a place to go back to.
+                training.save(objective)?;
+            }
+            if config.eval_every > 0 {
+                training.validate(objective)?;
+            }
+        }
+        training.idle_since = Instant::now();
+        Ok(training)
+    }
+
+    /// Track what is trained, and give every replica its copy.
+    fn set_model(&mut self, model: M) {
+        let frozen = &self.frozen;
+        let model = params::track_where(model, |name| !frozen.contains(name));
+        let copies = self.replicas.iter().map(|device| params::track_where(model.clone().to_device(device), |name| !frozen.contains(name)));
+        self.models = copies.collect();
+        self.models.insert(0, model);
+    }
+
+    fn model(&self) -> Result<&M> {
+        self.models.first().ok_or_else(|| Error::Config("a step of this run failed before".into()))
+    }
+
+    pub(super) fn over(&self) -> bool {
+        self.state.step >= self.trainer.config.max_steps || self.trainer.config.early_stopping.over(&self.val_losses)
+    }
+
+    /// Is a validation due at this step?
+    fn validation_is_due(&self) -> bool {
+        let (every, step) = (self.trainer.config.eval_every, self.state.step);
+        every > 0 && (step.is_multiple_of(every) || step >= self.trainer.config.max_steps)
+    }
+
+    /// The run was killed between a checkpoint and the validation of the same step.
+    fn validation_is_missing(&self) -> Result<bool> {
+        let here = |r: &Map<String, Value>| r.get("step").and_then(Value::as_u64) == Some(self.state.step) && r.contains_key("val_loss");
+        let known = Metrics::read(self.trainer.out.join("metrics.jsonl"))?;
+        // An objective without held-out data never has one.
+        Ok(self.validation_is_due() && known.iter().any(|r| r.contains_key("val_loss")) && !known.iter().any(here))
+    }
+
+    /// One step, or what a spike made of it.
+    pub(super) fn step<O: Objective<Model = M>>(&mut self, objective: &mut O) -> Result<()> {
+        let started = Instant::now();
+        let loop_seconds = started.duration_since(self.idle_since).as_secs_f64();
+        let config = &self.trainer.config;
+        let lr = config.optimizer.lr * config.schedule.factor(self.state.step, config.max_steps);
+        let number = self.skipped.batch(self.state.step);
+        let batches = objective.batches(number, self.model()?)?;
+        let Accumulated { losses, tokens, gradients } = accumulate(objective, &self.models, batches, self.scale.factor())?;
+        let clip = Clip::new(&gradients, config.optimizer.grad_clip, 1.0 / self.scale.factor());
+        // Only who may refuse the update has to know the numbers before it; else they are read after the update is queued, so that a GPU
+        // does not wait for the host in between.
+        let refusing = matches!(config.spikes.policy, Policy::Skip | Policy::Rewind) || self.scale.active();
+        let mut late = Some(losses);
+        let mut judged = refusing.then(|| self.judge(read_loss(late.take().unwrap_or_default()), clip.norm()));
+        if let Some(Judged { spike: Some(spike), .. }) = &judged {
+            match config.spikes.policy {
+                Policy::Rewind => return self.rewind(objective, number, spike, lr),
+                Policy::Skip => self.skip(objective, number, spike, lr, &gradients)?,
+                Policy::Log | Policy::Off => {}
+            }
+        }
+        let refused = |j: &Judged| j.overflow || (j.spike.is_some() && config.spikes.policy == Policy::Skip);
+        let taken = !judged.as_ref().is_some_and(refused);
+        if taken {
+            let model = self.models.swap_remove(0);
+            self.models.clear();
+            let mut model = self.optimizer.step(model, gradients, &clip, lr, self.state.step + 1);
+            objective.after_step(&mut model);
+            self.set_model(model);
+        }
+        let Judged { loss, norm, spike, overflow } = match judged.take() {
+            Some(judged) => judged,
+            None => self.judge(read_loss(late.take().unwrap_or_default()), clip.norm()),
+        };
+        if taken && let Some(spike) = &spike {
+            if !spike.value.is_finite() {
+                return Err(self.diverged(objective, number, spike.to_string(), lr));
+            }
+            self.log(objective, number, spike, "logged")?;
+        }
+        if overflow {
+            self.progress.note(format!("step {}: gradients overflow, loss scale halved to {}", self.state.step + 1, self.scale.factor()));
+        }
+        self.state.step += 1;
+        self.state.tokens += tokens;
+        self.state.elapsed_seconds = self.before + self.clock.elapsed().as_secs_f64();
+        let seconds = started.elapsed().as_secs_f64();
+        self.idle_since = Instant::now();
+        self.record(objective, &[("loss", f64::from(loss)), ("lr", lr), ("grad_norm", norm)], tokens, seconds, loop_seconds, taken)?;
+        if let Some(reason) = self.state.monitor.diverged(&config.spikes) {
+            return Err(self.diverged(objective, number, reason, lr));
+        }
+        self.moved = true;
+        Ok(())
+    }
+
+    fn judge(&mut self, loss: f32, norm: f64) -> Judged {
+        let config = &self.trainer.config.spikes;
+        if self.scale.active() {
+            if loss.is_finite() && !norm.is_finite() && self.scale.overflow() {
+                return Judged { loss, norm, spike: None, overflow: true };
+            }
+            self.scale.good();
+        }
+        let spike = match config.policy {
+            Policy::Off => {
+                let wrong = [("loss", f64::from(loss)), ("grad_norm", norm)].into_iter().find(|(_, value)| !value.is_finite());
+                wrong.map(|(what, value)| Spike { what, value, mean: f64::NAN, std: f64::NAN })
+            }
+            _ => self.state.monitor.judge(config, loss, norm),
+        };
+        Judged { loss, norm, spike, overflow: false }
+    }
+
+    fn record<O: Objective<Model = M>>(
+        &mut self,
+        objective: &mut O,
+        numbers: &[(&str, f64)],
+        tokens: u64,
+        seconds: f64,
+        loop_seconds: f64,
+        taken: bool,
+    ) -> Result<()> {
+        let rate = tokens as f64 / seconds;
+        let rounded = |x: f64, digits: f64| json!((x * digits).round() / digits);
+        let loss = numbers.first().map_or(f32::NAN, |(_, loss)| *loss as f32);
+        // The loss as the f32 it is, so that files of two runs can be compared as text.
+        let exact = |key: &str, x: f64| if key == "loss" { json!(x as f32) } else { json!(x) };
+        let mut record = Map::from_iter([("step".to_string(), json!(self.state.step))]);
+        record.extend(numbers.iter().map(|(key, x)| (key.to_string(), exact(key, *x))));
+        record.extend([
+            ("tokens".to_string(), json!(self.state.tokens)),
+            ("tokens_per_second".to_string(), json!(rate.round())),
+            ("elapsed_seconds".to_string(), rounded(self.state.elapsed_seconds, 1e3)),
+            ("step_seconds".to_string(), rounded(seconds, 1e6)),
+            ("loop_seconds".to_string(), rounded(loop_seconds, 1e6)),
+        ]);
+        if !taken {
+            record.insert("skipped".into(), json!(true));
+        }
+        if self.scale.active() {
+            record.insert("loss_scale".into(), json!(self.scale.factor()));
+        }
+        let more = objective.metrics();
+        self.watch_routing(&more);
+        record.extend(more);
+        self.metrics.log(&Value::Object(record))?;
+        let norm = numbers.iter().find(|(key, _)| *key == "grad_norm").map_or(f64::NAN, |(_, x)| *x);
+        let lr = numbers.iter().find(|(key, _)| *key == "lr").map_or(f64::NAN, |(_, x)| *x);
+        self.progress.message(format!("{} lr {lr:.1e} |g| {norm:.2} {:.1}k tok/s", objective.describe(loss), rate / 1e3));
+        self.progress.set(self.state.step);
+        Ok(())
+    }
+
+    /// A word when routing has been collapsed for a while.
+    fn watch_routing(&mut self, record: &Map<String, Value>) {
+        let Some(verdict) = record.get("moe_collapsed").and_then(Value::as_str) else {
+            self.collapsed = 0;
+            return;
+        };
+        self.collapsed += 1;
+        if self.collapsed == COLLAPSE_ALARM {
+            let layer = record.get("moe_layer").unwrap_or(&Value::Null);
+            self.progress.note(format!("step {}: routing has collapsed in layer {layer} for {COLLAPSE_ALARM} steps: {verdict}", self.state.step));
+        }
+    }
+
+    fn log<O: Objective<Model = M>>(&self, objective: &O, batch: u64, spike: &Spike, action: &str) -> Result<()> {
+        let step = self.state.step + 1;
+        self.progress.note(format!("step {step}: {spike}; {action} (spikes.jsonl)"));
+        spikes::log(&self.trainer.out, step, batch, spike, action, &objective.documents(batch))
+    }
+
+    /// Policy `skip`.
+    fn skip<O: Objective<Model = M>>(
+        &mut self,
+        objective: &mut O,
+        batch: u64,
+        spike: &Spike,
+        lr: f64,
+        gradients: &crate::optimizer::Gradients,
+    ) -> Result<()> {
+        let in_a_row = self.state.monitor.in_a_row();
+        if in_a_row >= self.trainer.config.spikes.max_spikes {
+            let place = trouble::in_gradients(gradients).filter(|_| !spike.value.is_finite());
+            let place = place.map(|place| format!("; {place}")).unwrap_or_default();
+            return Err(self.diverged(objective, batch, format!("{in_a_row} steps in a row were skipped; the last: {spike}{place}"), lr));
+        }
+        self.log(objective, batch, spike, "skipped")
+    }
+
+    /// Policy `rewind`.
+    fn rewind<O: Objective<Model = M>>(&mut self, objective: &mut O, batch: u64, spike: &Spike, lr: f64) -> Result<()> {
+        let trainer = self.trainer;
+        let returns = self.skipped.leave_out(batch);
+        self.log(objective, batch, spike, "rewound")?;
+        if returns >= trainer.config.spikes.max_spikes {
+            return Err(self.diverged(objective, batch, format!("went back {returns} times; the last: {spike}"), lr));
+        }
+        self.skipped.write(&trainer.out)?;
+        self.writer.wait()?;
+        let dir = trainer.checkpoints();
+        let like = self.model()?.clone();
+        let loading = Loading { dir: &dir, identity: &trainer.identity, optimizer: &trainer.config.optimizer, like: &like, frozen: &self.frozen };
+        let Some(found) = loading.newest(self.state.step)? else {
+            return Err(self.diverged(objective, batch, format!("{spike}; there is no checkpoint to go back to"), lr));
+        };
+        let elapsed = self.state.elapsed_seconds;
+        self.progress.note(format!("back to step {}; the batch is left out", found.state.step));
+        self.state = State { elapsed_seconds: elapsed, ..found.state };
+        self.optimizer = found.optimizer;
+        self.scale = LossScale::new(found.model.precision(), self.state.loss_scale);
+        self.models.clear();
+        self.set_model(found.model);
+        objective.metrics();
+        objective.restore(&self.state.objective);
+        self.metrics = Metrics::open(trainer.out.join("metrics.jsonl"), self.state.step)?;
+        if self.state.step == 0 && trainer.config.eval_every > 0 {
+            self.validate(objective)?;
+        }
+        self.val_losses = val_losses(trainer)?;
+        self.progress.set(self.state.step);
+        // What was due at this step has been done.
+        self.moved = false;
+        self.idle_since = Instant::now();
+        Ok(())
+    }
+
+    /// The error that ends a run, with the place where numbers stopped being numbers.
+    fn diverged<O: Objective<Model = M>>(&self, objective: &mut O, batch: u64, mut reason: String, lr: f64) -> Error {
+        let place = self.models.first().and_then(|model| {
+            let in_layers = |objective: &mut O| objective.batches(batch, model).ok()?.iter().find_map(|b| objective.locate(model, b));
+            trouble::in_parameters(&model.valid()).or_else(|| in_layers(objective))
+        });
+        if let Some(place) = place {
+            reason = format!("{reason}; {place}");
+        }
+        Error::Diverged { step: self.state.step, reason, lr }
+    }
+
+    /// Save, validate, stop: whatever is due.
+    pub(super) fn after_step<O: Objective<Model = M>>(&mut self, objective: &mut O) -> Result<After> {
+        if !std::mem::replace(&mut self.moved, true) {
+            return Ok(After::GoOn);
+        }
+        let (config, step) = (&self.trainer.config, self.state.step);
+        let stop = program::interrupted();
+        let every = |n: u64| n > 0 && step.is_multiple_of(n);
+        let (last, evaluate) = (self.over(), self.validation_is_due());
+        if stop || every(config.checkpoint_every) || every(config.keep_checkpoint_every) || (evaluate && config.keep_best_checkpoints > 0) {
+            self.save(objective)?;
+        }
+        if stop && !last {
+            self.writer.wait()?;
+            return Err(Error::Interrupted { step });
+        }
+        self.writer.finished()?;
+        if evaluate {
+            self.validate(objective)?;
+            if config.early_stopping.over(&self.val_losses) {
+                self.progress
+                    .note(format!("step {step}: val_loss has not fallen for {} validations; stopping early", config.early_stopping.patience));
+                return Ok(After::Stop);
+            }
+        }
+        if stop || evaluate || every(config.checkpoint_every) {
+            self.idle_since = Instant::now();
+        }
+        Ok(After::GoOn)
+    }
+
+    fn save<O: Objective<Model = M>>(&mut self, objective: &O) -> Result<()> {
+        self.state.objective = objective.save();
+        self.state.loss_scale = self.scale.save();
+        let (model, optimizer, state) = (self.model()?.valid(), self.optimizer.clone(), self.state.clone());
+        self.writer.submit(Snapshot { model, optimizer, state })
+    }
+
+    fn validate<O: Objective<Model = M>>(&mut self, objective: &mut O) -> Result<()> {
+        let mut record = objective.validate(&self.model()?.valid())?;
+        if record.is_empty() {
+            return Ok(());
+        }
+        let step = self.state.step;
+        record.insert("step".into(), json!(step));
+        let loss = record.get("val_loss").and_then(Value::as_f64);
+        self.metrics.log(&Value::Object(record))?;
+        if let Some(loss) = loss {
+            self.val_losses.push(loss);
+            if self.trainer.config.keep_best_checkpoints > 0 && step > 0 {
+                self.writer.wait()?;
+                let dir = self.trainer.checkpoints();
+                Best::note(&dir, step, loss)?;
+                self.trainer.retention().apply(&dir);
+            }
+        }
+        Ok(())
+    }
+
+    /// The model that the run leaves, and its state.
+    pub(super) fn end<O: Objective<Model = M>>(mut self, objective: &O) -> Result<(M, State)> {
+        self.writer.wait()?;
+        let mut model = self.model()?.valid();
+        if self.trainer.config.load_best_model_at_end
+            && let Some((step, found)) = best(&self.trainer.checkpoints(), self.model()?)?
+        {
+            self.progress.note(format!("the model of step {step} had the lowest val_loss"));
+            model = found;
+        }
+        let records = Metrics::read(self.trainer.out.join("metrics.jsonl"))?;
+        let loss = records.iter().rev().find_map(|r| r.get("loss")?.as_f64()).unwrap_or(f64::NAN) as f32;
+        let State { step, tokens, .. } = self.state;
+        self.progress.finish(format!("{step} steps, {:.2}M tokens, {}", tokens as f64 / 1e6, objective.describe(loss)));
+        Ok((model, self.state))
+    }
+}
+
+/// Held-out losses that the metrics of the run know.
+fn val_losses(trainer: &Trainer) -> Result<Vec<f64>> {
+    Ok(Metrics::read(trainer.out.join("metrics.jsonl"))?.iter().filter_map(|r| r.get("val_loss")?.as_f64()).collect())
+}
