@@ -8,6 +8,8 @@
 //! | [`optimizer`] | `AdamW` | decoupled weight decay on matrices, state by parameter name |
 //! | [`schedule`] | `Schedule` | the learning rate as a pure function of the step |
 //! | [`mixture`] | `Mixture` | balancing and watching the experts of a sparse model |
+//! | [`recompute`] | `Recompute`, `Deferred` | activations of a block again in the backward pass, to the bit |
+//! | [`memory`] | `MemoryPlan` | what a step will need, before it is taken; the largest micro-batch that fits |
 //! | [`checkpoint`] | `Checkpoint` | atomic, checksummed, refused when the run changed |
 //! | [`evaluation`] | `Evaluation` | benchmarks while training, with every validation |
 //! | [`mod@bench`] | `Training`, `Report` | the step on random weights and tokens: tokens/s, MFU, memory |
@@ -29,9 +31,11 @@ pub mod checkpoint;
 mod error;
 pub mod evaluation;
 pub mod freeze;
+pub mod memory;
 pub mod mixture;
 pub mod optimizer;
 pub mod pretrain;
+pub mod recompute;
 pub mod schedule;
 pub mod sequences;
 pub mod trainable;
@@ -40,6 +44,7 @@ pub mod vision;
 
 pub use error::{Error, Result};
 pub use optimizer::{AdamW, OptimizerConfig};
+pub use recompute::Recompute;
 pub use schedule::{Schedule, ScheduleKind};
 pub use trainable::Trainable;
 pub use trainer::{Loss, Objective, Trainer, TrainerConfig};

@@ -6,6 +6,7 @@
 use crate::evaluation::{Evaluation, EvaluationConfig};
 use crate::freeze::is_frozen;
 use crate::mixture::Mixture;
+use crate::recompute::Recompute;
 use crate::trainer::{Loss, Objective, Outcome, Trainer, TrainerConfig};
 use crate::{Error, Result};
 use llm_arch::{Decoder, DecoderConfig, PackedBatch};
@@ -42,6 +43,12 @@ pub struct PretrainConfig {
     pub device: DeviceSpec,
     /// Number format of weights and activations; anything but float32 keeps f32 master copies of the weights.
     pub precision: Precision,
+    /// `block` keeps of the activations only what enters each block and computes the rest again: less memory, a third more arithmetic.
+    #[serde(skip_serializing_if = "Recompute::is_none")]
+    pub recompute: Recompute,
+    /// Memory that training may take, e.g. `2GiB`: chooses `micro_batch_size`, and `recompute` where nothing else fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_budget: Option<String>,
     /// Benchmarks with every validation.
     pub evaluation: EvaluationConfig,
     /// The loop.
@@ -61,6 +68,8 @@ impl Default for PretrainConfig {
             seed: 0,
             device: DeviceSpec::Auto,
             precision: Precision::F32,
+            recompute: Recompute::None,
+            memory_budget: None,
             evaluation: EvaluationConfig::default(),
             trainer: TrainerConfig::default(),
         }
@@ -136,12 +145,13 @@ impl Objective for Pretrain {
     fn loss(&mut self, model: &Decoder, batch: &PretrainBatch) -> Result<Loss> {
         let noise = Seed(self.config.seed).stream("routing").at(batch.number);
         let targets = batch.step_targets.max(1) as f32;
-        let (hidden, balance) = self.mixture.hidden(model, &batch.rows.batch, noise, batch.rows.counted as f32 / targets);
-        let mut value = model.nll(hidden, batch.rows.targets.clone()).sum() / targets;
+        let share = batch.rows.counted as f32 / targets;
+        let (forward, balance) = self.mixture.forward(model, &batch.rows.batch, noise, share, self.config.recompute);
+        let mut value = model.nll(forward.hidden_ND, batch.rows.targets.clone()).sum() / targets;
         if let Some(balance) = balance {
             value = value + balance;
         }
-        Ok(Loss { value, tokens: batch.rows.batch.ids.len() as u64 })
+        Ok(Loss { value, tokens: batch.rows.batch.ids.len() as u64, deferred: forward.deferred })
     }
 
     fn after_step(&mut self, model: &mut Decoder) {
@@ -229,7 +239,9 @@ fn open_shards(dir: &Path, context: usize) -> Result<Shards> {
 /// Pre-train a model into `out`.
 pub fn pretrain(mut config: PretrainConfig, out: &Path, name: &str) -> Result<Outcome<Decoder>> {
     let (mut objective, tokenizer) = Pretrain::open(&mut config)?;
-    let identity = json!({"config": config, "train": objective.train.hash()?, "tokenizer": llm_run::hash::path(&config.tokenizer)?});
+    // Neither changes a result: recomputation may be switched on in the middle of a run, and the budget has become a micro-batch.
+    let same = PretrainConfig { recompute: Recompute::None, memory_budget: None, ..config.clone() };
+    let identity = json!({"config": same, "train": objective.train.hash()?, "tokenizer": llm_run::hash::path(&config.tokenizer)?});
     let trainer = Trainer {
         config: config.trainer.clone(),
         out: out.to_path_buf(),

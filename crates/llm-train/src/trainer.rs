@@ -5,6 +5,7 @@
 
 use crate::checkpoint::{self, State};
 use crate::optimizer::{AdamW, Gradients, OptimizerConfig};
+use crate::recompute::Deferred;
 use crate::schedule::Schedule;
 use crate::trainable::Trainable;
 use crate::{Error, Result, freeze};
@@ -62,6 +63,8 @@ pub struct Loss {
     pub value: Tensor<1>,
     /// Tokens that went through the model.
     pub tokens: u64,
+    /// The part of the backward pass that the tape of `value` does not hold: none where nothing is recomputed.
+    pub deferred: Option<Deferred>,
 }
 
 /// What is being learned. Everything must be a function of (objective, step, model).
@@ -263,16 +266,35 @@ pub fn accumulate<O: Objective>(objective: &mut O, model: &O::Model, step: u64) 
         sum.tokens += loss.tokens;
         let grads = loss.value.backward();
         sum.losses.push(loss.value.inner());
-        for (name, gradient) in params::gradients(model, &grads) {
-            let gradient = if batches.len() > 1 && gradient.dtype() != DType::F32 { gradient.cast(DType::F32) } else { gradient };
-            let gradient = match sum.gradients.remove(&name) {
-                Some(so_far) => so_far + gradient,
-                None => gradient,
-            };
-            sum.gradients.insert(name, gradient);
+        let mut gradients = params::gradients(model, &grads);
+        let sum = &mut sum.gradients;
+        if let Some(deferred) = loss.deferred {
+            let segments = deferred.finish(model, &grads)?;
+            drop(grads);
+            for (name, gradient) in segments {
+                // A tied table has a gradient as output projection already.
+                let gradient = match gradients.remove(&name) {
+                    Some(of_projection) => of_projection + gradient,
+                    None => gradient,
+                };
+                add(sum, name, widened(gradient, batches.len()));
+            }
         }
+        gradients.into_iter().for_each(|(name, gradient)| add(sum, name, widened(gradient, batches.len())));
     }
     Ok(sum)
+}
+
+fn widened(gradient: Tensor<1>, micro_batches: usize) -> Tensor<1> {
+    if micro_batches > 1 && gradient.dtype() != DType::F32 { gradient.cast(DType::F32) } else { gradient }
+}
+
+fn add(sum: &mut Gradients, name: String, gradient: Tensor<1>) {
+    let gradient = match sum.remove(&name) {
+        Some(so_far) => so_far + gradient,
+        None => gradient,
+    };
+    sum.insert(name, gradient);
 }
 
 /// The loss of a step: the sum of those of its micro-batches. Waits for the device.

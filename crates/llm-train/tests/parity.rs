@@ -55,7 +55,7 @@ impl Objective for Recorded {
         let (hidden, balance) = self.mixture.hidden(model, &micro.batch, Seed(0), 1.0);
         let value = model.nll(hidden, micro.targets.clone()).sum() / micro.total as f32;
         let value = balance.map_or(value.clone(), |balance| value + balance);
-        Ok(Loss { value, tokens: micro.targets.len() as u64 })
+        Ok(Loss { value, tokens: micro.targets.len() as u64, deferred: None })
     }
 
     fn after_step(&mut self, model: &mut Decoder) {

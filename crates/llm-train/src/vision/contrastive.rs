@@ -257,7 +257,7 @@ impl Objective for Contrastive {
         let text_BE = model.text_features(&texts)?;
         self.logits = Some(model.logits_per_image(image_BE.clone(), text_BE.clone()).inner());
         self.logit_scale = Some(model.logit_scale.val().inner());
-        Ok(Loss { value: model.loss(image_BE, text_BE), tokens })
+        Ok(Loss { value: model.loss(image_BE, text_BE), tokens, deferred: None })
     }
 
     /// CLIP's factor on cosines stays at most 100.
