@@ -178,7 +178,7 @@ impl Objective for Grpo {
             let k3 = difference.clone().exp() - difference.sub_scalar(1.0).add_scalar(2.0);
             value = value + (k3 * constant(batch.weights.clone())).sum().mul_scalar(self.config.kl_beta);
         }
-        Ok(Loss { value, tokens: sequences.batch.ids.len() as u64 })
+        Ok(Loss { value, tokens: sequences.batch.ids.len() as u64, deferred: None })
     }
 
     fn metrics(&mut self) -> Map<String, Value> {

@@ -11,6 +11,7 @@ use llm_run::seed::permuted;
 use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
 use llm_train::evaluation::{Evaluation, EvaluationConfig};
+use llm_train::recompute::{self, Forward, Recompute};
 use llm_train::sequences::{Sequence, Sequences, groups};
 use llm_train::checkpoint::Identity;
 use llm_train::trainer::Outcome;
@@ -41,6 +42,9 @@ pub struct SftConfig {
     pub seed: u64,
     /// Where to compute.
     pub device: DeviceSpec,
+    /// `block` keeps of the activations only what enters each block and computes the rest again: less memory, a third more arithmetic.
+    #[serde(skip_serializing_if = "Recompute::is_none")]
+    pub recompute: Recompute,
     /// Benchmarks with every validation.
     pub evaluation: EvaluationConfig,
     /// The loop.
@@ -59,6 +63,7 @@ impl Default for SftConfig {
             eval_conversations: 128,
             seed: 0,
             device: DeviceSpec::Auto,
+            recompute: Recompute::None,
             evaluation: EvaluationConfig::default(),
             trainer: TrainerConfig::default(),
         }
@@ -101,7 +106,9 @@ impl Objective for Sft {
 
     fn loss(&self, model: &Decoder, batch: &SftBatch) -> Result<Loss> {
         let sequences = &batch.sequences;
-        Ok(Loss { value: sequences.nll(model).sum() / batch.step_trained.max(1) as f32, tokens: sequences.batch.ids.len() as u64 })
+        let Forward { hidden_ND, deferred, .. } = recompute::forward(model, &sequences.batch, None, self.config.recompute);
+        let value = sequences.nll_of(model, hidden_ND).sum() / batch.step_trained.max(1) as f32;
+        Ok(Loss { value, tokens: sequences.batch.ids.len() as u64, deferred })
     }
 
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
@@ -163,7 +170,9 @@ pub fn sft(mut config: SftConfig, out: &Path) -> Result<Outcome<Decoder>> {
     if config.epochs > 0.0 {
         config.trainer.max_steps = (config.epochs * train.len() as f64 / config.batch_size as f64).ceil() as u64;
     }
-    let identity = json!({"config": config, "model": llm_run::hash::path(&config.model)?, "train": llm_run::hash::path(&config.train)?});
+    // Recomputation changes no result, so it may be switched on in the middle of a run.
+    let same = SftConfig { recompute: Recompute::None, ..config.clone() };
+    let identity = json!({"config": same, "model": llm_run::hash::path(&config.model)?, "train": llm_run::hash::path(&config.train)?});
     let trainer = Trainer {
         config: config.trainer.clone(),
         out: out.to_path_buf(),

@@ -8,6 +8,10 @@
 //!
 //! Legend: N tokens, D hidden, F feed-forward, V vocabulary.
 
+mod segments;
+
+pub use segments::Segments;
+
 use crate::attention::{Attention, Context, LatentAttention, Place};
 use crate::build::{Builder, Init, PackedInit};
 use crate::cache::{CachedBatch, KvPool};

@@ -90,6 +90,17 @@ pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> BTreeMap<Strin
     walk(module, Collect(gradients, BTreeMap::new())).1
 }
 
+/// Is one of the parameters a leaf of a gradient tape?
+pub fn is_tracked<M: Module>(module: &M) -> bool {
+    struct Tracked(bool);
+    impl Visit for Tracked {
+        fn visit<const D: usize>(&mut self, _: String, tensor: Tensor<D>) {
+            self.0 |= tensor.is_require_grad();
+        }
+    }
+    walk(module, Tracked(false)).0
+}
+
 /// Replace every parameter by `f(name, shape, flat value)`; the result is tracked where the parameter was.
 pub fn map<M: Module>(module: M, f: impl FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>) -> M {
     struct Replace<F>(F, Vec<String>);

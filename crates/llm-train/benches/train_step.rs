@@ -12,12 +12,13 @@
 
 use criterion::{Criterion, Throughput, criterion_group};
 use llm_tensor::{DeviceSpec, Precision};
+use llm_train::Recompute;
 use llm_train::bench::{self, Setup, Training};
 use serde_json::json;
 use std::process::Command;
 
 fn setup(batch: usize, length: usize) -> Setup {
-    Setup { model: bench::reference_model(length), device: DeviceSpec::Cpu, precision: Precision::F32, batch, length }
+    Setup { model: bench::reference_model(length), device: DeviceSpec::Cpu, precision: Precision::F32, batch, length, micro_batches: 1, recompute: Recompute::None }
 }
 
 fn training(batch: usize, length: usize) -> Training {

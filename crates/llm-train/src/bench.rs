@@ -5,6 +5,7 @@
 //! maker of the card states for bf16. A step ends when the device has finished it.
 
 use crate::optimizer::{Clip, Optimizer};
+use crate::recompute::{self, Forward, Recompute};
 use crate::trainer::{Accumulated, Loss, Objective, accumulate, read_loss};
 use crate::{Error, OptimizerConfig, Result};
 use llm_arch::budget::{self, Flops};
@@ -32,6 +33,10 @@ pub struct Setup {
     pub batch: usize,
     /// Tokens of a row.
     pub length: usize,
+    /// Forward and backward passes over so many rows before a step.
+    pub micro_batches: usize,
+    /// Activations kept or computed again.
+    pub recompute: Recompute,
 }
 
 /// The 5.3 M-parameter Llama that `benches/peers/train_step.py` trains with PyTorch, for rows of `length` tokens.
@@ -55,6 +60,8 @@ struct RandomRows {
     rows: usize,
     length: usize,
     vocab: usize,
+    micro_batches: usize,
+    recompute: Recompute,
 }
 
 impl Objective for RandomRows {
@@ -65,12 +72,14 @@ impl Objective for RandomRows {
         let mut rng = Seed(1).at(step).rng();
         let mut draw = || (0..self.rows * self.length).map(|_| rng.below(self.vocab) as u32).collect::<Vec<_>>();
         let starts = vec![&[0u32][..]; self.rows];
-        Ok(vec![(PackedBatch::documents(draw(), &starts, self.length), draw().into())])
+        Ok((0..self.micro_batches).map(|_| (PackedBatch::documents(draw(), &starts, self.length), draw().into())).collect())
     }
 
     fn loss(&self, model: &Decoder, (batch, targets): &Self::Batch) -> Result<Loss> {
         let tokens = targets.len() as u64;
-        Ok(Loss { value: model.nll(model.hidden(batch), targets.clone()).sum() / tokens as f32, tokens })
+        let Forward { hidden_ND, deferred, .. } = recompute::forward(model, batch, None, self.recompute);
+        let value = model.nll(hidden_ND, targets.clone()).sum() / (tokens * self.micro_batches as u64) as f32;
+        Ok(Loss { value, tokens, deferred })
     }
 }
 
@@ -88,9 +97,9 @@ pub struct Training {
 impl Training {
     /// Fresh weights on the device.
     pub fn new(setup: &Setup) -> Result<Self> {
-        let Setup { model, batch, length, .. } = setup;
-        if *batch == 0 || *length == 0 {
-            return Err(Error::Config(format!("a batch of {batch} x {length} tokens: both must be at least 1")));
+        let Setup { model, batch, length, micro_batches, .. } = setup;
+        if *batch == 0 || *length == 0 || *micro_batches == 0 {
+            return Err(Error::Config(format!("{micro_batches} micro-batches of {batch} x {length} tokens: all must be at least 1")));
         }
         if *length > model.max_position_embeddings {
             let max = model.max_position_embeddings;
@@ -103,7 +112,13 @@ impl Training {
             return Err(Error::Config(format!("{} does not compute in {}; choose another --precision", setup.device, setup.precision)));
         }
         let decoder = Decoder::new_as(model, Seed(0), setup.precision, &device.clone().autodiff())?.tracked();
-        let objective = RandomRows { rows: *batch, length: *length, vocab: model.vocab_size };
+        let objective = RandomRows {
+            rows: *batch,
+            length: *length,
+            vocab: model.vocab_size,
+            micro_batches: *micro_batches,
+            recompute: setup.recompute,
+        };
         let optimizer = Optimizer::new(OptimizerConfig::default(), &decoder)?;
         Ok(Self { decoder: Some(decoder), optimizer, objective, device, step: 0 })
     }
@@ -167,6 +182,10 @@ pub struct Report {
     pub parameters: usize,
     /// Rows and tokens of each.
     pub batch: [usize; 2],
+    /// Batches of a step.
+    pub micro_batches: usize,
+    /// Activations kept or computed again.
+    pub recompute: Recompute,
     /// Steps that count, after `warmup` that do not.
     pub steps: usize,
     /// See there.
@@ -198,7 +217,7 @@ pub struct Report {
 /// Measure `steps` steps after `warmup` others. `peak_tflops` replaces what is known of the card; `progress` hears of every step.
 pub fn run(setup: &Setup, warmup: usize, steps: usize, peak_tflops: Option<f64>, progress: &mut dyn FnMut(usize, f32, f64)) -> Result<Report> {
     let mut training = Training::new(setup)?;
-    let tokens = (setup.batch * setup.length) as f64;
+    let tokens = (setup.micro_batches * setup.batch * setup.length) as f64;
     let (mut seconds, mut first_loss, mut last_loss) = (Vec::new(), f32::NAN, f32::NAN);
     for i in 0..warmup + steps {
         let clock = Instant::now();
@@ -229,6 +248,8 @@ pub fn run(setup: &Setup, warmup: usize, steps: usize, peak_tflops: Option<f64>,
         precision: setup.precision,
         parameters: training.num_parameters(),
         batch: [setup.batch, setup.length],
+        micro_batches: setup.micro_batches,
+        recompute: setup.recompute,
         steps,
         warmup,
         tokens_per_second: (tokens / step_seconds.median).round(),
@@ -297,7 +318,15 @@ mod tests {
 
     #[test]
     fn impossible_batches_are_refused_with_the_setting_to_change() {
-        let setup = |batch, length| Setup { model: reference_model(8), device: DeviceSpec::Cpu, precision: Precision::F32, batch, length };
+        let setup = |batch, length| Setup {
+            model: reference_model(8),
+            device: DeviceSpec::Cpu,
+            precision: Precision::F32,
+            batch,
+            length,
+            micro_batches: 1,
+            recompute: Recompute::None,
+        };
         let message = |s: &Setup| Training::new(s).map(|_| ()).unwrap_err().to_string();
         assert!(message(&setup(0, 8)).contains("at least 1"));
         assert!(message(&setup(1, 9)).contains("max_position_embeddings=9"));

@@ -8,7 +8,9 @@
 //! | [`optimizer`] | `AdamW` | decoupled weight decay on matrices, state by parameter name |
 //! | [`schedule`] | `Schedule` | the learning rate as a pure function of the step |
 //! | [`mixture`] | `Mixture` | balancing and watching the experts of a sparse model |
-//! | [`spikes`] | `SpikeConfig`, `Monitor` | steps that look wrong: skipped, or taken back; divergence |
+//! | [`recompute`] | `Recompute`, `Deferred` | activations of a block again in the backward pass, to the bit |
+//! | [`memory`] | `MemoryPlan` | what a step will need, before it is taken; the largest micro-batch that fits |
+//! | [`spikes`] | `SpikeConfig`, `Monitor` | steps that look wrong: logged, skipped, or taken back; divergence |
 //! | [`loss_scale`] | `LossScale` | float16's small gradients |
 //! | [`checkpoint`] | `Snapshot`, `Writer`, `Identity` | written beside the training, atomic, checksummed, refused when the run changed |
 //! | [`evaluation`] | `Evaluation` | benchmarks while training, with every validation |
@@ -32,9 +34,11 @@ mod error;
 pub mod evaluation;
 pub mod freeze;
 pub mod loss_scale;
+pub mod memory;
 pub mod mixture;
 pub mod optimizer;
 pub mod pretrain;
+pub mod recompute;
 pub mod schedule;
 pub mod sequences;
 pub mod spikes;
@@ -44,6 +48,7 @@ pub mod vision;
 
 pub use error::{Error, Result};
 pub use optimizer::{AdamW, OptimizerConfig};
+pub use recompute::Recompute;
 pub use schedule::{Schedule, ScheduleKind};
 pub use trainable::Trainable;
 pub use trainer::{Loss, Objective, Trainer, TrainerConfig};

@@ -12,6 +12,7 @@
 //!
 //! The same on held-out rows, without the losses, under names that begin with `val_`.
 
+use crate::recompute::{self, Forward, Recompute};
 use burn::tensor::Tensor;
 use llm_arch::{Decoder, PackedBatch};
 use llm_moe::{Routing, RoutingStats, Scoring, balance, stats};
@@ -37,16 +38,22 @@ struct Load {
 }
 
 impl Mixture {
-    /// Final hidden states `[N, D]`, and the balancing losses that the configuration gives a coefficient, times `share`: that of the
-    /// micro-batch in its step. `noise` seeds the routers' jitter.
-    pub fn hidden(&mut self, model: &Decoder, batch: &PackedBatch, noise: Seed, share: f32) -> (Tensor<2>, Option<Tensor<1>>) {
-        let Some(config) = &model.config().moe else { return (model.hidden(batch), None) };
-        let (hidden, routing) = model.hidden_routed(batch, Some(noise));
-        self.count(&routing, config.scoring_func);
+    /// The forward pass, and the balancing losses that the configuration gives a coefficient, times `share`: that of the micro-batch in
+    /// its step. `noise` seeds the routers' jitter.
+    pub fn forward(&mut self, model: &Decoder, batch: &PackedBatch, noise: Seed, share: f32, mode: Recompute) -> (Forward, Option<Tensor<1>>) {
+        let forward = recompute::forward(model, batch, Some(noise), mode);
+        let Some(config) = &model.config().moe else { return (forward, None) };
+        self.count(&forward.routing, config.scoring_func);
         let lengths = vec![batch.span.length; batch.span.batch];
-        let balance = balance::auxiliary_loss(config, &routing, &lengths, None).map(|balance| balance * share);
+        let balance = balance::auxiliary_loss(config, &forward.routing, &lengths, None).map(|balance| balance * share);
         self.balance.extend(balance.iter().map(|balance| balance.clone().detach()));
-        (hidden, balance)
+        (forward, balance)
+    }
+
+    /// [`Mixture::forward`] without recomputation: final hidden states `[N, D]` and balancing losses.
+    pub fn hidden(&mut self, model: &Decoder, batch: &PackedBatch, noise: Seed, share: f32) -> (Tensor<2>, Option<Tensor<1>>) {
+        let (forward, balance) = self.forward(model, batch, noise, share, Recompute::None);
+        (forward.hidden_ND, balance)
     }
 
     /// Final hidden states as at inference, with a look at the routers.

@@ -7,6 +7,7 @@ use crate::checkpoint::Identity;
 use crate::evaluation::{Evaluation, EvaluationConfig};
 use crate::freeze::is_frozen;
 use crate::mixture::Mixture;
+use crate::recompute::Recompute;
 use crate::trainer::{Loss, Objective, Outcome, Trainer, TrainerConfig, trouble};
 use crate::{Error, Result};
 use llm_arch::{Decoder, DecoderConfig, PackedBatch};
@@ -44,6 +45,12 @@ pub struct PretrainConfig {
     pub device: DeviceSpec,
     /// Number format of weights and activations; anything but float32 keeps f32 master copies of the weights.
     pub precision: Precision,
+    /// `block` keeps of the activations only what enters each block and computes the rest again: less memory, a third more arithmetic.
+    #[serde(skip_serializing_if = "Recompute::is_none")]
+    pub recompute: Recompute,
+    /// Memory that training may take, e.g. `2GiB`: chooses `micro_batch_size`, and `recompute` where nothing else fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_budget: Option<String>,
     /// Benchmarks with every validation.
     pub evaluation: EvaluationConfig,
     /// The loop.
@@ -63,6 +70,8 @@ impl Default for PretrainConfig {
             seed: 0,
             device: DeviceSpec::Auto,
             precision: Precision::F32,
+            recompute: Recompute::None,
+            memory_budget: None,
             evaluation: EvaluationConfig::default(),
             trainer: TrainerConfig::default(),
         }
@@ -137,14 +146,15 @@ impl Objective for Pretrain {
     fn loss(&self, model: &Decoder, batch: &PretrainBatch) -> Result<Loss> {
         let noise = Seed(self.config.seed).stream("routing").at(batch.number);
         let targets = batch.step_targets.max(1) as f32;
+        let share = batch.rows.counted as f32 / targets;
         let mut seen = Mixture::default();
-        let (hidden, balance) = seen.hidden(model, &batch.rows.batch, noise, batch.rows.counted as f32 / targets);
-        let mut value = model.nll(hidden, batch.rows.targets.clone()).sum() / targets;
+        let (forward, balance) = seen.forward(model, &batch.rows.batch, noise, share, self.config.recompute);
+        let mut value = model.nll(forward.hidden_ND, batch.rows.targets.clone()).sum() / targets;
         if let Some(balance) = balance {
             value = value + balance;
         }
         locked(&self.mixture).merge(seen);
-        Ok(Loss { value, tokens: batch.rows.batch.ids.len() as u64 })
+        Ok(Loss { value, tokens: batch.rows.batch.ids.len() as u64, deferred: forward.deferred })
     }
 
     fn after_step(&mut self, model: &mut Decoder) {

@@ -60,8 +60,12 @@ impl Sequences {
     /// `[M]` negative log-likelihoods of the targets. The output projection, a third of a small model's work, is computed for
     /// the trained positions only.
     pub fn nll(&self, model: &Decoder) -> Tensor<1> {
-        let hidden_MD = ops::embedding(model.hidden(&self.batch), self.rows.clone());
-        model.nll(hidden_MD, self.targets.clone())
+        self.nll_of(model, model.hidden(&self.batch))
+    }
+
+    /// [`Sequences::nll`] from final hidden states `[N, D]`.
+    pub fn nll_of(&self, model: &Decoder, hidden_ND: Tensor<2>) -> Tensor<1> {
+        model.nll(ops::embedding(hidden_ND, self.rows.clone()), self.targets.clone())
     }
 }
 

@@ -32,6 +32,11 @@ pub trait Trainable: Module {
     /// folder does not hold.
     fn restore(&self, dir: &Path) -> Result<Self>;
 
+    /// The decoder inside, and what the names of its parameters begin with.
+    fn decoder(&self) -> Option<(&Decoder, &'static str)> {
+        None
+    }
+
     /// Learned numbers.
     fn num_parameters(&self) -> usize {
         self.num_params()
@@ -62,6 +67,10 @@ impl Trainable for Decoder {
 
     fn restore(&self, dir: &Path) -> Result<Self> {
         Ok(hf::load_with(dir, self.config(), &self.device(), self.precision())?)
+    }
+
+    fn decoder(&self) -> Option<(&Decoder, &'static str)> {
+        Some((self, ""))
     }
 
     fn num_parameters(&self) -> usize {
@@ -113,6 +122,10 @@ impl Trainable for Vlm {
 
     fn restore(&self, dir: &Path) -> Result<Self> {
         Ok(Vlm::load(dir, &self.device(), self.precision())?)
+    }
+
+    fn decoder(&self) -> Option<(&Decoder, &'static str)> {
+        Some((&self.language_model, "language_model."))
     }
 
     fn num_parameters(&self) -> usize {

@@ -63,7 +63,7 @@ impl Objective for Recorded {
         self.mixture.lock().unwrap().merge(seen);
         let value = model.nll(hidden, micro.targets.clone()).sum() / micro.total as f32;
         let value = balance.map_or(value.clone(), |balance| value + balance);
-        Ok(Loss { value, tokens: micro.targets.len() as u64 })
+        Ok(Loss { value, tokens: micro.targets.len() as u64, deferred: None })
     }
 
     fn after_step(&mut self, model: &mut Decoder) {

@@ -55,7 +55,7 @@ impl Objective for Counting {
 
     fn loss(&self, model: &Decoder, rows: &Rows) -> Result<Loss> {
         let value = model.nll(model.hidden(&rows.batch), rows.targets.clone()).sum() / rows.targets.len() as f32;
-        Ok(Loss { value: if rows.infinite { value * f32::INFINITY } else { value }, tokens: rows.targets.len() as u64 })
+        Ok(Loss { value: if rows.infinite { value * f32::INFINITY } else { value }, tokens: rows.targets.len() as u64, deferred: None })
     }
 
     fn documents(&self, step: u64) -> Vec<String> {

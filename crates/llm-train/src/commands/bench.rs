@@ -4,6 +4,7 @@ use anyhow::{Context, Result, anyhow};
 use llm_arch::{DecoderConfig, hf, presets};
 use llm_run::{Progress, config};
 use llm_tensor::{DeviceSpec, Precision};
+use llm_train::Recompute;
 use llm_train::bench::{self, Report, Setup};
 use serde_json::Value;
 use std::fmt::Write;
@@ -30,6 +31,12 @@ pub struct BenchArgs {
     /// Tokens of a row [default: 256; with --model what it was made for, at most 1024].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     length: Option<u32>,
+    /// Forward and backward passes over so many rows before a step.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    micro_batches: u32,
+    /// Keep of the activations only what enters each block and compute the rest again.
+    #[arg(long)]
+    recompute: bool,
     /// Steps to measure.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
@@ -58,7 +65,10 @@ impl BenchArgs {
         };
         model = overridden(model, &self.sets)?;
         let length = self.length.map_or_else(|| model.max_position_embeddings.min(1024), |l| l as usize);
-        let setup = Setup { model, device: self.device, precision: self.precision, batch: self.batch as usize, length };
+        let setup = Setup { model, device: self.device, precision: self.precision, batch: self.batch as usize, length,
+            micro_batches: self.micro_batches as usize,
+            recompute: if self.recompute { Recompute::Block } else { Recompute::None },
+        };
         let (warmup, steps) = (self.warmup as usize, self.steps as usize);
         let mut progress = Progress::new("bench", (warmup + steps) as u64, "steps");
         let report = bench::run(&setup, warmup, steps, self.peak_tflops, &mut |step, loss, rate| {
@@ -122,7 +132,9 @@ fn text(name: &str, r: &Report) -> Result<String> {
         None => format!("{}, {} thread{}", r.device, r.threads, if r.threads == 1 { "" } else { "s" }),
     };
     writeln!(out, "{place}")?;
-    writeln!(out, "{} rows of {} tokens, {} steps after {}\n", r.batch[0], r.batch[1], r.steps, r.warmup)?;
+    let times = if r.micro_batches == 1 { String::new() } else { format!("{} x ", r.micro_batches) };
+    let again = if r.recompute.is_none() { "" } else { ", recomputing" };
+    writeln!(out, "{times}{} rows of {} tokens, {} steps after {}{again}\n", r.batch[0], r.batch[1], r.steps, r.warmup)?;
     let s = r.step_seconds;
     let mut row = |label: &str, value: String, note: String| writeln!(out, "{}", format!("  {label:<14}{value:>14}  {note}").trim_end());
     row("tokens/s", grouped(r.tokens_per_second), format!("median; best {}", grouped(r.tokens_per_second_best)))?;

@@ -29,26 +29,42 @@ struct Part {
     gradients: Gradients,
 }
 
-fn part<O: Objective>(objective: &O, model: &O::Model, batch: &O::Batch, scale: f64, many: bool) -> Result<Part> {
-    let Loss { value, tokens } = objective.loss(model, batch)?;
+fn add(sum: &mut Gradients, name: String, gradient: Tensor<1>) {
+    let gradient = match sum.remove(&name) {
+        Some(so_far) => so_far + gradient,
+        None => gradient,
+    };
+    sum.insert(name, gradient);
+}
+
+/// Forward and backward pass of one micro-batch, its gradients added to `sum`: those of recomputed blocks one block at a time.
+fn pass<O: Objective>(objective: &O, model: &O::Model, batch: &O::Batch, scale: f64, many: bool, sum: &mut Gradients) -> Result<(Tensor<1>, u64)> {
+    let Loss { value, tokens, deferred } = objective.loss(model, batch)?;
     let scaled = if scale == 1.0 { value.clone() } else { value.clone().mul_scalar(scale) };
     let grads = scaled.backward();
-    let f32_where_summed = |g: Tensor<1>| if many && g.dtype() != DType::F32 { g.cast(DType::F32) } else { g };
-    let gradients = params::gradients(model, &grads).into_iter().map(|(name, g)| (name, f32_where_summed(g))).collect();
-    Ok(Part { loss: value.inner(), tokens, gradients })
+    let widened = |g: Tensor<1>| if many && g.dtype() != DType::F32 { g.cast(DType::F32) } else { g };
+    let mut gradients = params::gradients(model, &grads);
+    if let Some(deferred) = deferred {
+        let segments = deferred.finish(model, &grads)?;
+        drop(grads);
+        for (name, gradient) in segments {
+            // A tied table has a gradient as output projection already.
+            let gradient = match gradients.remove(&name) {
+                Some(of_projection) => of_projection + gradient,
+                None => gradient,
+            };
+            add(sum, name, widened(gradient));
+        }
+    }
+    gradients.into_iter().for_each(|(name, gradient)| add(sum, name, widened(gradient)));
+    Ok((value.inner(), tokens))
 }
 
 impl Accumulated {
     fn add(&mut self, part: Part) {
         self.losses.push(part.loss);
         self.tokens += part.tokens;
-        for (name, gradient) in part.gradients {
-            let gradient = match self.gradients.remove(&name) {
-                Some(so_far) => so_far + gradient,
-                None => gradient,
-            };
-            self.gradients.insert(name, gradient);
-        }
+        part.gradients.into_iter().for_each(|(name, gradient)| add(&mut self.gradients, name, gradient));
     }
 }
 
@@ -61,7 +77,9 @@ pub fn accumulate<O: Objective>(objective: &O, models: &[O::Model], batches: Vec
     if workers <= 1 {
         let model = models.first().ok_or_else(|| Error::Config("no model to train".into()))?;
         for batch in &batches {
-            sum.add(part(objective, model, batch, scale, many)?);
+            let (loss, tokens) = pass(objective, model, batch, scale, many, &mut sum.gradients)?;
+            sum.losses.push(loss);
+            sum.tokens += tokens;
         }
         return Ok(sum);
     }
@@ -75,7 +93,9 @@ pub fn accumulate<O: Objective>(objective: &O, models: &[O::Model], batches: Vec
             let (model, sender) = (model.clone(), sender.clone());
             scope.spawn(move || {
                 for (i, batch) in share {
-                    let result = part(objective, &model, &batch, scale, many);
+                    let mut gradients = Gradients::new();
+                    let result = pass(objective, &model, &batch, scale, many, &mut gradients);
+                    let result = result.map(|(loss, tokens)| Part { loss, tokens, gradients });
                     let failed = result.is_err();
                     if sender.send((i, result)).is_err() || failed {
                         return;

@@ -1,5 +1,6 @@
 //! What the loop asks of a task: pre-training, fine-tuning, reinforcement learning and the stages of models that see are all this.
 
+use crate::recompute::Deferred;
 use crate::{Result, Trainable};
 use llm_tensor::burn::tensor::Tensor;
 use serde_json::{Map, Value};
@@ -12,6 +13,8 @@ pub struct Loss {
     pub value: Tensor<1>,
     /// Tokens that went through the model.
     pub tokens: u64,
+    /// The part of the backward pass that the tape of `value` does not hold: none where nothing is recomputed.
+    pub deferred: Option<Deferred>,
 }
 
 /// What is being learned. Everything must be a function of (objective, step, model).

@@ -258,7 +258,7 @@ impl Objective for Contrastive {
         let text_BE = model.text_features(&texts)?;
         let seen = (model.logits_per_image(image_BE.clone(), text_BE.clone()).inner(), model.logit_scale.val().inner());
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
-        Ok(Loss { value: model.loss(image_BE, text_BE), tokens })
+        Ok(Loss { value: model.loss(image_BE, text_BE), tokens, deferred: None })
     }
 
     /// CLIP's factor on cosines stays at most 100.

@@ -191,7 +191,7 @@ impl Objective for Instruct {
     fn loss(&self, model: &Vlm, batch: &Batch) -> Result<Loss> {
         let hidden_MD = self.train.hidden(model, &batch.sequences, &batch.pictures)?;
         let nll_M = model.language_model.nll(hidden_MD, batch.sequences.targets.clone());
-        Ok(Loss { value: nll_M.sum() / batch.step_trained.max(1) as f32, tokens: batch.sequences.batch.ids.len() as u64 })
+        Ok(Loss { value: nll_M.sum() / batch.step_trained.max(1) as f32, tokens: batch.sequences.batch.ids.len() as u64, deferred: None })
     }
 
     /// An answer is exact when each of its tokens is the likeliest after those before it: it is then what greedy decoding says.
