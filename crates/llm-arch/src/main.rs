@@ -48,6 +48,12 @@ enum Command {
     ///
     /// Example: llm-arch tokens add --model model/ --token '<think>' --special --out model-think/
     Tokens(commands::Tokens),
+    /// Give a model another tokenizer, with rows for tokens that it did not have
+    ///
+    /// Tokens that both tokenizers have keep their rows, whatever their ids. Train on text afterwards.
+    ///
+    /// Example: llm-arch extend-vocab model/ --tokenizer tokenizer-medical/ --out model-medical/
+    ExtendVocab(commands::ExtendVocab),
 }
 
 fn main() -> ExitCode {
@@ -60,5 +66,6 @@ fn main() -> ExitCode {
         Command::Convert(convert) => convert.run(),
         Command::Generate(generate) => generate.run(),
         Command::Tokens(tokens) => tokens.run(),
+        Command::ExtendVocab(extend) => extend.run(),
     })
 }

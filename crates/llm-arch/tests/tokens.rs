@@ -3,7 +3,7 @@
 
 use llm_arch::tokens::glitch::{Kind, glitch};
 use llm_arch::tokens::rows::RowInit;
-use llm_arch::tokens::{ModelFolder, Settings, check, samples};
+use llm_arch::tokens::{ModelFolder, Resize, Settings, Transplant, check, samples};
 use llm_arch::{Decoder, DecoderConfig, PackedBatch, hf};
 use llm_run::Seed;
 use llm_tensor::Precision;
@@ -342,4 +342,108 @@ fn tokens_without_training_come_first() {
     // Bytes above 127 are half characters; the trained ones are reachable.
     assert_eq!(report.kinds[&Kind::Padding], 4);
     assert!(report.partial_utf8.len() >= 128 && report.unreachable.is_empty(), "{report:?}");
+}
+
+/// A tokenizer that was trained for a larger vocabulary: its control tokens have other ids, and it has merges that the old one lacks.
+fn larger(dir: &Path) -> Tokenizer {
+    let mut config = TrainerConfig { vocab_size: 331, ..TrainerConfig::default() };
+    config.special_tokens.push("<tool>".into());
+    let tokenizer = train([TEXT, TEXT, " Herzinfarkt Herzinfarkt Herzinfarkt"], &config).unwrap();
+    tokenizer.save(dir).unwrap();
+    tokenizer
+}
+
+#[test]
+fn a_transplanted_model_computes_the_same_for_tokens_that_both_have() {
+    for (tied, precision) in [(true, Precision::F32), (false, Precision::F32), (false, Precision::Bf16)] {
+        let options = SaveOptions { precision, ..SaveOptions::default() };
+        let (dir, work) = (model(tied, 5, options), tempfile::tempdir().unwrap());
+        let out = work.path().join("out");
+        let folder = ModelFolder::open(dir.path()).unwrap();
+        let new = larger(&work.path().join("tokenizer"));
+        let transplant = Transplant::new(&folder.tokenizer, &new, Resize::Subtokens, Seed(1));
+        let sizes = folder.transplant(&transplant, 64, &out).unwrap();
+        assert_eq!((sizes.tokens, sizes.rows.1), ((folder.tokenizer.vocab_size(), new.vocab_size()), new.vocab_size().next_multiple_of(64)));
+
+        // The same texts under the ids of both.
+        let same: Vec<(u32, u32)> = (0..folder.tokenizer.vocab_size() as u32)
+            .filter_map(|old| {
+                let found = (0..new.vocab_size() as u32)
+                    .find(|&id| new.token_bytes(id) == folder.tokenizer.token_bytes(old) && new.is_special(id) == folder.tokenizer.is_special(old));
+                Some((old, found?))
+            })
+            .collect();
+        assert_eq!(same.len(), transplant.counts.carried);
+        assert!(transplant.counts.moved > 0 && transplant.counts.split > 0 && transplant.counts.drawn == 1, "{}", transplant.counts);
+        let ids: Vec<(u32, u32)> = same.iter().copied().step_by(7).take(40).collect();
+        let before = logits(dir.path(), &ids.iter().map(|ids| ids.0).collect::<Vec<_>>());
+        let after = logits(&out, &ids.iter().map(|ids| ids.1).collect::<Vec<_>>());
+        for (before, after) in before.iter().zip(&after) {
+            assert!(after.iter().all(|v| v.is_finite()));
+            for &(old, new) in &same {
+                assert_eq!(before[old as usize].to_bits(), after[new as usize].to_bits(), "token {old}, now {new}");
+            }
+        }
+        // In memory it is the same model.
+        let config = transplant.config(folder.decoder_config(), 64);
+        let decoder = folder.load(&transplant, &config, &Device::flex(), Precision::F32).unwrap();
+        let written = hf::load(&out, &Device::flex()).unwrap();
+        assert_eq!(&config, written.config());
+        if precision == Precision::F32 {
+            assert_eq!(llm_tensor::params::to_host(&decoder), llm_tensor::params::to_host(&written));
+        }
+        check::require(&out, written.config(), &Tokenizer::load(&out).unwrap()).unwrap();
+    }
+}
+
+/// A control token's row is the mean of all rows and next to no noise: its logit is the mean logit.
+#[test]
+fn drawn_rows_are_near_the_mean_and_differ() {
+    let (dir, work) = (model(false, 0, SaveOptions::default()), tempfile::tempdir().unwrap());
+    let folder = ModelFolder::open(dir.path()).unwrap();
+    let new = larger(&work.path().join("tokenizer"));
+    let write = |name: &str, seed: u64| {
+        let out = work.path().join(name);
+        let transplant = Transplant::new(&folder.tokenizer, &new, Resize::Mean, Seed(seed));
+        assert_eq!(transplant.counts.split, 0);
+        folder.transplant(&transplant, 64, &out).unwrap();
+        row(&out, EMBEDDING, new.special_id("<tool>").unwrap())
+    };
+    let (drawn, other) = (write("one", 1), write("two", 2));
+    assert_eq!(drawn, write("again", 1));
+    let (table, _, width) = folder.tables().unwrap();
+    let tokens = folder.tokenizer.vocab_size();
+    for j in 0..width {
+        let column: Vec<f64> = (0..tokens).map(|i| f64::from(table[i * width + j])).collect();
+        let mean = column.iter().sum::<f64>() / tokens as f64;
+        let deviation = (column.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / tokens as f64).sqrt();
+        assert!((f64::from(drawn[j]) - mean).abs() < 6.0 * 1e-9f64.sqrt() * deviation + 1e-9, "dimension {j}");
+    }
+    assert_ne!(drawn, other);
+}
+
+#[test]
+fn extend_vocab_writes_a_model_that_fits_its_tokenizer() {
+    let (dir, work) = (model(true, 0, SaveOptions::default()), tempfile::tempdir().unwrap());
+    larger(&work.path().join("tokenizer"));
+    let at = |name: &str| work.path().join(name).to_str().unwrap().to_string();
+    let extend = |more: &[&str]| {
+        let (tokenizer, out) = (at("tokenizer"), at("out"));
+        let args = [&["extend-vocab", dir.path().to_str().unwrap(), "--tokenizer", &tokenizer, "--out", &out], more].concat();
+        let output = llm_arch(&args);
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    };
+    let (fine, text) = extend(&["--resize", "error"]);
+    assert!(!fine && text.contains("have no row") && !work.path().join("out").exists(), "{text}");
+    let (fine, text) = extend(&[]);
+    assert!(fine && text.contains("carried over") && text.contains("made of pieces"), "{text}");
+    let checked = llm_arch(&["tokens", "check", "--model", &at("out")]);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    // An id in the configuration whose token is gone.
+    let [the] = *Tokenizer::load(dir.path()).unwrap().encode(" the").as_slice() else { panic!("more than one token") };
+    std::fs::write(dir.path().join("generation_config.json"), format!("{{\"suppress_tokens\": [{the}]}}")).unwrap();
+    std::fs::remove_dir_all(work.path().join("out")).unwrap();
+    train(["xyz"], &TrainerConfig { vocab_size: 270, ..TrainerConfig::default() }).unwrap().save(work.path().join("tokenizer")).unwrap();
+    let (fine, text) = extend(&[]);
+    assert!(!fine && text.contains("suppress_tokens") && text.contains("does not have"), "{text}");
 }

@@ -11,6 +11,9 @@
 //! about a row (the paper's *context-level* FIM), each drawn on its own; on whole documents (*document-level*) it is what
 //! StarCoder did. Parts are tokenised separately: cuts fall inside tokens, as they do when the model is used. The paper finds
 //! rates of 0.5 to 0.9 free of cost for ordinary text; StarCoder took 0.5.
+//!
+//! A document of several parts with a separator between them (the files of a repository) is transformed part by part, as Megatron-LM's
+//! `GPTFIMDataset` does with `fim_split_sample` and `fragment_fim_rate`: the document is chosen first, then each part by itself.
 
 use llm_run::Rng;
 use serde::{Deserialize, Serialize};
@@ -37,7 +40,7 @@ pub enum Level {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece<'a> {
     /// A control token.
-    Token(&'static str),
+    Token(&'a str),
     /// Text of the document, never empty.
     Text(&'a str),
 }
@@ -57,6 +60,34 @@ pub fn transform<'a>(text: &'a str, rate: f64, spm_rate: f64, chunk_bytes: usize
         at = end;
     }
     push(&mut pieces, &text[plain_from..]);
+    pieces
+}
+
+/// How often text is transformed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Of chunks, and of documents that have parts.
+    pub document: f64,
+    /// Of chunks in the parts of the latter.
+    pub fragment: f64,
+    /// In the order SPM, of what is transformed.
+    pub spm: f64,
+}
+
+/// [`transform`] of a document whose parts have `separator` between them; there it becomes a control token. Without one in the text, or
+/// with an empty one, the document is one part.
+pub fn transform_fragments<'a>(text: &'a str, separator: &'a str, rates: Rates, chunk_bytes: usize, rng: &mut Rng) -> Vec<Piece<'a>> {
+    if separator.is_empty() || !text.contains(separator) {
+        return transform(text, rates.document, rates.spm, chunk_bytes, rng);
+    }
+    let rate = if rng.chance(rates.document) { rates.fragment } else { 0.0 };
+    let mut pieces = Vec::new();
+    for (i, fragment) in text.split(separator).enumerate() {
+        if i > 0 {
+            pieces.push(Piece::Token(separator));
+        }
+        pieces.extend(transform(fragment, rate, rates.spm, chunk_bytes, rng));
+    }
     pieces
 }
 
@@ -155,6 +186,43 @@ mod tests {
         fn rate_zero_changes_nothing(text in "\\PC{1,200}", seed: u64) {
             prop_assert_eq!(transform(&text, 0.0, 0.5, 16, &mut Seed(seed).rng()), vec![Piece::Text(&text)]);
         }
+    }
+
+    proptest! {
+        /// Parts stay apart: between two separators there is the text that was there, transformed or not.
+        #[test]
+        fn parts_are_transformed_one_by_one(parts in prop::collection::vec("[a-zß\n]{0,40}", 1..6), seed: u64) {
+            let text = parts.join("<sep>");
+            let rates = Rates { document: 1.0, fragment: 0.5, spm: 0.5 };
+            let pieces = transform_fragments(&text, "<sep>", rates, 4096, &mut Seed(seed).rng());
+            let found: Vec<&[Piece<'_>]> = pieces.split(|piece| *piece == Piece::Token("<sep>")).collect();
+            if parts.len() > 1 {
+                prop_assert_eq!(found.len(), parts.len());
+            }
+            for (pieces, part) in found.iter().zip(&parts) {
+                match pieces {
+                    [] => prop_assert!(part.is_empty()),
+                    [Piece::Text(text)] => prop_assert_eq!(text, part),
+                    _ => prop_assert_eq!(restore(pieces, 1).as_ref(), Some(part)),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_document_is_chosen_before_its_parts() {
+        let rates = Rates { document: 0.5, fragment: 0.5, spm: 0.5 };
+        let counts: Vec<usize> = (0..4000)
+            .map(|i| {
+                let pieces = transform_fragments("one;two;three;four", ";", rates, 4096, &mut Seed(3).at(i).rng());
+                pieces.iter().filter(|p| **p == Piece::Token(PREFIX)).count()
+            })
+            .collect();
+        // A half is not chosen; of the rest a sixteenth has no part that is.
+        let none = counts.iter().filter(|&&n| n == 0).count() as f64 / 4000.0;
+        assert!((none - (0.5 + 0.5 / 16.0)).abs() < 0.03, "{none}");
+        let all = counts.iter().sum::<usize>() as f64 / 16_000.0;
+        assert!((all - 0.25).abs() < 0.02, "{all}");
     }
 
     #[test]

@@ -11,144 +11,39 @@
 //! token is a document of its own with an empty id: a trainer that asks nothing of the token before a document's start asks
 //! nothing of padding.
 //!
+//! Each document of a row has its domain (or source, `label_by`) and language beside its id, so that losses can be told apart.
+//!
 //! The order is random access into a corpus that need not fit into memory: ids are first spilled in reading order to a
 //! temporary file, with one small index entry per document, and then read back in shuffled order. Tokenisation runs on all
 //! threads in batches whose results keep their order, so the bytes do not depend on the number of threads.
+//!
+//! | module | job |
+//! |---|---|
+//! | `config` | settings |
+//! | `spill` | ids on disk while their order is decided |
+//! | `cutter` | rows of joined documents |
+//! | `best_fit` | rows of whole documents |
 
 mod best_fit;
+mod config;
+mod cutter;
+mod spill;
+
+pub use config::{Extra, Form, LabelBy, PackConfig, Packing};
 
 use crate::document::{self, Document, DocumentReader};
-use crate::error::{Error, Result, check_interrupt, io};
+use crate::error::{Error, Result, check_interrupt};
 use crate::exercises::{self, Exercise};
 use crate::fim::{self, Piece};
-use crate::shards::{NewRow, ShardInfo, ShardWriter};
+use crate::shards::{Label, NewRow, ShardInfo, ShardWriter};
+use cutter::Cutter;
 use llm_run::{Progress, Seed};
 use llm_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
+use spill::Spill;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-
-/// Settings of `llm-data pack`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PackConfig {
-    /// Tokenizer folder or `tokenizer.json`.
-    pub tokenizer: PathBuf,
-    /// Parquet documents for training.
-    pub train: PathBuf,
-    /// Parquet documents for validation.
-    pub heldout: Option<PathBuf>,
-    /// Exercises mixed into the training rows.
-    pub extra: Vec<Extra>,
-    /// Targets per row.
-    pub sequence_length: usize,
-    /// How documents become rows.
-    pub packing: Packing,
-    /// Share of code chunks transformed to fill-in-the-middle (training only).
-    pub fim_rate: f64,
-    /// Share of these in the order suffix, prefix, middle.
-    pub fim_spm_rate: f64,
-    /// What is transformed: chunks of about a row (`context`) or whole documents.
-    pub fim_level: fim::Level,
-    /// Order of documents and fill-in-the-middle cuts follow from it.
-    pub seed: u64,
-    /// Most training tokens, taken from the head of the shuffled order; 0 takes all.
-    pub max_tokens: u64,
-    /// Rows per shard file.
-    pub rows_per_shard: usize,
-}
-
-impl Default for PackConfig {
-    fn default() -> Self {
-        Self {
-            tokenizer: PathBuf::new(),
-            train: PathBuf::new(),
-            heldout: None,
-            extra: Vec::new(),
-            sequence_length: 256,
-            packing: Packing::Concatenate,
-            fim_rate: 0.5,
-            fim_spm_rate: 0.5,
-            fim_level: fim::Level::Context,
-            seed: 0,
-            max_tokens: 0,
-            rows_per_shard: 8192,
-        }
-    }
-}
-
-impl PackConfig {
-    /// Refuse settings that cannot work, naming the setting.
-    pub fn validate(&self) -> Result<()> {
-        let refuse = |message: String| Err(Error::Config(message));
-        for (name, path) in [("tokenizer", &self.tokenizer), ("train", &self.train)] {
-            if path.as_os_str().is_empty() {
-                return refuse(format!("`{name}` is not set; give its folder, for example --set {name}=DIR"));
-            }
-        }
-        if !(1..1 << 24).contains(&self.sequence_length) {
-            return refuse(format!("sequence_length = {} must lie between 1 and 2^24", self.sequence_length));
-        }
-        for (name, rate) in [("fim_rate", self.fim_rate), ("fim_spm_rate", self.fim_spm_rate)] {
-            if !(0.0..=1.0).contains(&rate) {
-                return refuse(format!("{name} = {rate} must lie between 0 and 1"));
-            }
-        }
-        let shares: f64 = self.extra.iter().map(|e| e.share).sum();
-        if self.extra.iter().any(|e| !(0.0..1.0).contains(&e.share)) || shares >= 1.0 {
-            return refuse("every `extra.share` must be 0 or more, and their sum below 1".into());
-        }
-        Ok(())
-    }
-}
-
-/// How documents become rows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Packing {
-    /// One after the other, cut where a row ends.
-    #[default]
-    Concatenate,
-    /// Whole documents, padded.
-    BestFit,
-}
-
-impl Packing {
-    /// As in the metadata of shards.
-    pub fn name(self) -> &'static str {
-        match self {
-            Packing::Concatenate => "concatenate",
-            Packing::BestFit => "best_fit",
-        }
-    }
-}
-
-/// An exercise file to mix in.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Extra {
-    /// A `train.jsonl` of `llm-data exercises`.
-    pub path: PathBuf,
-    /// Share of all training tokens, 0 to 1. The file is repeated, newly shuffled, as often as that takes.
-    pub share: f64,
-    /// How a row becomes a document.
-    #[serde(default)]
-    pub form: Form,
-}
-
-/// How an exercise is written in pre-training.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Form {
-    /// Plain text: prompt, reasoning and answer on a line each.
-    #[default]
-    Text,
-    /// The tokenizer's chat template.
-    Chat,
-}
 
 /// What packing did, for the manifest.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -195,6 +90,12 @@ pub fn pack(config: &PackConfig, out: &Path) -> Result<BTreeMap<&'static str, Pa
     Ok(summaries)
 }
 
+/// Bytes of text that each id stands for, 0 for control tokens: what `target_bytes` adds up.
+pub fn byte_lengths(tokenizer: &Tokenizer) -> Vec<u32> {
+    let length = |id| if tokenizer.is_special(id) { 0 } else { tokenizer.token_bytes(id).map_or(0, |bytes| bytes.len() as u32) };
+    (0..tokenizer.vocab_size() as u32).map(length).collect()
+}
+
 /// The tokenizer with the marks that packing needs.
 struct Marked {
     tokenizer: Tokenizer,
@@ -214,9 +115,10 @@ impl Marked {
                 tokenizer.special_id(token).ok_or_else(|| missing(&format!("{token} token; set fim_rate = 0")))?;
             }
         }
-        let bytes = (0..tokenizer.vocab_size() as u32)
-            .map(|id| if tokenizer.is_special(id) { 0 } else { tokenizer.token_bytes(id).map_or(0, |b| b.len() as u32) })
-            .collect();
+        if !config.fim_separator.is_empty() && tokenizer.special_id(&config.fim_separator).is_none() {
+            return Err(missing(&format!("{} token; add it, or leave fim_separator empty", config.fim_separator)));
+        }
+        let bytes = byte_lengths(&tokenizer);
         Ok(Self { tokenizer, bos, eos, bytes })
     }
 
@@ -237,7 +139,7 @@ impl Packer<'_> {
         let train = name == "train";
         let seed = Seed(self.config.seed).stream(name);
         let mut summary = PackSummary::default();
-        let mut spill = Spill::create(self.out)?;
+        let mut spill = Spill::create(self.out, self.config.label_by)?;
         let mut order = self.tokenise(name, input, train, &mut spill, &mut summary)?;
         seed.stream("order").rng().shuffle(&mut order);
         if train {
@@ -263,7 +165,11 @@ impl Packer<'_> {
     /// Ids of all documents, spilled in reading order.
     fn tokenise(&self, name: &str, input: &Path, train: bool, spill: &mut Spill, summary: &mut PackSummary) -> Result<Vec<usize>> {
         let mut progress = Progress::new(&format!("tokenise {name}"), document::count(input)?, "documents");
-        let rate = if train { self.config.fim_rate } else { 0.0 };
+        let rates = fim::Rates {
+            document: if train { self.config.fim_rate } else { 0.0 },
+            fragment: self.config.fim_fragment_rate,
+            spm: self.config.fim_spm_rate,
+        };
         // About a row of code: three bytes a token.
         let chunk_bytes = match self.config.fim_level {
             fim::Level::Context => self.config.sequence_length * 3,
@@ -276,8 +182,10 @@ impl Packer<'_> {
             let pieces: Vec<Vec<Piece<'_>>> = batch
                 .iter()
                 .map(|d| {
-                    let rate = if d.is_code() { rate } else { 0.0 };
-                    fim::transform(&d.text, rate, self.config.fim_spm_rate, chunk_bytes, &mut seed.stream(&d.id).rng())
+                    if d.is_code() {
+                        return fim::transform_fragments(&d.text, &self.config.fim_separator, rates, chunk_bytes, &mut seed.stream(&d.id).rng());
+                    }
+                    Some(d.text.as_str()).filter(|text| !text.is_empty()).map(Piece::Text).into_iter().collect()
                 })
                 .collect();
             let texts: Vec<&str> = pieces.iter().flatten().filter_map(|p| if let Piece::Text(t) = p { Some(*t) } else { None }).collect();
@@ -366,7 +274,8 @@ impl Packer<'_> {
                 length + 1
             )));
         }
-        let mut writer = ShardWriter::create(&self.out.join(name), self.info.clone(), self.config.rows_per_shard)?;
+        let writer = ShardWriter::create(&self.out.join(name), self.info.clone(), self.config.rows_per_shard)?;
+        let mut writer = writer.with_labels(spill.labels.clone())?;
         let mut progress = Progress::new(&format!("pack {name}"), total, "tokens");
         let mut cutter = Cutter::new(length);
         let mut ids = Vec::new();
@@ -377,7 +286,7 @@ impl Packer<'_> {
             spill.read(*index, &mut ids)?;
             let entry = &spill.entries[*index];
             let rows_before = cutter.rows;
-            cutter.push(&ids, &entry.id, |mut row| {
+            cutter.push(&ids, &entry.id, entry.label, |mut row| {
                 row.target_bytes = self.tokenizer.bytes_of(&row.tokens[1..]);
                 writer.push(row)
             })?;
@@ -416,8 +325,8 @@ impl Packer<'_> {
         // The longest documents were placed first; training must not see them first.
         seed.stream("rows").rng().shuffle(&mut rows);
         let pad = self.tokenizer.tokenizer.pad_id().unwrap_or(self.tokenizer.eos);
-        let mut writer =
-            ShardWriter::create(&self.out.join(name), self.info.clone(), self.config.rows_per_shard)?.with_packing(Packing::BestFit.name());
+        let writer = ShardWriter::create(&self.out.join(name), self.info.clone(), self.config.rows_per_shard)?;
+        let mut writer = writer.with_packing(Packing::BestFit.name()).with_labels(spill.labels.clone())?;
         let mut progress = Progress::new(&format!("pack {name}"), rows.len() as u64, "rows");
         let (mut ids, mut words) = (Vec::new(), seed.stream("within rows").rng());
         let empty: Arc<str> = Arc::from("");
@@ -426,10 +335,11 @@ impl Packer<'_> {
                 check_interrupt()?;
             }
             words.shuffle(&mut row);
-            let mut new = NewRow { tokens: Vec::with_capacity(length), document_starts: Vec::new(), document_ids: Vec::new(), target_bytes: 0 };
+            let mut new = NewRow { tokens: Vec::with_capacity(length), ..NewRow::default() };
             for piece in row {
                 let entry = &spill.entries[order[piece.document as usize]];
                 new.document_starts.push(new.tokens.len() as u32);
+                new.document_labels.push(entry.label);
                 new.document_ids.push(if long[piece.document as usize] {
                     Arc::from(format!("{}#part{}", entry.id, piece.part))
                 } else {
@@ -445,6 +355,7 @@ impl Packer<'_> {
             while new.tokens.len() < length {
                 new.document_starts.push(new.tokens.len() as u32);
                 new.document_ids.push(empty.clone());
+                new.document_labels.push(Label::default());
                 new.tokens.push(pad);
             }
             writer.push(new)?;
@@ -474,141 +385,4 @@ fn truncate(order: &mut Vec<usize>, spill: &Spill, max_tokens: u64) {
     });
     let kept = kept.count();
     order.truncate(kept);
-}
-
-/// Joins documents and cuts rows.
-struct Cutter {
-    length: usize,
-    tokens: Vec<u32>,
-    starts: Vec<u32>,
-    ids: Vec<Arc<str>>,
-    /// Rows cut so far. After the first `tokens[0]` is already the last target of the row before.
-    rows: usize,
-}
-
-impl Cutter {
-    fn new(length: usize) -> Self {
-        Self { length, tokens: Vec::with_capacity(length + 1), starts: Vec::new(), ids: Vec::new(), rows: 0 }
-    }
-
-    fn push(&mut self, mut document: &[u32], id: &Arc<str>, mut emit: impl FnMut(NewRow) -> Result<()>) -> Result<()> {
-        self.starts.push(self.tokens.len() as u32);
-        self.ids.push(id.clone());
-        while !document.is_empty() {
-            let (now, later) = document.split_at(document.len().min(self.length + 1 - self.tokens.len()));
-            self.tokens.extend_from_slice(now);
-            document = later;
-            if self.tokens.len() == self.length + 1 {
-                let tokens = std::mem::replace(&mut self.tokens, Vec::with_capacity(self.length + 1));
-                self.tokens.extend(tokens.last());
-                let document_starts = std::mem::replace(&mut self.starts, vec![0]);
-                let document_ids = std::mem::replace(&mut self.ids, vec![id.clone()]);
-                self.rows += 1;
-                emit(NewRow { tokens, document_starts, document_ids, target_bytes: 0 })?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Tokens in no row.
-    fn unwritten(&self) -> usize {
-        self.tokens.len() - usize::from(self.rows > 0)
-    }
-}
-
-/// Token ids on disk, with an index entry per document in memory. The file goes with the value.
-struct Spill {
-    path: PathBuf,
-    file: BufWriter<File>,
-    written: u64,
-    entries: Vec<Entry>,
-    domains: Vec<String>,
-}
-
-struct Entry {
-    offset: u64,
-    len: u64,
-    id: Arc<str>,
-    domain: usize,
-    text_bytes: u64,
-}
-
-impl Spill {
-    fn create(out: &Path) -> Result<Self> {
-        std::fs::create_dir_all(out).map_err(io(out, "cannot create folder"))?;
-        // The name marks it as temporary for everything that walks the folder.
-        let path = out.join(".tmp-tokens");
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).map_err(io(&path, "cannot create"))?;
-        Ok(Self { path, file: BufWriter::with_capacity(1 << 20, file), written: 0, entries: Vec::new(), domains: Vec::new() })
-    }
-
-    fn push(&mut self, ids: &[u32], document: &Document) -> Result<()> {
-        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-        self.file.write_all(&bytes).map_err(io(&self.path, "cannot write (is the disk full?)"))?;
-        let domain = self.domains.iter().position(|d| *d == document.domain).unwrap_or_else(|| {
-            self.domains.push(document.domain.clone());
-            self.domains.len() - 1
-        });
-        let (id, text_bytes) = (Arc::from(document.id.as_str()), document.text.len() as u64);
-        self.entries.push(Entry { offset: self.written, len: ids.len() as u64, id, domain, text_bytes });
-        self.written += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn read(&mut self, index: usize, ids: &mut Vec<u32>) -> Result<()> {
-        let entry = &self.entries[index];
-        let mut bytes = vec![0; entry.len as usize * 4];
-        // Seeking through the writer flushes it first.
-        self.file.seek(SeekFrom::Start(entry.offset)).map_err(io(&self.path, "cannot seek"))?;
-        self.file.get_mut().read_exact(&mut bytes).map_err(io(&self.path, "cannot read back"))?;
-        ids.clear();
-        ids.extend(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)));
-        Ok(())
-    }
-}
-
-impl Drop for Spill {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        /// Rows joined at their shared id, and what is left over, are the documents joined; starts name every document.
-        #[test]
-        fn no_token_is_lost_or_invented(lengths in prop::collection::vec(1usize..40, 1..30), length in 1usize..20) {
-            let mut cutter = Cutter::new(length);
-            let (mut all, mut rows, mut next): (Vec<u32>, Vec<NewRow>, u32) = (Vec::new(), Vec::new(), 0);
-            for (d, n) in lengths.iter().enumerate() {
-                let document: Vec<u32> = (next..next + *n as u32).collect();
-                next += *n as u32;
-                all.extend(&document);
-                cutter.push(&document, &Arc::from(format!("d{d}")), |row| { rows.push(row); Ok(()) }).unwrap();
-            }
-            let mut joined: Vec<u32> = Vec::new();
-            let mut starts = Vec::new();
-            for row in &rows {
-                prop_assert_eq!(row.tokens.len(), length + 1);
-                prop_assert_eq!(row.document_starts[0], 0);
-                let at = joined.len() - usize::from(!joined.is_empty());
-                starts.extend(row.document_starts.iter().zip(&row.document_ids).map(|(s, id)| (at + *s as usize, id.clone())));
-                joined.truncate(at);
-                joined.extend(&row.tokens);
-            }
-            prop_assert_eq!(cutter.unwritten(), all.len() - joined.len());
-            prop_assert_eq!(&joined[..], &all[..joined.len()]);
-            let mut begin = 0;
-            for (d, n) in lengths.iter().enumerate() {
-                if begin < joined.len() {
-                    prop_assert!(starts.iter().any(|(s, id)| *s == begin && **id == *format!("d{d}")), "start of document {}", d);
-                }
-                begin += n;
-            }
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use llm_data::document::{Document, DocumentWriter};
 use llm_data::exercises::{self, ExercisesConfig};
 use llm_data::export::{ExportConfig, Format, export};
-use llm_data::pack::{Extra, Form, PackConfig, Packing, pack};
+use llm_data::pack::{Extra, Form, LabelBy, PackConfig, Packing, pack};
 use llm_data::shards::Shards;
 use llm_tokenizer::Tokenizer;
 use llm_tokenizer::trainer::{TrainerConfig, train};
@@ -19,6 +19,7 @@ fn documents(n: usize) -> Vec<Document> {
                 id: format!("d{i}"),
                 text: format!("{i} {}", line.repeat(1 + (i * 7) % 23)),
                 source: "test".into(),
+                lang: (!code).then(|| "en".to_string()),
                 domain: if code { "code" } else { "docs" }.into(),
                 ..Document::default()
             }
@@ -134,6 +135,70 @@ fn fill_in_the_middle_touches_code_of_the_training_set_only() {
             assert_eq!(number % 3, 0, "document {number} is no code");
         }
     }
+}
+
+/// Of every document in a row the shards know what it is, in both packings; padding is nothing.
+#[test]
+fn documents_keep_their_domain_and_language() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = PackConfig { fim_rate: 0.0, ..corpus(dir.path(), 60) };
+    let source = Shards::open({
+        pack(&PackConfig { label_by: LabelBy::Source, ..base.clone() }, &dir.path().join("source")).unwrap();
+        dir.path().join("source/train")
+    });
+    assert_eq!(source.unwrap().labels().domains, ["", "test"]);
+    for packing in [Packing::Concatenate, Packing::BestFit] {
+        let out = dir.path().join(packing.name());
+        pack(&PackConfig { packing, ..base.clone() }, &out).unwrap();
+        let shards = Shards::open(out.join("train")).unwrap();
+        let mut seen = BTreeSet::new();
+        for r in 0..shards.len() {
+            for (d, id) in shards.document_ids(r).iter().enumerate() {
+                let label = shards.row(r).label(d);
+                let names = (&*shards.labels().domains[usize::from(label.domain)], &*shards.labels().languages[usize::from(label.language)]);
+                let number: Option<usize> = id.trim_start_matches('d').split('#').next().and_then(|n| n.parse().ok());
+                assert_eq!(names, number.map_or(("", ""), |n| if n % 3 == 0 { ("code", "") } else { ("docs", "en") }), "{id}");
+                seen.insert(names.0.to_string());
+            }
+        }
+        assert!(seen.contains("code") && seen.contains("docs"));
+    }
+}
+
+/// Parts of a document are transformed one by one, and what stands between them is a token, in held-out code too.
+#[test]
+fn fragments_of_code_have_a_token_between_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = corpus(dir.path(), 20);
+    let mut writer = DocumentWriter::create(&dir.path().join("repositories")).unwrap();
+    let parts = ["fn one() {}\n", "fn two() { 2 }\n", "fn drei() { 3 }\n"];
+    for i in 0..40 {
+        let document = Document { id: format!("r{i}"), text: parts.join("<|eot_id|>"), domain: "code".into(), ..Document::default() };
+        writer.push(document).unwrap();
+    }
+    writer.finish().unwrap();
+    let input = dir.path().join("repositories");
+    let config = PackConfig {
+        train: input.clone(),
+        heldout: Some(input),
+        fim_rate: 1.0,
+        fim_fragment_rate: 1.0,
+        fim_separator: "<|eot_id|>".into(),
+        packing: Packing::BestFit,
+        sequence_length: 200,
+        ..base
+    };
+    let summaries = pack(&config, &dir.path().join("out")).unwrap();
+    assert_eq!((summaries["train"].fim_chunks, summaries["heldout"].fim_chunks), (120, 0));
+    let tokenizer = Tokenizer::load(&config.tokenizer).unwrap();
+    let count = |name: &str, token: &str| -> usize {
+        let shards = Shards::open(dir.path().join("out").join(name)).unwrap();
+        let id = tokenizer.special_id(token).unwrap();
+        (0..shards.len()).map(|r| shards.row(r).tokens.iter().filter(|t| **t == id).count()).sum()
+    };
+    assert_eq!((count("train", "<|eot_id|>"), count("heldout", "<|eot_id|>"), count("train", "<|fim_middle|>")), (80, 80, 120));
+    let message = pack(&PackConfig { fim_separator: "<|none|>".into(), ..config }, &dir.path().join("no")).unwrap_err().to_string();
+    assert!(message.contains("<|none|>") && message.contains("fim_separator"), "{message}");
 }
 
 #[test]

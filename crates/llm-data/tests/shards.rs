@@ -2,8 +2,8 @@
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
-use arrow_array::types::UInt32Type;
-use llm_data::shards::{NewRow, ShardInfo, ShardWriter, Shards};
+use arrow_array::types::{UInt16Type, UInt32Type};
+use llm_data::shards::{Label, Labels, NewRow, ShardInfo, ShardWriter, Shards};
 use llm_run::Seed;
 use proptest::prelude::*;
 use std::path::Path;
@@ -24,6 +24,7 @@ fn rows(n: usize) -> Vec<NewRow> {
         }
         NewRow {
             tokens: (0..=LENGTH).map(|_| rng.below(4096) as u32).collect(),
+            document_labels: document_starts.iter().map(|s| Label { domain: (i % 3) as u16, language: (*s % 2) as u16 }).collect(),
             document_ids: document_starts.iter().map(|s| Arc::from(format!("dök-{i}-{s}"))).collect(),
             document_starts,
             target_bytes: rng.below(100) as u32,
@@ -32,8 +33,13 @@ fn rows(n: usize) -> Vec<NewRow> {
     (0..n).map(row).collect()
 }
 
+fn labels() -> Labels {
+    let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
+    Labels { domains: names(&["", "bücher", "code"]), languages: names(&["", "de"]) }
+}
+
 fn write(dir: &Path, rows: &[NewRow], rows_per_shard: usize) {
-    let mut writer = ShardWriter::create(dir, info(), rows_per_shard).unwrap();
+    let mut writer = ShardWriter::create(dir, info(), rows_per_shard).unwrap().with_labels(labels()).unwrap();
     for row in rows {
         writer.push(row.clone()).unwrap();
     }
@@ -45,6 +51,11 @@ fn check_all(shards: &Shards) {
         let row = shards.row(i);
         assert_eq!(row.tokens.len(), shards.sequence_length() + 1);
         assert_eq!(shards.document_ids(i).len(), row.document_starts.len());
+        for d in 0..row.document_starts.len() {
+            let label = row.label(d);
+            assert!(usize::from(label.domain) < shards.labels().domains.len().max(1));
+            assert!(usize::from(label.language) < shards.labels().languages.len().max(1));
+        }
     }
 }
 
@@ -55,15 +66,46 @@ fn rows_survive_a_round_trip_over_shards_and_batches() {
         let (dir, rows) = (dir.path().join("train"), rows(n));
         write(&dir, &rows, rows_per_shard);
         let shards = Shards::open(&dir).unwrap();
-        assert_eq!((shards.len(), shards.info()), (n, &info()));
+        assert_eq!((shards.len(), shards.info(), shards.labels()), (n, &info(), &labels()));
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), n.div_ceil(rows_per_shard));
         for (i, expected) in rows.iter().enumerate() {
             let row = shards.row(i);
             assert_eq!(row.tokens, expected.tokens);
             assert_eq!((row.document_starts, row.target_bytes), (&expected.document_starts[..], expected.target_bytes));
             assert!(shards.document_ids(i).iter().zip(&expected.document_ids).all(|(a, b)| **a == **b));
+            let found: Vec<Label> = (0..row.document_starts.len()).map(|d| row.label(d)).collect();
+            assert_eq!(found, expected.document_labels);
         }
     }
+}
+
+/// Shards as they were before documents had labels: all of them have none.
+#[test]
+fn shards_without_labels_stay_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("train");
+    let mut writer = ShardWriter::create(&dir, info(), 10).unwrap();
+    let plain: Vec<NewRow> = rows(12).into_iter().map(|row| NewRow { document_labels: Vec::new(), ..row }).collect();
+    plain.iter().for_each(|row| writer.push(row.clone()).unwrap());
+    writer.finish().unwrap();
+    let file = std::fs::File::open(dir.join("shard-00000.arrow")).unwrap();
+    assert_eq!(arrow_ipc::reader::FileReader::try_new(file, None).unwrap().schema().fields().len(), 4);
+    let shards = Shards::open(&dir).unwrap();
+    assert_eq!((shards.len(), shards.labels()), (12, &Labels::default()));
+    check_all(&shards);
+    assert!((0..12).all(|i| shards.row(i).tokens == plain[i].tokens && shards.row(i).label(0) == Label::default()));
+}
+
+#[test]
+fn labels_without_a_name_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = ShardWriter::create(&dir.path().join("train"), info(), 10).unwrap().with_labels(labels()).unwrap();
+    let row = rows(1).remove(0);
+    let label = |domain, language| vec![Label { domain, language }; row.document_starts.len()];
+    for document_labels in [label(3, 0), label(0, 2), Vec::new()] {
+        assert!(writer.push(NewRow { document_labels, ..row.clone() }).unwrap_err().to_string().contains("labels"));
+    }
+    writer.push(NewRow { document_labels: label(2, 1), ..row.clone() }).unwrap();
 }
 
 #[test]
@@ -79,6 +121,8 @@ fn the_arrow_reader_sees_the_same() {
     let ids = batch.column_by_name("document_ids").unwrap().as_list::<i32>().value(6);
     assert_eq!(ids.as_string::<i32>().value(2), &*rows[6].document_ids[2]);
     assert_eq!(ids.len(), 3);
+    let domains = batch.column_by_name("document_domains").unwrap().as_list::<i32>().value(7);
+    assert_eq!(domains.as_primitive::<UInt16Type>().values(), &[1]);
 }
 
 #[test]
@@ -94,7 +138,7 @@ fn the_same_rows_give_the_same_bytes() {
 fn an_abandoned_writer_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("train");
-    let mut writer = ShardWriter::create(&target, info(), 2).unwrap();
+    let mut writer = ShardWriter::create(&target, info(), 2).unwrap().with_labels(labels()).unwrap();
     for row in rows(5) {
         writer.push(row).unwrap();
     }
@@ -122,7 +166,8 @@ fn shards_of_two_runs_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     write(&a, &rows(3), 100);
-    let mut writer = ShardWriter::create(&b, ShardInfo { vocab_size: 5000, ..info() }, 100).unwrap();
+    let writer = ShardWriter::create(&b, ShardInfo { vocab_size: 5000, ..info() }, 100).unwrap();
+    let mut writer = writer.with_labels(labels()).unwrap();
     writer.push(rows(1).remove(0)).unwrap();
     writer.finish().unwrap();
     std::fs::copy(b.join("shard-00000.arrow"), a.join("shard-00001.arrow")).unwrap();

@@ -22,7 +22,9 @@ fn shards(dir: &Path) -> PathBuf {
     for i in 0..24 {
         let mut rng = Seed(5).at(i).rng();
         let tokens = (0..33).map(|_| rng.below(128) as u32).collect();
-        writer.push(NewRow { tokens, document_starts: vec![0, 9], document_ids: vec!["a".into(), "b".into()], target_bytes: 1 }).unwrap();
+        writer
+            .push(NewRow { tokens, document_starts: vec![0, 9], document_ids: vec!["a".into(), "b".into()], target_bytes: 1, ..NewRow::default() })
+            .unwrap();
     }
     writer.finish().unwrap();
     out

@@ -62,7 +62,8 @@ fn run() -> anyhow::Result<()> {
             let mut run = Run::start(&args.out, "llm-train", "pretrain", &config)?;
             run.manifest.seed = Some(config.seed);
             let outcome = pretrain(config.clone(), run.dir(), "pretrain").context("pretrain")?;
-            finish(run, &[&config.train, &config.heldout, &config.tokenizer], &outcome)
+            let anneal = config.anneal.as_ref().map_or(Path::new(""), |anneal| &anneal.train);
+            finish(run, &[&config.train, &config.heldout, &config.tokenizer, &config.init, anneal], &outcome)
         }
         Command::Contrastive(args) => {
             let config: ContrastiveConfig = args.load()?;

@@ -18,7 +18,6 @@ use std::path::Path;
 struct Documents {
     recompute: Recompute,
     micro: usize,
-    mixture: Mixture,
 }
 
 const ROWS: usize = 3;
@@ -30,11 +29,11 @@ impl Objective for Documents {
     fn batches(&mut self, _: u64, _: &Decoder) -> Result<Vec<u64>> {
         Ok((0..self.micro as u64).collect())
     }
-    fn loss(&mut self, model: &Decoder, &number: &u64) -> Result<Loss> {
+    fn loss(&self, model: &Decoder, &number: &u64) -> Result<Loss> {
         let mut rng = Seed(9).at(number).rng();
         let mut draw = || (0..ROWS * LENGTH).map(|_| rng.below(model.config().vocab_size) as u32).collect::<Vec<_>>();
         let batch = PackedBatch::documents(draw(), &[&[0, 7], &[0], &[0, 3, 11]], LENGTH);
-        let (forward, balance) = self.mixture.forward(model, &batch, Seed(4).at(number), 1.0 / self.micro as f32, self.recompute);
+        let (forward, balance) = Mixture::default().forward(model, &batch, Seed(4).at(number), 1.0 / self.micro as f32, self.recompute);
         let value = model.nll(forward.hidden_ND, draw().into()).sum() / (self.micro * ROWS * LENGTH) as f32;
         let value = balance.map_or(value.clone(), |balance| value + balance);
         Ok(Loss { value, tokens: (ROWS * LENGTH) as u64, deferred: forward.deferred })
@@ -42,7 +41,8 @@ impl Objective for Documents {
 }
 
 fn step(model: &Decoder, micro: usize, recompute: Recompute) -> Accumulated {
-    accumulate(&mut Documents { recompute, micro, mixture: Mixture::default() }, model, 0).unwrap()
+    let objective = Documents { recompute, micro };
+    accumulate(&objective, std::slice::from_ref(model), (0..micro as u64).collect(), 1.0).unwrap()
 }
 
 /// Loss and gradients with and without recomputation: the same names, the same formats, and no number differs by more than `tolerance` times

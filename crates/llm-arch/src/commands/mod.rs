@@ -1,6 +1,7 @@
 //! The commands of the program, one file each.
 
 mod convert;
+mod extend_vocab;
 mod format;
 mod generate;
 mod inspect;
@@ -10,6 +11,7 @@ mod presets;
 mod tokens;
 
 pub use convert::Convert;
+pub use extend_vocab::ExtendVocab;
 pub use generate::Generate;
 pub use inspect::Inspect;
 pub use parity::Parity;

@@ -208,7 +208,7 @@ impl Checkpoint {
     }
 
     /// The values of one of our parameters, gathered from wherever the checkpoint keeps them.
-    fn parameter(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    pub(crate) fn parameter(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let n: usize = shape.iter().product();
         let mut out = vec![0f32; n];
         for &i in self.parts.get(name).map_or(&[][..], Vec::as_slice) {

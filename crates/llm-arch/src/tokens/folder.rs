@@ -1,10 +1,13 @@
 //! A model folder, read without its weights and written again with other vocabulary tables.
 
-use super::rows::{self, Row, RowInit};
+use super::rows::{self, Maker, Row, RowInit, Tables};
+use super::transplant::Transplant;
 use super::{check, ids};
 use crate::hf::{self, Checkpoint};
-use crate::{Error, Result};
+use crate::{Decoder, DecoderConfig, Error, Result};
 use llm_run::atomic::{self, AtomicDir};
+use llm_tensor::Precision;
+use llm_tensor::burn::tensor::Device;
 use llm_tokenizer::Tokenizer;
 use llm_tokenizer::surgery::{Grown, Pruned};
 use serde_json::Value;
@@ -12,7 +15,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Tables have a multiple of so many rows unless told otherwise, as matrix kernels like it.
-const ROUND: usize = 64;
+pub const ROUND: usize = 64;
+
+/// From the name of a field and the id in it to its new id; none leaves it.
+pub(super) type Renamed<'a> = &'a dyn Fn(&str, u32) -> Option<u32>;
 
 /// A model and its tokenizer.
 #[derive(Debug)]
@@ -57,6 +63,16 @@ impl ModelFolder {
         }
         let generation = check::read(&dir.join("generation_config.json"))?;
         Ok(Self { config: hf::config_value(&dir)?, generation, checkpoint, tokenizer, dir })
+    }
+
+    /// The configuration.
+    pub fn decoder_config(&self) -> &DecoderConfig {
+        &self.checkpoint.config
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.dir
     }
 
     /// Whether the output projection is the embedding table.
@@ -112,26 +128,26 @@ impl ModelFolder {
             None if tokens <= self.rows() => self.rows(),
             multiple => tokens.max(self.rows()).next_multiple_of(multiple.unwrap_or(ROUND).max(1)),
         };
-        self.write(out, &grown.tokenizer, plan, rows, settings.init, None)
+        self.write(out, &grown.tokenizer, Tables::of(plan, rows, settings.init), &|_, id| Some(id))
     }
 
     /// Write the model with its pruned tokenizer; ids in the configuration get their new numbers.
     pub fn prune(&self, pruned: &Pruned, settings: &Settings, out: &Path) -> Result<Sizes> {
         let plan: Vec<Row> = pruned.old_ids.iter().copied().map(Row::Kept).collect();
         let rows = plan.len().next_multiple_of(settings.pad_to_multiple.unwrap_or(ROUND).max(1));
-        self.write(out, &pruned.tokenizer, plan, rows, settings.init, Some(&pruned.old_ids))
+        let renamed = |_: &str, id: u32| pruned.old_ids.iter().position(|&old| old == id).map(|new| new as u32);
+        self.write(out, &pruned.tokenizer, Tables::of(plan, rows, settings.init), &renamed)
     }
 
-    fn write(&self, out: &Path, tokenizer: &Tokenizer, mut plan: Vec<Row>, rows: usize, init: RowInit, old_ids: Option<&[u32]>) -> Result<Sizes> {
+    pub(super) fn write(&self, out: &Path, tokenizer: &Tokenizer, tables: Tables, renamed: Renamed) -> Result<Sizes> {
         if out.exists() {
             return Err(Error::File { path: out.to_path_buf(), message: "exists already; choose a new folder".into() });
         }
-        let tokens = (self.tokenizer.vocab_size(), plan.len());
-        plan.resize(rows, Row::Filled);
+        let (tokens, rows) = ((self.tokenizer.vocab_size(), tokenizer.vocab_size()), tables.plan.len());
         let weights = self.checkpoint.weights();
         let mut changed = HashMap::new();
         for name in self.table_names()? {
-            changed.insert(name.clone(), Some(rows::table(weights, &name, &plan, init)?));
+            changed.insert(name.clone(), Some(rows::table(weights, &name, &tables)?));
         }
         if self.tied() {
             // Copies of the tied table, which loaders ignore.
@@ -141,15 +157,13 @@ impl ModelFolder {
         let folder = AtomicDir::create(out)?;
         weights.rewrite(folder.path(), &changed)?;
         let (mut config, mut generation) = (self.config.clone(), self.generation.clone());
-        if let Some(old_ids) = old_ids {
-            let renumber = |_: &str, id: &mut Value| {
-                if let Some(new) = old_ids.iter().position(|&old| Some(u64::from(old)) == id.as_u64()) {
-                    *id = new.into();
-                }
-            };
-            ids::each(&mut config, renumber);
-            generation.iter_mut().for_each(|generation| ids::each(generation, renumber));
-        }
+        let renumber = |field: &str, id: &mut Value| {
+            if let Some(new) = id.as_u64().and_then(|id| renamed(field, u32::try_from(id).ok()?)) {
+                *id = new.into();
+            }
+        };
+        ids::each(&mut config, renumber);
+        generation.iter_mut().for_each(|generation| ids::each(generation, renumber));
         config["vocab_size"] = rows.into();
         config[check::HASH_FIELD] = tokenizer.vocabulary_hash().into();
         atomic::write(folder.path().join("config.json"), format!("{config:#}\n"))?;
@@ -164,6 +178,40 @@ impl ModelFolder {
         }
         folder.commit()?;
         Ok(Sizes { tokens, rows: (self.rows(), rows), filled: rows - tokens.1 })
+    }
+
+    /// Old rows that a token has.
+    pub(super) fn token_rows(&self) -> Vec<u32> {
+        (0..self.tokenizer.vocab_size() as u32).filter(|&id| self.tokenizer.token_bytes(id).is_some()).collect()
+    }
+
+    /// Every id that the configuration names must have a new one.
+    pub(super) fn renamable(&self, transplant: &Transplant) -> Result<()> {
+        for (field, id) in self.named_ids_by_field() {
+            if u32::try_from(id).ok().and_then(|id| transplant.renamed(&field, id)).is_none() {
+                let message =
+                    format!("`{field}` names the token {id}, which the new tokenizer does not have; add the token there or remove the field");
+                return Err(Error::File { path: self.dir.clone(), message });
+            }
+        }
+        Ok(())
+    }
+
+    fn named_ids_by_field(&self) -> Vec<(String, u64)> {
+        [Some(&self.config), self.generation.as_ref()].into_iter().flatten().flat_map(ids::list).collect()
+    }
+
+    /// The decoder in memory, dense, with other vocabulary tables.
+    pub(super) fn build(&self, config: &DecoderConfig, device: &Device, precision: Precision, tables: &Tables) -> Result<Decoder> {
+        let width = self.checkpoint.config.hidden_size;
+        Decoder::build(config, device, precision, &mut |name, shape| {
+            if name != "model.embed_tokens.weight" && name != "lm_head.weight" {
+                return self.checkpoint.parameter(name, shape);
+            }
+            let values = self.checkpoint.parameter(name, &[self.rows(), width])?;
+            let maker = Maker::new(name, &values, width, tables);
+            Ok(tables.plan.iter().enumerate().flat_map(|(id, row)| maker.row(id, row)).collect())
+        })
     }
 
     /// Every tensor with a row per token: the tables, and those of layers for multi-token prediction, which are not loaded here.

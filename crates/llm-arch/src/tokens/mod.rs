@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `folder` | [`ModelFolder`] | read a folder without its weights, write it again with other vocabulary tables |
 //! | [`rows`] | `Row`, `RowInit` | where each row of a new table comes from |
+//! | [`transplant`] | `Transplant`, `Resize` | another tokenizer for a model |
 //! | [`samples`] | `Counts`, `Recut` | which tokens texts use, and how they are cut afterwards |
 //! | [`check`] | `Findings` | do tokenizer and model belong together? |
 //! | [`glitch`] | `Report` | tokens that training hardly met |
@@ -20,5 +21,7 @@ mod ids;
 mod indicators;
 pub mod rows;
 pub mod samples;
+pub mod transplant;
 
-pub use folder::{ModelFolder, Settings, Sizes};
+pub use folder::{ModelFolder, ROUND, Settings, Sizes};
+pub use transplant::{Resize, Transplant};

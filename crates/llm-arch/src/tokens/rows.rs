@@ -4,6 +4,9 @@
 //! mean of the pieces' logits, hence at most their log-mean-exp: a new token never gets more probability than its pieces have on average
 //! (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models", shows it for the mean of all rows).
 //! **Normal.** A draw around the mean of all old rows, with their variance in each dimension (Hewitt's other proposal, without covariances).
+//! **Drawn.** For control tokens of another tokenizer: the mean of the old rows and very little noise with their covariance, as
+//! transformers' `mean_resizing` (1e-9 times the covariance). The covariance is never computed: a sum of old rows, less their mean, with
+//! standard normal factors has it.
 //! **Rows without a token** that pad a table to a round size get the mean of all old rows, so that none of them is likelier than an old
 //! token on average; a row of zeros would have the logit 0, which may be the highest.
 
@@ -20,6 +23,8 @@ pub enum Row {
     Kept(u32),
     /// A new token, whose text was cut into these old ids.
     Made(Vec<u32>),
+    /// A new token whose text says nothing: a draw around the mean of all old rows, a function of the seed, the table's name and the id.
+    Drawn(Seed),
     /// No token has this id.
     Filled,
 }
@@ -35,35 +40,95 @@ pub enum RowInit {
     Zeros,
 }
 
-/// Mean and standard deviation of the old rows, by dimension.
-struct Spread {
+/// New tables: one row per entry of the plan.
+#[derive(Debug, Clone)]
+pub(super) struct Tables {
+    pub plan: Vec<Row>,
+    pub init: RowInit,
+    /// Old rows that means are over.
+    pub averaged: Vec<u32>,
+}
+
+impl Tables {
+    /// Padded to `rows`, with means over what is kept.
+    pub fn of(mut plan: Vec<Row>, rows: usize, init: RowInit) -> Self {
+        plan.resize(rows, Row::Filled);
+        let averaged = plan.iter().filter_map(|row| if let Row::Kept(id) = row { Some(*id) } else { None }).collect();
+        Self { plan, init, averaged }
+    }
+}
+
+/// Part of the old rows' covariance that draws have.
+const DRAWN_VARIANCE: f64 = 1e-9;
+/// Old rows in the noise of a draw.
+const DRAWN_FROM: usize = 256;
+
+/// Makes the new rows of a table out of its old ones.
+pub(super) struct Maker<'a> {
+    name: &'a str,
+    values: &'a [f32],
+    width: usize,
+    init: RowInit,
+    averaged: &'a [u32],
+    /// Mean and standard deviation of these, by dimension.
     mean: Vec<f64>,
     deviation: Vec<f64>,
 }
 
-impl Spread {
-    fn of(values: &[f32], width: usize, kept: impl Iterator<Item = usize>) -> Self {
-        let (mut count, mut sum, mut squares) = (0.0, vec![0f64; width], vec![0f64; width]);
-        for row in kept {
-            count += 1.0;
-            for (j, &v) in values[row * width..][..width].iter().enumerate() {
+impl<'a> Maker<'a> {
+    /// `values` is the old table `name`.
+    pub fn new(name: &'a str, values: &'a [f32], width: usize, tables: &'a Tables) -> Self {
+        let averaged = tables.averaged.as_slice();
+        let (mut sum, mut squares) = (vec![0f64; width], vec![0f64; width]);
+        for &row in averaged {
+            for (j, &v) in values[row as usize * width..][..width].iter().enumerate() {
                 sum[j] += f64::from(v);
                 squares[j] += f64::from(v) * f64::from(v);
             }
         }
-        let count = f64::max(count, 1.0);
+        let count = f64::max(averaged.len() as f64, 1.0);
         let mean: Vec<f64> = sum.iter().map(|s| s / count).collect();
         let deviation = squares.iter().zip(&mean).map(|(s, m)| (s / count - m * m).max(0.0).sqrt()).collect();
-        Self { mean, deviation }
+        Self { name, values, width, init: tables.init, averaged, mean, deviation }
     }
 
-    fn rounded(&self) -> Vec<f32> {
-        self.mean.iter().map(|&m| m as f32).collect()
+    fn old_row(&self, id: u32) -> &'a [f32] {
+        &self.values[id as usize * self.width..][..self.width]
+    }
+
+    /// The row of id `id`.
+    pub fn row(&self, id: usize, row: &Row) -> Vec<f32> {
+        match (row, self.init) {
+            (Row::Kept(old), _) => self.old_row(*old).to_vec(),
+            (Row::Drawn(seed), _) if !self.averaged.is_empty() => self.drawn(seed.stream(self.name).at(id as u64)),
+            (_, RowInit::Zeros) => vec![0.0; self.width],
+            (Row::Made(_), RowInit::Normal(seed)) => {
+                let mut rng = seed.stream(self.name).at(id as u64).rng();
+                self.mean.iter().zip(&self.deviation).map(|(mean, deviation)| (mean + deviation * rng.normal()) as f32).collect()
+            }
+            (Row::Made(pieces), RowInit::Mean) if !pieces.is_empty() => {
+                let sum = |j: usize| pieces.iter().map(|&id| f64::from(self.old_row(id)[j])).sum::<f64>();
+                (0..self.width).map(|j| (sum(j) / pieces.len() as f64) as f32).collect()
+            }
+            _ => self.mean.iter().map(|&m| m as f32).collect(),
+        }
+    }
+
+    fn drawn(&self, seed: Seed) -> Vec<f32> {
+        let mut rng = seed.rng();
+        let scale = (DRAWN_VARIANCE / DRAWN_FROM as f64).sqrt();
+        let mut out = self.mean.clone();
+        for _ in 0..DRAWN_FROM {
+            let (row, factor) = (self.old_row(*rng.pick(self.averaged)), scale * rng.normal());
+            out.iter_mut().zip(row).zip(&self.mean).for_each(|((out, &v), mean)| *out += factor * (f64::from(v) - mean));
+        }
+        out.into_iter().map(|v| v as f32).collect()
     }
 }
 
 /// The new form of the table `name`, one row per entry of `plan`, in the number format it has.
-pub(super) fn table(weights: &Weights, name: &str, plan: &[Row], init: RowInit) -> Result<RawTensor> {
+pub(super) fn table(weights: &Weights, name: &str, tables: &Tables) -> Result<RawTensor> {
+    let plan = &tables.plan;
     let path = weights.file(name).unwrap_or(Path::new("")).to_path_buf();
     let bad = |message: String| Error::File { path: path.clone(), message };
     let (dtype, shape, bytes) = weights.raw(name)?;
@@ -79,33 +144,20 @@ pub(super) fn table(weights: &Weights, name: &str, plan: &[Row], init: RowInit) 
     let size = width * precision.bytes();
     let kept = plan.iter().filter_map(|row| if let Row::Kept(id) = row { Some(*id as usize) } else { None });
     let pieces = plan.iter().filter_map(|row| if let Row::Made(pieces) = row { Some(pieces) } else { None }).flatten().map(|&id| id as usize);
-    if let Some(id) = kept.clone().chain(pieces).find(|&id| id >= rows) {
+    if let Some(id) = kept.chain(pieces).chain(tables.averaged.iter().map(|&id| id as usize)).find(|&id| id >= rows) {
         return Err(bad(format!("`{name}` has {rows} rows, but the token {id} needs one")));
     }
     let values = weights.get(name)?.values;
     if let Some(at) = values.iter().position(|v| !v.is_finite()) {
         return Err(bad(format!("`{name}` holds {} in row {}; the checkpoint is damaged or its training diverged", values[at], at / width.max(1))));
     }
-    let spread = Spread::of(&values, width, kept);
+    let maker = Maker::new(name, &values, width, tables);
     let mut out = Vec::with_capacity(plan.len() * size);
     for (id, row) in plan.iter().enumerate() {
-        let made: Vec<f32> = match (row, init) {
-            (Row::Kept(old), _) => {
-                out.extend_from_slice(&bytes[*old as usize * size..][..size]);
-                continue;
-            }
-            (_, RowInit::Zeros) => vec![0.0; width],
-            (Row::Made(_), RowInit::Normal(seed)) => {
-                let mut rng = seed.stream(name).at(id as u64).rng();
-                spread.mean.iter().zip(&spread.deviation).map(|(mean, deviation)| (mean + deviation * rng.normal()) as f32).collect()
-            }
-            (Row::Made(pieces), RowInit::Mean) if !pieces.is_empty() => {
-                let sum = |j: usize| pieces.iter().map(|&id| f64::from(values[id as usize * width + j])).sum::<f64>();
-                (0..width).map(|j| (sum(j) / pieces.len() as f64) as f32).collect()
-            }
-            _ => spread.rounded(),
-        };
-        out.extend(precision.encode(&made));
+        match row {
+            Row::Kept(old) => out.extend_from_slice(&bytes[*old as usize * size..][..size]),
+            row => out.extend(precision.encode(&maker.row(id, row))),
+        }
     }
     Ok(RawTensor { name: name.to_string(), dtype, shape: vec![plan.len(), width], bytes: out })
 }
