@@ -112,13 +112,8 @@ impl Training {
             return Err(Error::Config(format!("{} does not compute in {}; choose another --precision", setup.device, setup.precision)));
         }
         let decoder = Decoder::new_as(model, Seed(0), setup.precision, &device.clone().autodiff())?.tracked();
-        let objective = RandomRows {
-            rows: *batch,
-            length: *length,
-            vocab: model.vocab_size,
-            micro_batches: *micro_batches,
-            recompute: setup.recompute,
-        };
+        let objective =
+            RandomRows { rows: *batch, length: *length, vocab: model.vocab_size, micro_batches: *micro_batches, recompute: setup.recompute };
         let optimizer = Optimizer::new(OptimizerConfig::default(), &decoder)?;
         Ok(Self { decoder: Some(decoder), optimizer, objective, device, step: 0 })
     }

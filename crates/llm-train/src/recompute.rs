@@ -97,10 +97,8 @@ pub fn forward(model: &Decoder, batch: &PackedBatch, noise: Option<Seed>, recomp
         }
         let (y_ND, routing) = segments.block(layer, x_ND);
         x_ND = y_ND;
-        let routing = routing.map(|routing| Routing {
-            logits_NE: if deferred { leaf(routing.logits_NE) } else { Tensor::from_inner(routing.logits_NE) },
-            ..routing
-        });
+        let routing = routing
+            .map(|routing| Routing { logits_NE: if deferred { leaf(routing.logits_NE) } else { Tensor::from_inner(routing.logits_NE) }, ..routing });
         if deferred {
             logits.push(routing.as_ref().map(|routing| routing.logits_NE.clone()));
         }

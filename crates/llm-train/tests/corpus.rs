@@ -134,7 +134,8 @@ fn weights_make_the_loss_a_weighted_mean() {
     let base = workshop(dir.path(), Packing::Concatenate);
     let loss = |config: &PretrainConfig| {
         let (mut objective, model) = opened(config);
-        read_loss(accumulate(&objective, std::slice::from_ref(&model), objective.batches(2, &model).unwrap(), 1.0).unwrap().losses)
+        let batches = objective.batches(2, &model).unwrap();
+        read_loss(accumulate(&objective, &[model], batches, 1.0).unwrap().losses)
     };
     let weighted = |weights: &[(&str, f64)]| {
         let loss_weights = weights.iter().map(|(key, weight)| (key.to_string(), *weight)).collect();

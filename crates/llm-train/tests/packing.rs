@@ -10,8 +10,10 @@ use llm_data::pack::{PackConfig, Packing};
 use llm_data::shards::{Row, Shards};
 use llm_tensor::burn::tensor::{Device, Tensor};
 use llm_tensor::{host, params};
+use llm_train::Objective;
+use llm_train::ScheduleKind;
 use llm_train::pretrain::rows::segments;
-use llm_train::pretrain::{Pretrain, PretrainConfig, TokenRows};
+use llm_train::pretrain::{Pretrain, PretrainConfig, TokenRows, pretrain};
 use llm_train::trainer::{accumulate, read_loss};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -108,7 +110,8 @@ fn micro_batches_of_any_size_give_one_step() {
             let mut config = PretrainConfig { micro_batch_size, loss_weights: weights.clone(), ..base.clone() };
             let (mut objective, _) = Pretrain::open(&mut config).unwrap();
             let model = objective.initial_model(&Device::flex().autodiff()).unwrap().tracked();
-            let sum = accumulate(&objective, std::slice::from_ref(&model), objective.batches(3, &model).unwrap(), 1.0).unwrap();
+            let batches = objective.batches(3, &model).unwrap();
+            let sum = accumulate(&objective, &[model], batches, 1.0).unwrap();
             assert_eq!(sum.losses.len(), 32usize.div_ceil(micro_batch_size));
             let gradients: Gradients = sum.gradients.into_iter().map(|(name, gradient)| (name, host::to_vec(gradient))).collect();
             (read_loss(sum.losses), gradients)
@@ -120,4 +123,34 @@ fn micro_batches_of_any_size_give_one_step() {
             assert_near(&whole, &parts, &format!("micro-batches of {micro_batch_size}"));
         }
     }
+}
+
+/// If this fails, a run that is continued with another micro-batch size is another run although it was asked to be the same.
+#[test]
+fn exact_micro_batches_give_the_same_bits_whatever_their_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = PretrainConfig { exact_micro_batches: true, ..workshop(dir.path(), Packing::Concatenate) };
+    let losses = |first: usize, then: usize| {
+        let out = dir.path().join(format!("{first}-{then}"));
+        let run = |micro_batch_size: usize, max: u64| {
+            let mut config = PretrainConfig { micro_batch_size, ..base.clone() };
+            // The schedule does not depend on where the run stops, so that two lengths are one run.
+            config.trainer.schedule.kind = ScheduleKind::Constant;
+            config.trainer.max_steps = 6;
+            config.trainer.checkpoint_every = 3;
+            config.trainer.keep_checkpoint_every = 3;
+            config.trainer.eval_every = 0;
+            pretrain(config, &out, "exact").unwrap();
+            if max == 3 {
+                // As if it had been killed after the third step.
+                std::fs::remove_dir_all(out.join("checkpoints/step-00000006")).unwrap();
+                std::fs::remove_dir_all(out.join("model")).unwrap();
+            }
+        };
+        run(first, 3);
+        run(then, 6);
+        let log = llm_run::Metrics::read(out.join("metrics.jsonl")).unwrap();
+        (log.iter().map(|r| r["loss"].clone()).collect::<Vec<_>>(), llm_run::hash::path(out.join("model/model.safetensors")).unwrap())
+    };
+    assert_eq!(losses(8, 8), losses(8, 4));
 }

@@ -65,7 +65,12 @@ impl BenchArgs {
         };
         model = overridden(model, &self.sets)?;
         let length = self.length.map_or_else(|| model.max_position_embeddings.min(1024), |l| l as usize);
-        let setup = Setup { model, device: self.device, precision: self.precision, batch: self.batch as usize, length,
+        let setup = Setup {
+            model,
+            device: self.device,
+            precision: self.precision,
+            batch: self.batch as usize,
+            length,
             micro_batches: self.micro_batches as usize,
             recompute: if self.recompute { Recompute::Block } else { Recompute::None },
         };

@@ -247,12 +247,7 @@ pub fn pretrain(mut config: PretrainConfig, out: &Path, name: &str) -> Result<Ou
         llm_run::atomic::write(out.join("vocabulary.json"), text + "\n")?;
         eprintln!("{counts}");
     }
-    let trainer = Trainer {
-        config: config.trainer.clone(),
-        out: out.to_path_buf(),
-        name: name.to_string(),
-        identity: objective.identity()?,
-    };
+    let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: name.to_string(), identity: objective.identity()? };
     let device = config.device.open()?.autodiff();
     let start = std::mem::replace(&mut objective.start, Start::Fresh);
     trainer.run(&mut objective, || start.model(&config, &device), &tokenizer)
