@@ -5,13 +5,13 @@
 //! maker of the card states for bf16. A step ends when the device has finished it.
 
 use crate::trainer::{Accumulated, Loss, Objective, accumulate, read_loss};
-use crate::{AdamW, Error, OptimizerConfig, Result};
+use crate::{Clip, Error, Optimizer, OptimizerConfig, Result};
 use llm_arch::budget::{self, Flops};
 use llm_arch::config::Positions;
 use llm_arch::{Decoder, DecoderConfig, PackedBatch};
 use llm_run::Seed;
 use llm_tensor::burn::tensor::Device;
-use llm_tensor::{DeviceSpec, Precision, ops};
+use llm_tensor::{DeviceSpec, Precision, ops, params};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -78,7 +78,7 @@ impl Objective for RandomRows {
 pub struct Training {
     /// Absent only after a step that failed.
     decoder: Option<Decoder>,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     objective: RandomRows,
     device: Device,
     step: u64,
@@ -103,7 +103,8 @@ impl Training {
         }
         let decoder = Decoder::new_as(model, Seed(0), setup.precision, &device.clone().autodiff())?.tracked();
         let objective = RandomRows { rows: *batch, length: *length, vocab: model.vocab_size };
-        Ok(Self { decoder: Some(decoder), optimizer: AdamW::new(OptimizerConfig::default()), objective, device, step: 0 })
+        let optimizer = Optimizer::new(OptimizerConfig::default(), &params::layouts(&decoder))?;
+        Ok(Self { decoder: Some(decoder), optimizer, objective, device, step: 0 })
     }
 
     /// Learned numbers.
@@ -116,8 +117,8 @@ impl Training {
         let decoder = self.decoder.take().ok_or_else(|| Error::Config("a step of this training failed before".into()))?;
         let Accumulated { losses, gradients, .. } = accumulate(&mut self.objective, &decoder, self.step)?;
         self.step += 1;
-        let (decoder, _) = self.optimizer.step(decoder, gradients, LR, self.step);
-        self.decoder = Some(decoder);
+        let clip = Clip::new(&gradients, self.optimizer.config().grad_clip, 1.0);
+        self.decoder = Some(self.optimizer.step(decoder, gradients, &clip, LR, self.step));
         let loss = read_loss(losses);
         self.device.sync().map_err(|e| Error::Config(format!("step {}: the device failed: {e}", self.step)))?;
         Ok(loss)

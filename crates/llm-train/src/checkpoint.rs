@@ -5,11 +5,10 @@
 //!
 //! The model is saved in `f32` whatever it computes in: that loses nothing, and buffers keep their own format.
 
-use crate::optimizer::{AdamW, OptimizerConfig};
+use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::trainable::Trainable;
 use crate::{Error, Result};
 use llm_run::atomic::AtomicDir;
-use llm_tensor::params;
 use llm_tensor::weights::SaveOptions;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -49,7 +48,7 @@ pub fn steps(dir: &Path) -> Vec<u64> {
 }
 
 /// Save, then delete all but the newest `keep`.
-pub fn save<M: Trainable>(dir: &Path, model: &M, optimizer: &AdamW, mut state: State, keep: usize) -> Result<()> {
+pub fn save<M: Trainable>(dir: &Path, model: &M, optimizer: &Optimizer, mut state: State, keep: usize) -> Result<()> {
     let target = folder(dir, state.step);
     let new = AtomicDir::create(&target)?;
     model.save(new.path(), SaveOptions::default())?;
@@ -76,7 +75,7 @@ pub fn load_latest<M: Trainable>(
     optimizer: OptimizerConfig,
     like: &M,
     frozen: &BTreeSet<String>,
-) -> Result<Option<(M, AdamW, State)>> {
+) -> Result<Option<(M, Optimizer, State)>> {
     let Some(&step) = steps(dir).last() else { return Ok(None) };
     let path = folder(dir, step);
     let bad = |path: &Path, message: String| Error::Checkpoint { path: path.to_path_buf(), message };
@@ -99,12 +98,10 @@ pub fn load_latest<M: Trainable>(
         }
     }
     let model = like.restore(&path)?;
-    let mut layouts = params::layouts(&model);
     // No gradient ever reaches a buffer, so it has no moments.
-    let buffers = model.buffers();
-    layouts.retain(|name, _| !buffers.contains(name) && !frozen.contains(name));
+    let layouts = model.trained(frozen);
     let device = like.device();
     let device = if device.is_autodiff() { device.inner() } else { device };
-    let optimizer = AdamW::load(optimizer, &path.join("optimizer.safetensors"), &layouts, &device)?;
+    let optimizer = Optimizer::load(optimizer, &path.join("optimizer.safetensors"), &layouts, &device)?;
     Ok(Some((model, optimizer, state)))
 }

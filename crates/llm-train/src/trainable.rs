@@ -1,12 +1,13 @@
 //! What the loop asks of a model besides being a module of named parameters.
 
 use crate::Result;
+use crate::optimizer::Layouts;
 use llm_arch::parameters::{Role, parameters};
 use llm_arch::{Decoder, hf};
-use llm_tensor::Precision;
 use llm_tensor::burn::module::Module;
 use llm_tensor::burn::tensor::Device;
 use llm_tensor::weights::SaveOptions;
+use llm_tensor::{Precision, params};
 use llm_vision::checkpoint::{load_pair, save_pair};
 use llm_vision::{ImageProcessor, Pair, Vlm};
 use std::collections::BTreeSet;
@@ -31,6 +32,14 @@ pub trait Trainable: Module {
     /// Read what [`Trainable::save`] wrote, onto the device and in the number format of `self`, with those of its settings that a model
     /// folder does not hold.
     fn restore(&self, dir: &Path) -> Result<Self>;
+
+    /// Shapes and number formats of the parameters that are trained: all but buffers and the `frozen`.
+    fn trained(&self, frozen: &BTreeSet<String>) -> Layouts {
+        let buffers = self.buffers();
+        let mut layouts = params::layouts(self);
+        layouts.retain(|name, _| !buffers.contains(name) && !frozen.contains(name));
+        layouts
+    }
 
     /// Learned numbers.
     fn num_parameters(&self) -> usize {

@@ -4,7 +4,7 @@
 //! The checkpoint is written *before* the evaluation of the same step, so that a failing evaluation cannot lose it.
 
 use crate::checkpoint::{self, State};
-use crate::optimizer::{AdamW, Gradients, OptimizerConfig};
+use crate::optimizer::{Clip, Gradients, Optimizer, OptimizerConfig};
 use crate::schedule::Schedule;
 use crate::trainable::Trainable;
 use crate::{Error, Result, freeze};
@@ -143,8 +143,9 @@ impl Trainer {
         let checkpoints = self.out.join("checkpoints");
         let initial = start()?;
         let precision = initial.precision();
+        self.config.schedule.check()?;
         let frozen = freeze::frozen(&initial, &self.config.freeze, &initial.buffers())?;
-        let found = checkpoint::load_latest(&checkpoints, &self.fingerprint, self.config.optimizer, &initial, &frozen)?;
+        let found = checkpoint::load_latest(&checkpoints, &self.fingerprint, self.config.optimizer.clone(), &initial, &frozen)?;
         let (model, mut optimizer, mut state) = match found {
             Some(found) => found,
             None => {
@@ -156,7 +157,8 @@ impl Trainer {
                     objective: Map::new(),
                     checksums: Default::default(),
                 };
-                (initial, AdamW::new(self.config.optimizer), state)
+                let optimizer = Optimizer::new(self.config.optimizer.clone(), &initial.trained(&frozen))?;
+                (initial, optimizer, state)
             }
         };
         let mut model = params::track_where(model, |name| !frozen.contains(name));
@@ -178,8 +180,9 @@ impl Trainer {
             let started = Instant::now();
             let lr = self.config.optimizer.lr * self.config.schedule.factor(state.step, max_steps);
             let Accumulated { losses, tokens, gradients } = accumulate(objective, &model, state.step)?;
-            let (updated, norm) = optimizer.step(model, gradients, lr, state.step + 1);
-            model = updated;
+            let clip = Clip::new(&gradients, self.config.optimizer.grad_clip, 1.0);
+            model = optimizer.step(model, gradients, &clip, lr, state.step + 1);
+            let norm = clip.norm();
             // Read after the update is queued, so that a GPU does not wait for the host in between.
             loss = read_loss(losses);
             if !loss.is_finite() {
