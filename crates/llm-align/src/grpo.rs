@@ -17,8 +17,8 @@ use llm_run::seed::permuted;
 use llm_tensor::burn::tensor::Tensor;
 use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
-use llm_train::sequences::{Sequence, Sequences, groups};
 use llm_train::checkpoint::Identity;
+use llm_train::sequences::{Sequence, Sequences, groups};
 use llm_train::trainer::Outcome;
 use llm_train::{Error, Loss, Objective, Result, Trainer, TrainerConfig};
 use serde::{Deserialize, Serialize};
@@ -281,12 +281,7 @@ pub fn grpo(config: GrpoConfig, out: &Path) -> Result<Outcome<Decoder>> {
     let engine = Engine::new(&model, engine_config).map_err(|e| Error::Objective(e.to_string()))?;
     let reference = (config.kl_beta > 0.0).then(|| policy.untracked());
     let identity = json!({"config": config, "model": llm_run::hash::path(&config.model)?, "train": llm_run::hash::path(&config.train)?});
-    let trainer = Trainer {
-        config: config.trainer.clone(),
-        out: out.to_path_buf(),
-        name: "grpo".into(),
-        identity: Identity::new(identity),
-    };
+    let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "grpo".into(), identity: Identity::new(identity) };
     let mut objective = Grpo { exercises, prompts, engine, tokenizer: tokenizer.clone(), reference, config, metrics: Map::new() };
     trainer.run(&mut objective, || Ok(policy), &tokenizer)
 }

@@ -10,10 +10,10 @@ use llm_run::Seed;
 use llm_run::seed::permuted;
 use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
+use llm_train::checkpoint::Identity;
 use llm_train::evaluation::{Evaluation, EvaluationConfig};
 use llm_train::recompute::{self, Forward, Recompute};
 use llm_train::sequences::{Sequence, Sequences, groups};
-use llm_train::checkpoint::Identity;
 use llm_train::trainer::Outcome;
 use llm_train::{Error, Loss, Objective, Result, Trainer, TrainerConfig};
 use serde::{Deserialize, Serialize};
@@ -173,12 +173,7 @@ pub fn sft(mut config: SftConfig, out: &Path) -> Result<Outcome<Decoder>> {
     // Recomputation changes no result, so it may be switched on in the middle of a run.
     let same = SftConfig { recompute: Recompute::None, ..config.clone() };
     let identity = json!({"config": same, "model": llm_run::hash::path(&config.model)?, "train": llm_run::hash::path(&config.train)?});
-    let trainer = Trainer {
-        config: config.trainer.clone(),
-        out: out.to_path_buf(),
-        name: "sft".into(),
-        identity: Identity::new(identity),
-    };
+    let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "sft".into(), identity: Identity::new(identity) };
     let device = config.device.open()?.autodiff();
     let start = config.model.clone();
     let evaluation = Evaluation::open(&config.evaluation, &tokenizer)?;

@@ -39,7 +39,7 @@ fn steps(max_steps: u64, lr: f64) -> TrainerConfig {
     TrainerConfig {
         max_steps,
         optimizer: OptimizerConfig { lr, weight_decay: 0.0, ..OptimizerConfig::default() },
-        schedule: Schedule { kind: ScheduleKind::Constant, warmup_steps: 1, min_lr_ratio: 0.1 },
+        schedule: Schedule { kind: ScheduleKind::Constant, warmup_steps: 1, min_lr_ratio: 0.1, ..Schedule::default() },
         eval_every: 0,
         checkpoint_every: 2,
         keep_checkpoints: 1,

@@ -332,6 +332,15 @@ pub fn save(path: impl AsRef<Path>, tensors: &BTreeMap<String, HostTensor>) -> R
     save_file(path.as_ref(), &heads, &mut |head, file| write_values(&tensors[&head.name].values, Precision::F32, file))
 }
 
+/// Write one safetensors file of tensors in any format, atomically; `bytes` is asked for one tensor at a time, little-endian and row-major.
+pub fn save_raw(path: impl AsRef<Path>, tensors: Vec<(Pending, Dtype)>, mut bytes: impl FnMut(&str) -> Vec<u8>) -> Result<()> {
+    let heads: Vec<Head> = tensors.into_iter().map(|(t, dtype)| Head { name: t.name, dtype, shape: t.shape }).collect();
+    save_file(path.as_ref(), &heads, &mut |head, file| {
+        let bytes = bytes(&head.name);
+        file.write_all(&bytes).map(|()| bytes.len())
+    })
+}
+
 /// Encoded in pieces, so that the copy stays small. Returns the bytes written.
 fn write_values(values: &[f32], precision: Precision, file: &mut AtomicFile) -> std::io::Result<usize> {
     for piece in values.chunks(1 << 20) {
@@ -386,6 +395,22 @@ mod tests {
             let message = Weights::open(dir.path()).unwrap_err().to_string();
             assert!(message.contains("model.safetensors"), "{message}");
         }
+    }
+
+    #[test]
+    fn tensors_of_any_format_keep_their_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.safetensors");
+        let heads = |n: usize| {
+            vec![(Pending { name: "codes".into(), shape: vec![n] }, Dtype::U8), (Pending { name: "f".into(), shape: vec![1] }, Dtype::F32)]
+        };
+        let bytes = |name: &str| if name == "codes" { vec![0, 255, 7] } else { 1.5f32.to_le_bytes().to_vec() };
+        save_raw(&path, heads(3), bytes).unwrap();
+        let weights = Weights::open(&path).unwrap();
+        assert_eq!(weights.raw("codes").unwrap(), (Dtype::U8, &[3usize][..], &[0u8, 255, 7][..]));
+        assert_eq!(weights.get("f").unwrap().values, [1.5]);
+        let message = save_raw(&path, heads(4), bytes).unwrap_err().to_string();
+        assert!(message.contains("`codes` has 3 bytes, expected 4"), "{message}");
     }
 
     #[test]

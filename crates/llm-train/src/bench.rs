@@ -4,16 +4,15 @@
 //! Arithmetic is counted by [`llm_arch::budget::Flops`] (masked scores are not work), and MFU is its share of the peak that the
 //! maker of the card states for bf16. A step ends when the device has finished it.
 
-use crate::optimizer::{Clip, Optimizer};
 use crate::recompute::{self, Forward, Recompute};
 use crate::trainer::{Accumulated, Loss, Objective, accumulate, read_loss};
-use crate::{Error, OptimizerConfig, Result};
+use crate::{Clip, Error, Optimizer, OptimizerConfig, Result};
 use llm_arch::budget::{self, Flops};
 use llm_arch::config::Positions;
 use llm_arch::{Decoder, DecoderConfig, PackedBatch};
 use llm_run::Seed;
 use llm_tensor::burn::tensor::Device;
-use llm_tensor::{DeviceSpec, Precision, ops};
+use llm_tensor::{DeviceSpec, Precision, ops, params};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -114,7 +113,7 @@ impl Training {
         let decoder = Decoder::new_as(model, Seed(0), setup.precision, &device.clone().autodiff())?.tracked();
         let objective =
             RandomRows { rows: *batch, length: *length, vocab: model.vocab_size, micro_batches: *micro_batches, recompute: setup.recompute };
-        let optimizer = Optimizer::new(OptimizerConfig::default(), &decoder)?;
+        let optimizer = Optimizer::new(OptimizerConfig::default(), &params::layouts(&decoder))?;
         Ok(Self { decoder: Some(decoder), optimizer, objective, device, step: 0 })
     }
 
@@ -131,7 +130,7 @@ impl Training {
         let Accumulated { losses, gradients, .. } = accumulate(&self.objective, &models, batches, 1.0)?;
         let [decoder] = models;
         self.step += 1;
-        let clip = Clip::new(&gradients, 1.0, 1.0);
+        let clip = Clip::new(&gradients, self.optimizer.config().grad_clip, 1.0);
         self.decoder = Some(self.optimizer.step(decoder, gradients, &clip, LR, self.step));
         let loss = read_loss(losses);
         self.device.sync().map_err(|e| Error::Config(format!("step {}: the device failed: {e}", self.step)))?;

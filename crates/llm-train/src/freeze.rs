@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 /// Does one of the patterns fit?
 pub fn is_frozen(patterns: &[String], name: &str) -> bool {
-    patterns.iter().any(|pattern| fits(pattern.as_bytes(), name.as_bytes()))
+    patterns.iter().any(|pattern| fits(pattern, name))
 }
 
 /// Names of the parameters that the patterns freeze. A pattern without effect is an error, and so is leaving nothing to train;
@@ -21,11 +21,8 @@ pub fn frozen<M: Module>(module: &M, patterns: &[String], buffers: &BTreeSet<Str
         return Ok(BTreeSet::new());
     }
     let shapes = params::shapes(module);
-    if let Some(pattern) = patterns.iter().find(|pattern| !shapes.keys().any(|name| fits(pattern.as_bytes(), name.as_bytes()))) {
-        let mut firsts: Vec<String> = shapes.keys().map(|name| first_part(name)).collect();
-        firsts.dedup();
-        let message = format!("freeze: `{pattern}` fits no parameter; their names begin with {} (`*` stands for any characters)", firsts.join(", "));
-        return Err(Error::Config(message));
+    if let Some(pattern) = patterns.iter().find(|pattern| !shapes.keys().any(|name| fits(pattern, name))) {
+        return Err(Error::Config(format!("freeze: {}", fits_nothing(pattern, shapes.keys().map(String::as_str)))));
     }
     if shapes.keys().all(|name| buffers.contains(name) || is_frozen(patterns, name)) {
         return Err(Error::Config(format!("freeze = {patterns:?} freezes every parameter; nothing is left to train")));
@@ -33,13 +30,21 @@ pub fn frozen<M: Module>(module: &M, patterns: &[String], buffers: &BTreeSet<Str
     Ok(shapes.into_keys().filter(|name| is_frozen(patterns, name)).collect())
 }
 
+/// What to say of a pattern that fits none of these names.
+pub(crate) fn fits_nothing<'a>(pattern: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let mut firsts: Vec<String> = names.map(first_part).collect();
+    firsts.dedup();
+    format!("`{pattern}` fits no parameter; their names begin with {} (`*` stands for any characters)", firsts.join(", "))
+}
+
 /// `vision_tower.` of `vision_tower.encoder...`; a name without dots is itself.
 fn first_part(name: &str) -> String {
     name.split_once('.').map_or(name.to_string(), |(first, _)| format!("{first}."))
 }
 
-/// The usual matching with one point to return to: the last `*`.
-fn fits(pattern: &[u8], name: &[u8]) -> bool {
+/// Does the pattern fit the whole name? The usual matching with one point to return to: the last `*`.
+pub(crate) fn fits(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
         match pattern.get(p) {
@@ -80,7 +85,7 @@ mod tests {
             ("*", "", true),
             ("", "a", false),
         ] {
-            assert_eq!(fits(pattern.as_bytes(), name.as_bytes()), want, "{pattern} on {name}");
+            assert_eq!(fits(pattern, name), want, "{pattern} on {name}");
         }
     }
 
@@ -95,7 +100,7 @@ mod tests {
                     [c, rest @ ..] => n.first().is_some_and(|x| *c == b'?' || c == x) && plain(rest, &n[1..]),
                 }
             }
-            prop_assert_eq!(fits(pattern.as_bytes(), name.as_bytes()), plain(pattern.as_bytes(), name.as_bytes()));
+            prop_assert_eq!(fits(&pattern, &name), plain(pattern.as_bytes(), name.as_bytes()));
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | [`trainer`] | `Trainer`, `Objective` | the loop: batches, gradients, clipping, optimiser, metrics, checkpoints |
 //! | [`trainable`] | `Trainable` | what the loop asks of a model |
 //! | [`freeze`] | | which parameters stay as they are |
-//! | [`optimizer`] | `AdamW` | decoupled weight decay on matrices, state by parameter name |
+//! | [`optimizer`] | `Optimizer`, `Clip` | AdamW, Muon, Adafactor, Lion; decoupled weight decay on matrices, state by parameter name |
 //! | [`schedule`] | `Schedule` | the learning rate as a pure function of the step |
 //! | [`mixture`] | `Mixture` | balancing and watching the experts of a sparse model |
 //! | [`recompute`] | `Recompute`, `Deferred` | activations of a block again in the backward pass, to the bit |
@@ -47,8 +47,8 @@ pub mod trainer;
 pub mod vision;
 
 pub use error::{Error, Result};
-pub use optimizer::{AdamW, OptimizerConfig};
+pub use optimizer::{Clip, Optimizer, OptimizerConfig, OptimizerKind, ParameterGroup, StateFormat};
 pub use recompute::Recompute;
-pub use schedule::{Schedule, ScheduleKind};
+pub use schedule::{Decay, Schedule, ScheduleKind, Warmup};
 pub use trainable::Trainable;
 pub use trainer::{Loss, Objective, Trainer, TrainerConfig};

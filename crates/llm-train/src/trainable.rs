@@ -1,12 +1,13 @@
 //! What the loop asks of a model besides being a module of named parameters.
 
 use crate::Result;
+use crate::optimizer::Layouts;
 use llm_arch::parameters::{Role, parameters};
 use llm_arch::{Decoder, hf};
-use llm_tensor::Precision;
 use llm_tensor::burn::module::Module;
 use llm_tensor::burn::tensor::Device;
 use llm_tensor::weights::SaveOptions;
+use llm_tensor::{Precision, params};
 use llm_vision::checkpoint::{load_pair, save_pair};
 use llm_vision::{ImageProcessor, Pair, Vlm};
 use std::collections::BTreeSet;
@@ -35,6 +36,14 @@ pub trait Trainable: Module {
     /// The decoder inside, and what the names of its parameters begin with.
     fn decoder(&self) -> Option<(&Decoder, &'static str)> {
         None
+    }
+
+    /// Shapes and number formats of the parameters that are trained: all but buffers and the `frozen`.
+    fn trained(&self, frozen: &BTreeSet<String>) -> Layouts {
+        let buffers = self.buffers();
+        let mut layouts = params::layouts(self);
+        layouts.retain(|name, _| !buffers.contains(name) && !frozen.contains(name));
+        layouts
     }
 
     /// Learned numbers.

@@ -29,7 +29,7 @@ fn trainer(max_steps: u64, lr: f64) -> TrainerConfig {
     TrainerConfig {
         max_steps,
         optimizer: OptimizerConfig { lr, ..OptimizerConfig::default() },
-        schedule: Schedule { kind: ScheduleKind::Constant, warmup_steps: 2, min_lr_ratio: 0.1 },
+        schedule: Schedule { kind: ScheduleKind::Constant, warmup_steps: 2, min_lr_ratio: 0.1, ..Schedule::default() },
         eval_every: max_steps,
         checkpoint_every: 0,
         ..TrainerConfig::default()

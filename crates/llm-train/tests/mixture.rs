@@ -42,7 +42,7 @@ fn workshop(dir: &Path) -> PretrainConfig {
         trainer: TrainerConfig {
             max_steps: 6,
             optimizer: OptimizerConfig { lr: 1e-2, ..OptimizerConfig::default() },
-            schedule: Schedule { kind: ScheduleKind::Constant, warmup_steps: 2, min_lr_ratio: 0.1 },
+            schedule: Schedule { kind: ScheduleKind::Constant, warmup_steps: 2, min_lr_ratio: 0.1, ..Schedule::default() },
             eval_every: 3,
             checkpoint_every: 0,
             keep_checkpoints: 1,

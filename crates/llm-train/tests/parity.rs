@@ -100,11 +100,13 @@ fn config(run: &Value) -> TrainerConfig {
             eps: hyper("eps").unwrap(),
             weight_decay: hyper("weight_decay").unwrap(),
             grad_clip: hyper("clip").unwrap(),
+            ..OptimizerConfig::default()
         },
         schedule: Schedule {
             kind: ScheduleKind::Cosine,
             warmup_steps: hyper("warmup").unwrap() as u64,
             min_lr_ratio: hyper("min_lr_rate").unwrap_or(0.0),
+            ..Schedule::default()
         },
         eval_every: 0,
         checkpoint_every: 3,

@@ -54,7 +54,7 @@ fn steps(max_steps: u64, lr: f64, freeze: &[&str]) -> TrainerConfig {
     TrainerConfig {
         max_steps,
         optimizer: OptimizerConfig { lr, ..OptimizerConfig::default() },
-        schedule: Schedule { kind: ScheduleKind::Constant, warmup_steps: 1, min_lr_ratio: 0.1 },
+        schedule: Schedule { kind: ScheduleKind::Constant, warmup_steps: 1, min_lr_ratio: 0.1, ..Schedule::default() },
         eval_every: max_steps,
         checkpoint_every: 2,
         freeze: freeze.iter().map(|p| p.to_string()).collect(),

@@ -22,6 +22,7 @@
 use crate::DecoderConfig;
 use crate::budget::Parts;
 use crate::config::{Layout, MlaConfig, QkNorm};
+use crate::parameters::{Role, parameters};
 use serde::Serialize;
 
 /// Floats of logits that exist at a time: the scratch of the fused output projection and loss.
@@ -38,13 +39,17 @@ pub enum Optimizer {
     AdamW8bit,
     /// One f32 momentum for matrices, AdamW for tables and vectors (Jordan et al. 2024).
     Muon,
+    /// A second moment per row and column of a matrix instead of one an element (Shazeer & Stern 2018).
+    Adafactor,
+    /// One f32 momentum (Chen et al. 2023).
+    Lion,
     /// One f32 momentum.
     Sgd,
 }
 
 impl Optimizer {
     /// Bytes of state, without the master copy.
-    fn bytes(self, parts: &Parts) -> f64 {
+    fn bytes(self, config: &DecoderConfig, parts: &Parts) -> f64 {
         let all = parts.total as f64;
         match self {
             Self::AdamW => 8.0 * all,
@@ -53,7 +58,15 @@ impl Optimizer {
                 let others = (parts.embedding + parts.norms) as f64;
                 4.0 * (all - others) + 8.0 * others
             }
-            Self::Sgd => 4.0 * all,
+            Self::Adafactor => {
+                let trained = parameters(config).into_iter().filter(|p| p.role != Role::Buffer);
+                let numbers = trained.map(|p| match p.shape.last_chunk::<2>() {
+                    Some([rows, columns]) => p.size() / columns + p.size() / rows,
+                    None => p.size(),
+                });
+                4.0 * numbers.sum::<usize>() as f64
+            }
+            Self::Lion | Self::Sgd => 4.0 * all,
         }
     }
 }
@@ -121,14 +134,14 @@ impl Memory {
             Mode::TrainF32(optimizer) => Self {
                 weights: 4.0 * n,
                 gradients: 4.0 * n,
-                optimizer: optimizer.bytes(&parts),
+                optimizer: optimizer.bytes(config, &parts),
                 activations: activation_bytes(config, batch * context, 4),
                 kv_cache: 0.0,
             },
             Mode::TrainBf16(optimizer) => Self {
                 weights: 2.0 * n,
                 gradients: 2.0 * n,
-                optimizer: 4.0 * n + optimizer.bytes(&parts),
+                optimizer: 4.0 * n + optimizer.bytes(config, &parts),
                 activations: activation_bytes(config, batch * context, 2),
                 kv_cache: 0.0,
             },
@@ -249,6 +262,7 @@ mod tests {
         let train = |o| Memory::of(&config, Mode::TrainBf16(o), 1, 1).optimizer / n;
         assert!(train(Optimizer::AdamW8bit) < 6.1 && train(Optimizer::Sgd) == 8.0);
         assert!(train(Optimizer::Muon) > 8.0 && train(Optimizer::Muon) < 8.6);
+        assert!(train(Optimizer::Adafactor) > 4.0 && train(Optimizer::Adafactor) < 4.01 && train(Optimizer::Lion) == 8.0);
         let serve = |s| Memory::of(&config, Mode::Serve(s), 1, 1).weights / n;
         assert!(serve(Storage::Bf16) == 2.0 && serve(Storage::Int8) < 1.2 && serve(Storage::Int4) < 0.76);
     }

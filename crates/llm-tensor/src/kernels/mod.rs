@@ -8,16 +8,21 @@
 //! Matrix products go to `gemm`. All matrices are row-major.
 
 pub mod activation;
+pub mod adafactor;
 pub mod adamw;
+pub mod adamw8;
 pub mod attention;
 pub mod cross_entropy;
 pub mod divergence;
+pub mod dynamic_map;
 pub mod embedding;
 pub mod grouped;
 mod lanes;
 pub mod layer_norm;
 pub mod linear_cross_entropy;
+pub mod lion;
 pub mod matmul;
+pub mod muon;
 pub mod packed;
 pub mod paged_attention;
 pub mod rms_norm;

@@ -3,6 +3,8 @@
 
 #![allow(non_snake_case)] // shape suffixes
 
+pub mod optimizer;
+
 use super::{AdamWStep, AttentionSpan, IGNORE, Indices};
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::Score;

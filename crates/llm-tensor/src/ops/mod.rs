@@ -10,6 +10,8 @@
 
 pub mod composed;
 mod extension;
+mod optimizer;
+mod optimizer_extension;
 mod packed;
 mod span;
 
@@ -24,7 +26,9 @@ pub use crate::kernels::adamw::Step as AdamWStep;
 pub use crate::kernels::attention::Score;
 pub use crate::kernels::cross_entropy::IGNORE;
 pub use crate::kernels::rope::Pairing;
+pub use crate::kernels::{adafactor::Step as AdafactorStep, lion::Step as LionStep, muon::Iteration, muon::Step as MuonStep};
 pub use composed::RopeTable;
+pub use optimizer::{Quantized, Sign, adafactor_matrices, adafactor_vector, adamw_8bit, lion, muon};
 pub use packed::{PackedWeight, packed_linear, packed_linear_composed};
 pub use span::AttentionSpan;
 

@@ -21,7 +21,6 @@ use crate::spikes::Monitor;
 use crate::trainable::Trainable;
 use crate::{Error, Result};
 pub use identity::Identity;
-use llm_tensor::params;
 pub use retention::Retention;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -148,10 +147,8 @@ impl<M: Trainable> Loading<'_, M> {
             }
         }
         let model = self.like.restore(path)?;
-        let mut layouts = params::layouts(&model);
         // No gradient ever reaches a buffer, so it has no moments.
-        let buffers = model.buffers();
-        layouts.retain(|name, _| !buffers.contains(name) && !self.frozen.contains(name));
+        let layouts = model.trained(self.frozen);
         let device = self.like.device();
         let device = if device.is_autodiff() { device.inner() } else { device };
         let optimizer = Optimizer::load(self.optimizer.clone(), &path.join("optimizer.safetensors"), &layouts, &device)?;

@@ -102,6 +102,7 @@ impl TrainerConfig {
         if self.early_stopping.patience > 0 && self.eval_every == 0 {
             return bad("trainer.early_stopping needs validations; set trainer.eval_every");
         }
+        self.schedule.check()?;
         let spikes = &self.spikes;
         if spikes.window < 4 || spikes.max_spikes == 0 || spikes.sigma.is_nan() || spikes.sigma <= 0.0 {
             return bad("trainer.spikes: expected window of at least 4, max_spikes of at least 1 and a positive sigma");

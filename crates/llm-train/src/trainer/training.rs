@@ -73,7 +73,7 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
             None => {
                 Skipped::clear(&trainer.out);
                 let _ = std::fs::remove_file(trainer.out.join("spikes.jsonl"));
-                let optimizer = Optimizer::new(config.optimizer.clone(), &initial)?;
+                let optimizer = Optimizer::new(config.optimizer.clone(), &initial.trained(&frozen))?;
                 Loaded { model: initial, optimizer, state: State::start(trainer.identity.clone()), passed_over: Vec::new() }
             }
         };
