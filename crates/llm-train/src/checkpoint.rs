@@ -63,7 +63,7 @@ pub fn save<M: Trainable>(dir: &Path, model: &M, optimizer: &AdamW, mut state: S
     let steps = steps(dir);
     for &old in &steps[..steps.len().saturating_sub(keep.max(1))] {
         // A leftover only costs disk space.
-        let _ = std::fs::remove_dir_all(folder(dir, old));
+        let _ = llm_run::atomic::remove_dir(&folder(dir, old));
     }
     Ok(())
 }

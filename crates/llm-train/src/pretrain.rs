@@ -17,6 +17,7 @@ use llm_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// `llm-train pretrain`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,6 +104,8 @@ pub struct Pretrain {
     config: PretrainConfig,
     mixture: Mixture,
     evaluation: Option<Evaluation>,
+    /// Seconds that the batches of this step took to put together.
+    data_seconds: f64,
 }
 
 /// One micro-batch and the targets of its whole step.
@@ -119,6 +122,7 @@ impl Objective for Pretrain {
     type Batch = PretrainBatch;
 
     fn batches(&mut self, step: u64, _: &Decoder) -> Result<Vec<PretrainBatch>> {
+        let clock = Instant::now();
         let n = self.train.len() as u64;
         let order = Seed(self.config.seed).stream("data order");
         let rows: Vec<Row> = (0..self.config.batch_size as u64)
@@ -130,7 +134,9 @@ impl Objective for Pretrain {
         let micro: Vec<TokenRows> = rows.chunks(self.config.micro_batch_size).map(TokenRows::new).collect();
         let step_targets = micro.iter().map(|m| m.counted).sum();
         let first = step * self.config.batch_size as u64;
-        Ok(micro.into_iter().zip(first..).map(|(rows, number)| PretrainBatch { rows, step_targets, number }).collect())
+        let batches = micro.into_iter().zip(first..).map(|(rows, number)| PretrainBatch { rows, step_targets, number }).collect();
+        self.data_seconds = clock.elapsed().as_secs_f64();
+        Ok(batches)
     }
 
     fn loss(&mut self, model: &Decoder, batch: &PretrainBatch) -> Result<Loss> {
@@ -150,7 +156,9 @@ impl Objective for Pretrain {
     }
 
     fn metrics(&mut self) -> Map<String, Value> {
-        self.mixture.metrics(self.experts_per_token())
+        let mut record = self.mixture.metrics(self.experts_per_token());
+        record.insert("data_seconds".to_string(), json!((self.data_seconds * 1e6).round() / 1e6));
+        record
     }
 
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
@@ -197,11 +205,10 @@ impl Pretrain {
         let tokenizer = Tokenizer::load(&config.tokenizer)?;
         fit_to_tokenizer(&mut config.model, &tokenizer);
         config.model.validate()?;
-        let train = open_shards(&config.train, config.model.max_position_embeddings)?;
-        let heldout =
-            if config.heldout.as_os_str().is_empty() { None } else { Some(open_shards(&config.heldout, config.model.max_position_embeddings)?) };
+        let train = open_shards(&config.train, &config.model)?;
+        let heldout = if config.heldout.as_os_str().is_empty() { None } else { Some(open_shards(&config.heldout, &config.model)?) };
         let evaluation = Evaluation::open(&config.evaluation, &tokenizer)?;
-        Ok((Self { train, heldout, config: config.clone(), mixture: Mixture::default(), evaluation }, tokenizer))
+        Ok((Self { train, heldout, config: config.clone(), mixture: Mixture::default(), evaluation, data_seconds: 0.0 }, tokenizer))
     }
 }
 
@@ -214,13 +221,21 @@ pub fn fit_to_tokenizer(model: &mut DecoderConfig, tokenizer: &Tokenizer) {
     model.eos_token_id.dedup();
 }
 
-fn open_shards(dir: &Path, context: usize) -> Result<Shards> {
-    let shards = Shards::open(dir)?;
+fn open_shards(dir: &Path, model: &DecoderConfig) -> Result<Shards> {
+    let (shards, context) = (Shards::open(dir)?, model.max_position_embeddings);
     if shards.is_empty() {
         return Err(Error::Config(format!("{}: holds no rows; pack more text or lower sequence_length", dir.display())));
     }
     if shards.sequence_length() > context {
         let message = format!("{}: rows of {} tokens do not fit model.max_position_embeddings = {context}", dir.display(), shards.sequence_length());
+        return Err(Error::Config(message));
+    }
+    let (ids, rows) = (shards.info().vocab_size, model.vocab_size);
+    if ids > rows {
+        let message = format!(
+            "{}: packed with {ids} token ids, but `tokenizer` gives a model of {rows}; name the one that the shards were packed with",
+            dir.display()
+        );
         return Err(Error::Config(message));
     }
     Ok(shards)
@@ -229,6 +244,9 @@ fn open_shards(dir: &Path, context: usize) -> Result<Shards> {
 /// Pre-train a model into `out`.
 pub fn pretrain(mut config: PretrainConfig, out: &Path, name: &str) -> Result<Outcome<Decoder>> {
     let (mut objective, tokenizer) = Pretrain::open(&mut config)?;
+    if let Some(heldout) = &objective.heldout {
+        heldout.verify()?;
+    }
     let identity = json!({"config": config, "train": objective.train.hash()?, "tokenizer": llm_run::hash::path(&config.tokenizer)?});
     let trainer = Trainer {
         config: config.trainer.clone(),

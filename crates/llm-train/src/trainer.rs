@@ -140,6 +140,7 @@ pub struct Outcome<M> {
 impl Trainer {
     /// Train to the end, continuing from the newest checkpoint in `out`, and save `out/model` with the tokenizer.
     pub fn run<O: Objective>(&self, objective: &mut O, start: impl FnOnce() -> Result<O::Model>, tokenizer: &Tokenizer) -> Result<Outcome<O::Model>> {
+        program::catch_interrupts();
         let checkpoints = self.out.join("checkpoints");
         let initial = start()?;
         let precision = initial.precision();
@@ -167,10 +168,14 @@ impl Trainer {
         if state.step > 0 {
             progress.resume_at(state.step);
             progress.note(format!("continuing from step {}", state.step));
+            // A checkpoint is written before the validation of its step, which may not have come to its end.
+            let due = self.config.eval_every > 0 && (state.step.is_multiple_of(self.config.eval_every) || state.step == max_steps);
+            if due && !validated(&self.out, state.step)? {
+                self.validate(objective, &model, state.step, &mut metrics)?;
+            }
         } else if self.config.eval_every > 0 {
             self.validate(objective, &model, 0, &mut metrics)?;
         }
-        program::catch_interrupts();
         let before = state.elapsed_seconds;
         let clock = Instant::now();
         let mut loss = f32::NAN;
@@ -210,6 +215,7 @@ impl Trainer {
                 checkpoint::save(&checkpoints, &model, &optimizer, state.clone(), self.config.keep_checkpoints)?;
             }
             if stop && state.step < max_steps {
+                program::saved();
                 return Err(Error::Interrupted { step: state.step });
             }
             if every(self.config.eval_every) || (self.config.eval_every > 0 && state.step == max_steps) {
@@ -223,7 +229,7 @@ impl Trainer {
         objective.finish(folder.path())?;
         folder.commit()?;
         // Everything a checkpoint could bring back is in `model` now; what is left is intermediate.
-        let _ = std::fs::remove_dir_all(&checkpoints);
+        let _ = llm_run::atomic::remove_dir(&checkpoints);
         let validations: Vec<_> = Metrics::read(self.out.join("metrics.jsonl"))?.into_iter().filter(|r| r.contains_key("val_loss")).collect();
         let ends = [validations.first(), validations.last()].into_iter().flatten().cloned().collect();
         if loss.is_nan() {
@@ -278,6 +284,12 @@ pub fn accumulate<O: Objective>(objective: &mut O, model: &O::Model, step: u64) 
 /// The loss of a step: the sum of those of its micro-batches. Waits for the device.
 pub fn read_loss(losses: Vec<Tensor<1>>) -> f32 {
     losses.into_iter().map(|loss| f64::from(host::scalar(loss))).sum::<f64>() as f32
+}
+
+/// Does the log hold a validation of this step? Only records of steps have a loss.
+fn validated(out: &Path, step: u64) -> Result<bool> {
+    let records = Metrics::read(out.join("metrics.jsonl"))?;
+    Ok(records.iter().any(|r| r.get("step").and_then(Value::as_u64) == Some(step) && !r.contains_key("loss")))
 }
 
 fn last_loss(out: &Path) -> Result<f32> {
