@@ -17,11 +17,11 @@ static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
 /// How a stage ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// Status zero.
+    /// Status zero and a manifest, which a stage writes last.
     Well,
     /// Any other status.
     Badly(ExitStatus),
-    /// Ctrl-C or SIGTERM came.
+    /// Ctrl-C or SIGTERM came, to us or to the program: one that saved what it had ends with status zero then.
     Interrupted,
 }
 
@@ -75,13 +75,13 @@ pub fn run(mut command: Command, dir: &Path, stamp: &mut Stamp) -> Result<Ended>
     };
     stamp.wall_seconds = before + started.elapsed().as_secs_f64();
     stamp.pid = None;
-    if status.success() {
+    if status.success() && dir.join("manifest.json").is_file() {
         return Ok(Ended::Well);
     }
     if dir.exists() {
         stamp.write(&dir.join(RUNNING))?;
     }
-    Ok(if interrupted() { Ended::Interrupted } else { Ended::Badly(status) })
+    Ok(if interrupted() || status.success() { Ended::Interrupted } else { Ended::Badly(status) })
 }
 
 fn signal(pid: u32, name: &str) {

@@ -15,6 +15,7 @@ echo "$command $(basename "$out")" >> "$(dirname "$0")/calls"
 case $command in
   copy) grep -v '^path' "$config" > "$out/data" ;;
   count)
+    trap 'exit 0' TERM
     i=$(cat "$out/checkpoint" 2>/dev/null || echo 0)
     echo "from $i" >> "$(dirname "$0")/calls"
     while [ "$i" -lt 40 ]; do
@@ -230,4 +231,22 @@ fn typos_are_answered_with_what_was_meant() {
         assert!(!output.status.success() && stderr(&output).contains(expected), "{}", stderr(&output));
     }
     assert!(bench.calls().is_empty());
+}
+
+/// A program that saves at SIGTERM and ends with status 0, as `llm-train` does, is not finished.
+#[test]
+fn a_stage_that_stopped_in_order_is_continued_not_taken_for_done() {
+    let bench = Bench::new("count");
+    let child = bench.start();
+    bench.wait_for_count(5);
+    let stamp: serde_json::Value = serde_json::from_str(&fs::read_to_string(bench.path("run/two/.tmp-running.json")).unwrap()).unwrap();
+    assert!(Command::new("kill").args(["-TERM", &stamp["pid"].to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).contains("stopped at stage `two`") && !bench.path("run/three").exists(), "{}", stderr(&output));
+    bench.calls();
+    let output = bench.run(&[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(bench.result().trim(), "counted to 40");
+    assert!(bench.calls().iter().any(|c| c.starts_with("from ") && c != "from 0"), "it must go on where it was");
 }

@@ -19,12 +19,16 @@
 //! | module | job |
 //! |---|---|
 //! | `write` | rows to files |
+//! | `checksums` | what their bytes must be |
 //! | `read` | files to checked buffers |
+//!
+//! `checksums.json` holds the BLAKE3 of each file ([`Shards::verify`]).
 //!
 //! The surprising decision: the reader does not go through Arrow's array decoder. That one may panic on a damaged file,
 //! because lengths inside a message are trusted. Here the FlatBuffers metadata is verified and every buffer is
 //! bounds-checked against the file once at [`Shards::open`]; afterwards a row is two slices of the mapping.
 
+mod checksums;
 mod read;
 mod write;
 
@@ -105,14 +109,14 @@ pub struct Shards {
 impl Shards {
     /// Map all shards of a folder and check their structure; a damaged or truncated file is an error that names it.
     ///
-    /// Contents of token buffers are not read. `Manifest::output_hash` of the stage says whether they are what was written.
+    /// Contents of token buffers are not read; [`Shards::verify`] does that.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let format = |message: &str| Error::Format { path: dir.to_path_buf(), message: message.to_string() };
         if !dir.is_dir() {
             return Err(format("no such folder of shards; run `llm-data pack` first"));
         }
-        let files: Vec<PathBuf> = walk(dir)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "arrow")).collect();
+        let files = files(dir)?;
         let mut shards: Option<Shards> = None;
         for path in &files {
             let damaged = |message: String| Error::Format {
@@ -202,9 +206,18 @@ impl Shards {
         offsets.map(|(from, to)| String::from_utf8_lossy(&batch.ids[from..to]).into_owned()).collect()
     }
 
-    /// BLAKE3 over all shard files: the identity of the training data.
+    /// Read all shard files and compare them with their checksums; a difference is an error that names the file. Folders without
+    /// checksums pass.
+    pub fn verify(&self) -> Result<()> {
+        checksums::verify(&self.dir).map(|_| ())
+    }
+
+    /// The identity of the training data, after [`Shards::verify`].
     pub fn hash(&self) -> Result<String> {
-        Ok(llm_run::hash::path(&self.dir)?)
+        match checksums::verify(&self.dir)? {
+            Some(identity) => Ok(identity),
+            None => Ok(llm_run::hash::path(&self.dir)?),
+        }
     }
 
     fn locate(&self, index: usize) -> (&Batch, usize) {
@@ -212,4 +225,9 @@ impl Shards {
         let batch = &self.batches[self.batches.partition_point(|b| b.first_row + b.rows <= index)];
         (batch, index - batch.first_row)
     }
+}
+
+/// The shards of a folder in their order.
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    Ok(walk(dir)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "arrow")).collect())
 }

@@ -67,7 +67,7 @@ fn rows_survive_a_round_trip_over_shards_and_batches() {
         write(&dir, &rows, rows_per_shard);
         let shards = Shards::open(&dir).unwrap();
         assert_eq!((shards.len(), shards.info(), shards.labels()), (n, &info(), &labels()));
-        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), n.div_ceil(rows_per_shard));
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), n.div_ceil(rows_per_shard) + 1, "shards and checksums.json");
         for (i, expected) in rows.iter().enumerate() {
             let row = shards.row(i);
             assert_eq!(row.tokens, expected.tokens);
@@ -159,6 +159,33 @@ fn every_truncation_is_an_error_that_names_the_file() {
         let message = Shards::open(&dir).unwrap_err().to_string();
         assert!(message.contains("shard-00000.arrow") && message.contains("damaged or truncated"), "{message}");
     }
+}
+
+/// If this fails, training learns from what a disk made up.
+#[test]
+fn every_flipped_bit_is_an_error_that_names_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("train");
+    write(&dir, &rows(12), 5);
+    Shards::open(&dir).unwrap().verify().unwrap();
+    let path = dir.join("shard-00001.arrow");
+    let bytes = std::fs::read(&path).unwrap();
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1 << (at % 8);
+        std::fs::write(&path, &damaged).unwrap();
+        let message = Shards::open(&dir).and_then(|shards| shards.hash()).unwrap_err().to_string();
+        assert!(message.contains("shard-00001.arrow"), "byte {at}: {message}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    let message = Shards::open(&dir).unwrap().verify().unwrap_err().to_string();
+    assert!(message.contains("shard-00001.arrow"), "a missing shard: {message}");
+    std::fs::write(&path, &bytes).unwrap();
+    std::fs::copy(&path, dir.join("shard-00007.arrow")).unwrap();
+    let message = Shards::open(&dir).unwrap().verify().unwrap_err().to_string();
+    assert!(message.contains("shard-00007.arrow"), "a shard too many: {message}");
+    std::fs::remove_file(dir.join("checksums.json")).unwrap();
+    Shards::open(&dir).unwrap().hash().unwrap();
 }
 
 #[test]

@@ -141,6 +141,20 @@ impl Drop for AtomicDir {
     }
 }
 
+/// Remove a folder, if it is there, so that a crash on the way leaves no half of it under its name.
+pub fn remove_dir(path: &Path) -> Result<()> {
+    let old = path.with_file_name(format!(".tmp-old-{}", path.file_name().unwrap_or_default().to_string_lossy()));
+    for leftover in [true, false] {
+        if !leftover && path.exists() {
+            fs::rename(path, &old).map_err(io(path, "cannot move aside"))?;
+        }
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(io(&old, "cannot remove"))?;
+        }
+    }
+    Ok(())
+}
+
 /// All regular files below `dir`, sorted by path, temporary files left out.
 pub fn walk(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
@@ -178,6 +192,19 @@ mod tests {
         drop(file);
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(fs::read_dir(dir.path().join("a")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_removed_folder_takes_its_leftover_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, leftover) = (dir.path().join("step-1"), dir.path().join(".tmp-old-step-1"));
+        for path in [&target, &leftover] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("file"), "x").unwrap();
+        }
+        remove_dir(&target).unwrap();
+        remove_dir(&target).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! | [`metrics`] | `Metrics` | append-only JSON lines that survive a resume |
 //! | [`progress`] | `Progress` | a bar with ETA on a terminal, plain lines when piped |
 //! | [`seed`] | `Seed`, `Rng` | randomness as a function of (seed, stream, step) |
+//! | [`signals`] | `Signal` | Ctrl-C and SIGTERM, told apart |
 //! | [`atomic`] | `write`, `AtomicFile`, `AtomicDir` | nothing is ever half-written |
 //! | [`hash`] | `path`, `bytes` | BLAKE3 of files and folders |
 //! | [`html`] | `Html` | markup that text cannot break |
@@ -28,6 +29,7 @@ pub mod program;
 pub mod progress;
 pub mod run;
 pub mod seed;
+pub mod signals;
 
 pub use error::{Error, Result};
 pub use metrics::Metrics;

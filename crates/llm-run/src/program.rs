@@ -1,5 +1,13 @@
 //! What all binaries share: flags, one-line errors, exit codes, Ctrl-C.
+//!
+//! | how it ended | status |
+//! |---|---|
+//! | everything is written | 0 |
+//! | SIGTERM, and the same command continues from what was saved ([`saved`]) | 0 |
+//! | any other interruption | 130 |
+//! | an error | 1 |
 
+use crate::signals::{self, Signal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Once;
@@ -30,6 +38,8 @@ impl Args {
 pub const EXIT_INTERRUPTED: u8 = 130;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+static SAVED: AtomicBool = AtomicBool::new(false);
 
 /// Run a program body: prints an error as one `error: ...` line with its causes and returns a non-zero status.
 ///
@@ -45,7 +55,11 @@ pub fn main<E: std::fmt::Display>(body: impl FnOnce() -> Result<(), E>) -> ExitC
     }));
     match body() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) if interrupted() => ExitCode::from(EXIT_INTERRUPTED),
+        Err(error) if interrupted() => {
+            eprintln!("{}", said_once(&format!("{error:#}")));
+            let orderly = TERMINATED.load(Ordering::SeqCst) && SAVED.load(Ordering::SeqCst);
+            if orderly { ExitCode::SUCCESS } else { ExitCode::from(EXIT_INTERRUPTED) }
+        }
         Err(error) => {
             // anyhow's alternate form prints "context: cause: cause".
             eprintln!("error: {}", said_once(&format!("{error:#}")));
@@ -60,23 +74,39 @@ fn said_once(text: &str) -> &str {
     text.match_indices(": ").find(repeated).map_or(text, |(at, _)| &text[..at])
 }
 
-/// Catch Ctrl-C and SIGTERM from now on: long loops ask [`interrupted`] and stop at the next safe point. A second Ctrl-C
-/// ends the process at once.
+/// Catch Ctrl-C and SIGTERM from now on: long loops ask [`interrupted`] and stop at the next safe point. A second signal ends the
+/// process at once if it is Ctrl-C; SIGTERM often comes twice, to a process and to its group, and changes nothing then.
 pub fn catch_interrupts() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let _ = ctrlc::set_handler(|| {
-            if INTERRUPTED.swap(true, Ordering::SeqCst) {
-                std::process::exit(i32::from(EXIT_INTERRUPTED));
+        let listening = signals::listen(|signal| {
+            let again = INTERRUPTED.load(Ordering::SeqCst);
+            match signal {
+                Signal::Interrupt if again => std::process::exit(i32::from(EXIT_INTERRUPTED)),
+                Signal::Interrupt => eprintln!("\ninterrupted: finishing the current step (Ctrl-C again to stop at once)"),
+                Signal::Terminate if again => {}
+                Signal::Terminate => {
+                    TERMINATED.store(true, Ordering::SeqCst);
+                    eprintln!("SIGTERM: finishing the current step");
+                }
             }
-            eprintln!("\ninterrupted: finishing the current step (Ctrl-C again to stop at once)");
+            INTERRUPTED.store(true, Ordering::SeqCst);
         });
+        if let Err(error) = listening {
+            eprintln!("note: Ctrl-C will end this at once, without saving: {error}");
+        }
     });
 }
 
 /// True after Ctrl-C or SIGTERM.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Say, after [`interrupted`], that all that was done is on the disk and the same command continues from there: SIGTERM then ends the
+/// program with status 0, as a scheduler expects of one that stopped in order.
+pub fn saved() {
+    SAVED.store(true, Ordering::SeqCst);
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Writing a folder of shards: rows become record batches, record batches files, and the folder appears whole.
 
-use super::{Label, Labels, ShardInfo};
+use super::{Label, Labels, ShardInfo, checksums};
 use crate::error::{Error, Result, io};
 use arrow_array::types::{UInt16Type, UInt32Type};
 use arrow_array::{ArrayRef, ListArray, PrimitiveArray, RecordBatch, StringArray};
@@ -162,6 +162,7 @@ impl ShardWriter {
     pub fn finish(mut self) -> Result<()> {
         self.flush()?;
         self.close_shard()?;
+        checksums::write(self.dir.path())?;
         Ok(self.dir.commit()?)
     }
 }

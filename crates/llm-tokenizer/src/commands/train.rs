@@ -251,8 +251,8 @@ fn count(run: &mut Run, trainer: &mut Trainer, config: &Config, settings: &Train
                     saved = seen;
                 }
                 if interrupted() {
-                    eprintln!("counts are kept: the same command goes on from here");
-                    bail!("interrupted");
+                    llm_run::program::saved();
+                    bail!("interrupted; counts are kept: the same command goes on from here");
                 }
             }
             if enough {

@@ -2,6 +2,7 @@
 
 use super::{folder, steps};
 use crate::Result;
+use llm_run::atomic;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -42,7 +43,7 @@ impl Best {
             best.steps.push((step, value));
         }
         best.steps.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
-        llm_run::atomic::write(Self::path(dir), serde_json::to_vec(&best).unwrap_or_default())?;
+        atomic::write(Self::path(dir), serde_json::to_vec(&best).unwrap_or_default())?;
         Ok(best)
     }
 
@@ -68,7 +69,7 @@ impl Retention {
         let kept = self.kept(&saved, &Best::read(dir));
         for step in saved.into_iter().filter(|s| !kept.contains(s)) {
             // A leftover only costs disk space.
-            let _ = std::fs::remove_dir_all(folder(dir, step));
+            let _ = atomic::remove_dir(&folder(dir, step));
         }
     }
 
@@ -80,13 +81,13 @@ impl Retention {
     /// After the run only what is kept for good stays.
     pub fn apply_at_end(&self, dir: &Path) {
         if !self.outlives_the_run() {
-            let _ = std::fs::remove_dir_all(dir);
+            let _ = atomic::remove_dir(dir);
             return;
         }
         let (saved, best) = (steps(dir), Best::read(dir));
         let best: Vec<u64> = best.steps.iter().map(|(s, _)| *s).filter(|s| saved.contains(s)).take(self.best).collect();
         for step in saved.into_iter().filter(|s| !best.contains(s) && !(self.every > 0 && s.is_multiple_of(self.every))) {
-            let _ = std::fs::remove_dir_all(folder(dir, step));
+            let _ = atomic::remove_dir(&folder(dir, step));
         }
     }
 }

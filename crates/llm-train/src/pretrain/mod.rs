@@ -45,6 +45,7 @@ use serde_json::{Map, Value, json};
 use start::Start;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use weights::LossWeights;
 
 /// The objective.
@@ -64,6 +65,8 @@ pub struct Pretrain {
     start: Start,
     /// Share of annealing rows in the step that was asked for last.
     anneal_share: Option<f64>,
+    /// Seconds that its batches took to put together.
+    data_seconds: f64,
 }
 
 /// A thread that panicked while it counted leaves counts that are still counts.
@@ -89,7 +92,8 @@ impl Objective for Pretrain {
     type Batch = PretrainBatch;
 
     fn batches(&mut self, step: u64, _: &Decoder) -> Result<Vec<PretrainBatch>> {
-        self.anneal_share = self.order.share(step);
+        let clock = Instant::now();
+        let anneal_share = self.order.share(step);
         let rows: Vec<(usize, Row)> = self.places(step).map(|(folder, shards, row)| (folder, shards.row(row))).collect();
         let first = step * self.config.batch_size as u64;
         let mut batches: Vec<PretrainBatch> = Vec::new();
@@ -104,6 +108,8 @@ impl Objective for Pretrain {
         // A step without targets has the loss 0.
         let step_weight = if sum > 0.0 { sum } else { 1.0 };
         batches.iter_mut().for_each(|batch| batch.step_weight = step_weight);
+        self.anneal_share = anneal_share;
+        self.data_seconds = clock.elapsed().as_secs_f64();
         Ok(batches)
     }
 
@@ -133,6 +139,7 @@ impl Objective for Pretrain {
     fn metrics(&mut self) -> Map<String, Value> {
         let mut metrics = locked(&self.mixture).metrics(self.experts_per_token());
         metrics.extend(self.anneal_share.map(|share| ("anneal_share".to_string(), json!(share))));
+        metrics.insert("data_seconds".to_string(), json!((self.data_seconds * 1e6).round() / 1e6));
         metrics
     }
 
@@ -192,14 +199,18 @@ impl Pretrain {
         let loss_weights = LossWeights::resolve(&config.loss_weights, &labels)?;
         let heldout = match config.heldout.as_os_str().is_empty() {
             true => None,
-            false => Some(Heldout::new(open(&config.heldout)?, &tokenizer)),
+            false => {
+                let shards = open(&config.heldout)?;
+                shards.verify()?;
+                Some(Heldout::new(shards, &tokenizer))
+            }
         };
         let evaluation = Evaluation::open(&config.evaluation, &tokenizer)?;
         let samples = Samples::open(&config.samples, &config.model, &tokenizer, config.seed)?;
         let order = Order::new(config, train.len(), anneal.as_ref().map_or(0, Shards::len));
         let mixture = Mutex::default();
         let config = config.clone();
-        let objective = Self { train, anneal, order, loss_weights, heldout, config, mixture, evaluation, samples, start, anneal_share: None };
+        let objective = Self { train, anneal, order, loss_weights, heldout, config, mixture, evaluation, samples, start, anneal_share: None, data_seconds: 0.0 };
         Ok((objective, tokenizer))
     }
 

@@ -370,6 +370,7 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         }
         if stop && !last {
             self.writer.wait()?;
+            program::saved();
             return Err(Error::Interrupted { step });
         }
         self.writer.finished()?;

@@ -10,7 +10,9 @@ use llm_tokenizer::trainer::{TrainerConfig, train};
 use llm_train::pretrain::PretrainConfig;
 use std::path::Path;
 
-/// Of `text(0)`, `text(1)`, ...: `train` and `heldout` documents as rows of 32 tokens below `dir/pack`, and a small tokenizer in
+pub mod program;
+
+/// Of `text(0)`, `text(1)`, ...: `train` documents and after them `heldout` others as rows of 32 tokens below `dir/pack`, and a small tokenizer in
 /// `dir/tokenizer`.
 pub fn packed(dir: &Path, train: usize, heldout: usize, text: impl Fn(usize) -> String) {
     let document = |i: usize| Document { id: format!("d{i}"), text: text(i), source: "test".into(), ..Document::default() };
@@ -19,9 +21,9 @@ pub fn packed(dir: &Path, train: usize, heldout: usize, text: impl Fn(usize) -> 
 
 /// The same of whole documents and with other settings.
 pub fn packed_documents(dir: &Path, train: usize, heldout: usize, document: impl Fn(usize) -> Document, settings: PackConfig) {
-    for (name, n) in [("train", train), ("heldout", heldout)] {
+    for (name, first, n) in [("train", 0, train), ("heldout", train, heldout)] {
         let mut writer = DocumentWriter::create(&dir.join(name)).unwrap();
-        (0..n).for_each(|i| writer.push(document(i)).unwrap());
+        (first..first + n).for_each(|i| writer.push(document(i)).unwrap());
         writer.finish().unwrap();
     }
     let texts: Vec<String> = (0..8).map(|i| document(i).text).collect();
