@@ -16,6 +16,14 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
+    /// Measured points that cannot be read.
+    #[error("{}: {message}", path.display())]
+    Points {
+        /// File or folder.
+        path: PathBuf,
+        /// What is wrong and what was expected.
+        message: String,
+    },
     /// The loss stopped being a number.
     #[error(
         "step {step}: the loss is {loss}; lower optimizer.lr (now {lr:e}), raise schedule.warmup_steps or lower optimizer.grad_clip, then start again: training continues from the last checkpoint"
