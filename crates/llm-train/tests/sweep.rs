@@ -52,7 +52,7 @@ fn a_sweep_ranks_counts_what_fails_and_repeats_nothing() {
     data(dir.path());
     std::fs::write(dir.path().join("base.toml"), base(dir.path())).unwrap();
     let file = dir.path().join("sweep.toml");
-    std::fs::write(&file, "config = \"base.toml\"\nseeds = 2\n[grid]\n\"trainer.optimizer.lr\" = [1e-3, 1e30]").unwrap();
+    std::fs::write(&file, "config = \"base.toml\"\nseeds = 2\n[grid]\n\"trainer.optimizer.lr\" = [1e-3, 1e38]").unwrap();
     let spec = Spec::read(&file).unwrap();
     let runs = plan(&spec).unwrap();
     let out = dir.path().join("out");

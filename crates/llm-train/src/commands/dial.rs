@@ -79,7 +79,7 @@ impl DialArgs {
             bail!("--mfu {}: expected a share above 0, at most 1 (good training code reaches 0.3 to 0.5)", self.mfu);
         }
         let flops = device.peak_flops.unwrap_or(0.0) * self.mfu * f64::from(self.gpus);
-        let source = format!("({} {}, {:.0} % of the peak)", self.gpus, device.name, 100.0 * self.mfu);
+        let source = format!("{} {} at {:.0} %", self.gpus, device.name, 100.0 * self.mfu);
         Ok(Some(Rate { tokens_per_second: flops / Flops::of(&config.model, length).training, source }))
     }
 }

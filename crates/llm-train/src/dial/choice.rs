@@ -2,18 +2,14 @@
 
 use super::recipe::{TOKENS_PER_PARAMETER, Task};
 use super::shape::Count;
-use super::{Recipe, Shape};
+use super::{Data, Recipe, Shape};
 use crate::pretrain::PretrainConfig;
-use crate::quantity::{count, parse_count, power, short};
+use crate::quantity::{count, parse_count, short};
 use crate::{Error, Result};
 use llm_arch::budget::{Flops, Parts};
-use llm_data::shards::Shards;
-use llm_run::progress::{human_seconds, thousands};
-use llm_run::{Metrics, config};
-use llm_tokenizer::Tokenizer;
+use llm_run::config;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::fmt::Write;
 use std::path::Path;
 use toml::Table;
 
@@ -57,53 +53,6 @@ impl Dial {
             (None, None) => Ok(None),
             (depth, params) => Ok(Some(Self { depth, params, tokens_per_parameter: ratio })),
         }
-    }
-}
-
-/// What the rules have to know of the data.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Data {
-    /// Rows of the embedding table.
-    pub vocab_size: usize,
-    /// Tokens of a row.
-    pub sequence_length: usize,
-    /// Tokens at hand.
-    pub tokens: Option<u64>,
-}
-
-impl Data {
-    /// Of the tokenizer and the shards that a configuration names.
-    pub fn of(config: &PretrainConfig) -> Result<Self> {
-        for (key, path) in [("train", &config.train), ("tokenizer", &config.tokenizer)] {
-            if path.as_os_str().is_empty() {
-                let message = format!("`{key}` is missing, and the dial needs it; set it in the configuration or with --set {key}=PATH");
-                return Err(Error::Config(message));
-            }
-        }
-        let shards = Shards::open(&config.train)?;
-        let mut model = config.model.clone();
-        crate::pretrain::fit_to_tokenizer(&mut model, &Tokenizer::load(&config.tokenizer)?);
-        let sequence_length = shards.sequence_length();
-        Ok(Self { vocab_size: model.vocab_size, sequence_length, tokens: Some((shards.len() * sequence_length) as u64) })
-    }
-}
-
-/// Tokens per second, and how that is known.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Rate {
-    /// Tokens per second.
-    pub tokens_per_second: f64,
-    /// Where the number is from.
-    pub source: String,
-}
-
-impl Rate {
-    /// What an earlier start in the same output folder reached: the median of its last steps.
-    pub fn of_earlier_start(out: &Path) -> Option<Self> {
-        let records = Metrics::read(out.join("metrics.jsonl")).ok()?;
-        let mut rates: Vec<f64> = records.iter().rev().filter_map(|r| r.get("tokens_per_second")?.as_f64()).take(50).collect();
-        rates.sort_by(f64::total_cmp);
-        Some(Self { tokens_per_second: *rates.get(rates.len() / 2).filter(|r| **r > 0.0)?, source: "as before in this folder".into() })
     }
 }
 
@@ -220,7 +169,7 @@ impl Choice {
             row("model.num_key_value_heads", json!(model.num_key_value_heads), format!("groups of {}", heads / model.num_key_value_heads.max(1))),
             row("model.intermediate_size", json!(model.intermediate_size), "8/3 of the width".into()),
             row("model.max_position_embeddings", json!(model.max_position_embeddings), "default, at least a row".into()),
-            row("batch_size", json!(config.batch_size), format!("{batch_tokens} tokens a step, rows of {length}")),
+            row("batch_size", json!(config.batch_size), format!("{batch_tokens} tokens, rows of {length}")),
             row("trainer.max_steps", json!(trainer.max_steps), format!("{} tokens", count(recipe.tokens))),
             row("trainer.optimizer.lr", json!(trainer.optimizer.lr), "0.3118 C^-0.125".into()),
             row("trainer.optimizer.weight_decay", json!(trainer.optimizer.weight_decay), "averages over a share of the run".into()),
@@ -252,50 +201,12 @@ impl Choice {
             warnings,
         }
     }
-
-    /// The settings as a configuration that needs no dial.
-    pub fn toml(&self) -> Result<String> {
-        let mut table = Table::new();
-        for setting in &self.settings {
-            config::override_with(&mut table, &format!("{}={}", setting.key, setting.value))?;
-        }
-        let body = toml::to_string(&table).map_err(|e| Error::Config(format!("cannot write the settings as TOML: {e}")))?;
-        let what = format!("# {}: {} parameters on {} tokens\n", self.dial, count(self.parameters as f64), count(self.recipe.tokens));
-        Ok(what + &body)
-    }
-
-    /// A table at 80 columns.
-    pub fn table(&self, rate: Option<&Rate>) -> String {
-        let mut out = format!("{}, vocabulary of {}\n\n", self.dial, thousands(self.vocab_size as u64));
-        let mut row = |name: &str, value: String, note: String| {
-            let line = format!("  {name:<31}{value:>12}   {note}");
-            let _ = writeln!(out, "{}", line.trim_end());
-        };
-        let r = &self.recipe;
-        row("parameters", count(self.parameters as f64), format!("{} of them multiply", count(self.matmul_parameters as f64)));
-        row("tokens", count(r.tokens), format!("{} per multiplying parameter", short(self.tokens_per_parameter)));
-        if let (Some(epochs), Some(tokens)) = (self.epochs, self.available_tokens) {
-            row("epochs", short((epochs * 100.0).round() / 100.0), format!("{} tokens in the shards", count(tokens as f64)));
-        }
-        row("compute C", power(r.flops), "FLOPs".into());
-        if let Some(rate) = rate {
-            let seconds = r.tokens / rate.tokens_per_second;
-            row("time", human_seconds(seconds), format!("at {} tokens/s {}", thousands(rate.tokens_per_second as u64), rate.source));
-        }
-        row("", String::new(), String::new());
-        for s in &self.settings {
-            row(s.key, s.value.to_string(), if s.given { "as given".into() } else { s.why.clone() });
-        }
-        for warning in &self.warnings {
-            let _ = writeln!(out, "\n  warning: {warning}");
-        }
-        out
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dial::Rate;
 
     fn data() -> Data {
         Data { vocab_size: 4096, sequence_length: 256, tokens: Some(2_000_000) }
@@ -355,6 +266,6 @@ mod tests {
         assert_eq!((again, none), (config, None));
         let text = choice.table(Some(&Rate { tokens_per_second: 1e4, source: "measured".into() }));
         assert!(text.contains("time") && text.contains("warning:"), "{text}");
-        assert!(text.lines().filter(|l| !l.contains("warning")).all(|l| l.chars().count() <= 80), "{text}");
+        assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
     }
 }

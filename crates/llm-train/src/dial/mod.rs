@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`shape`] | `Shape` | depth and width; heads and feed-forward width that follow |
 //! | [`recipe`] | `Recipe` | tokens, batch size, learning rate, weight decay, steps |
+//! | [`data`] | `Data`, `Rate` | vocabulary, rows, tokens at hand, speed |
 //! | [`choice`] | `Dial`, `Choice` | what the user gave stays, the rest is chosen; why |
 //!
 //! The idea is nanochat's (one number, `--depth`); the rules are written out where they are computed, with their sources. A value that
@@ -11,9 +12,12 @@
 //! given number of steps changes the batch size.
 
 pub mod choice;
+pub mod data;
 pub mod recipe;
 pub mod shape;
+mod show;
 
-pub use choice::{Choice, Data, Dial, Rate, load};
+pub use choice::{Choice, Dial, load};
+pub use data::{Data, Rate};
 pub use recipe::Recipe;
 pub use shape::Shape;

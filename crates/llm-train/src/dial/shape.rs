@@ -96,7 +96,7 @@ impl Shape {
     /// The shape whose model, with what is `given` in `base`, has nearest to `target` parameters.
     pub fn of_size(base: &DecoderConfig, given: &dyn Fn(&str) -> bool, target: f64, count: Count) -> Result<Self> {
         let depths = if given("num_hidden_layers") { base.num_hidden_layers..=base.num_hidden_layers } else { 1..=DEEPEST };
-        let widths: Vec<usize> = if given("hidden_size") { vec![base.hidden_size] } else { widths().collect() };
+        let widths: Vec<usize> = if given("hidden_size") { vec![base.hidden_size] } else { widths(given("num_hidden_layers")).collect() };
         let at = |width, depth| {
             let mut config = base.clone();
             Self { depth, width }.fill(&mut config, given);
@@ -131,9 +131,9 @@ impl Shape {
     }
 }
 
-/// Widths that are worth having: finer where models are small.
-fn widths() -> impl Iterator<Item = usize> {
-    (16..128).step_by(16).chain((128..256).step_by(32)).chain((256..512).step_by(64)).chain((512..=WIDEST).step_by(128))
+/// Widths that are worth having: finer where models are small, and where the depth cannot make up for a coarse one.
+fn widths(fine: bool) -> impl Iterator<Item = usize> {
+    (16..128).step_by(16).chain((128..256).step_by(32)).chain((256..512).step_by(64)).chain((512..=WIDEST).step_by(if fine { 64 } else { 128 }))
 }
 
 #[cfg(test)]

@@ -211,7 +211,7 @@ mod tests {
         let skewed = Surface { alpha: 0.5, beta: 0.25, ..SYMMETRIC };
         let mut points = Vec::new();
         for (i, flops) in budgets.into_iter().enumerate() {
-            let centre = skewed.optimum(flops).parameters * 1.6f64.powi(i as i32 - 1);
+            let centre = skewed.optimum(flops).parameters * 3f64.powi(i as i32 - 1);
             points.extend((-3..=3).map(|k| {
                 let n = centre * 1.8f64.powi(k);
                 Point::new(n, flops / 6.0 / n, skewed.loss(n, flops / 6.0 / n))

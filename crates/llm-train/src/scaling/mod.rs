@@ -8,11 +8,12 @@
 //! | [`minimize`] | | L-BFGS in a handful of dimensions |
 //! | [`fit`] | `Fit` | both, with bootstrap intervals and predictions |
 //! | [`plan`] | `IsoFlops` | a sweep of runs to fit on, with the dial's shapes |
-//! | [`report`], [`picture`], [`page`] | | table, SVG, page |
+//! | [`report`], [`axis`], [`picture`], [`page`] | | table, SVG, page |
 //!
 //! N is the number of parameters that multiply an input (table lookups left out), D tokens, C floating-point operations, losses are nats per
 //! token.
 
+pub mod axis;
 pub mod fit;
 pub mod isoflop;
 pub mod minimize;

@@ -1,10 +1,11 @@
 //! A fit for people: a table at 80 columns, four pictures, a page.
 
+use super::axis::Axis;
 use super::fit::{Estimate, Fit, Prediction};
 use super::isoflop::budgets;
 use super::page::{page, table};
-use super::picture::{Axis, Mark, Plot, Series, ordered, sheet};
-use crate::quantity::{count, power, short};
+use super::picture::{Mark, Plot, Series, ordered, sheet};
+use crate::quantity::{count, power, short, wrapped};
 use llm_run::html::{Html, join, tag};
 use std::fmt::Write;
 
@@ -84,21 +85,6 @@ pub fn remarks(fit: &Fit) -> Vec<String> {
     out
 }
 
-fn wrapped(text: &str, width: usize) -> String {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let line = lines.last().map_or(0, |l| l.chars().count());
-        if line > 0 && line + 1 + word.chars().count() > width {
-            lines.push(String::new());
-        }
-        if let Some(line) = lines.last_mut() {
-            line.push_str(if line.is_empty() { "" } else { " " });
-            line.push_str(word);
-        }
-    }
-    lines.join("\n  ")
-}
-
 /// The table.
 pub fn text(fit: &Fit) -> String {
     let groups = budgets(&fit.points).len();
@@ -123,7 +109,7 @@ pub fn text(fit: &Fit) -> String {
     }
     out.push('\n');
     for remark in remarks(fit) {
-        let _ = writeln!(out, "  {}", wrapped(&remark, 76));
+        let _ = writeln!(out, "  {}", wrapped(&remark, 76, "  "));
     }
     out
 }

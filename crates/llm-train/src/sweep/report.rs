@@ -2,8 +2,9 @@
 
 use super::results::{PointResult, Results, Status};
 use crate::quantity::short;
+use crate::scaling::axis::Axis;
 use crate::scaling::page::{page, table};
-use crate::scaling::picture::{Axis, Mark, Plot, Series, sheet};
+use crate::scaling::picture::{Mark, Plot, Series, sheet};
 use llm_run::html::{Html, join, tag};
 use serde_json::Value;
 use std::fmt::Write;
