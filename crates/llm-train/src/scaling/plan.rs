@@ -14,7 +14,7 @@ use std::fmt::Write;
 use toml::{Table, Value};
 
 /// A run has at least so many steps, or the batch is made smaller.
-const FEWEST_STEPS: f64 = 100.0;
+const FEWEST_STEPS: f64 = 400.0;
 
 /// What to plan.
 #[derive(Debug, Clone, PartialEq)]

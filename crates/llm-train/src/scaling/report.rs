@@ -76,7 +76,7 @@ pub fn remarks(fit: &Fit) -> Vec<String> {
             out.push(format!("Only {share:.0} % of the replicas fall with both size and data: the points do not determine the law."));
         }
     }
-    if let Some(far) = fit.predictions.iter().filter(|p| p.beyond > 10.0).map(|p| p.beyond).reduce(f64::max) {
+    if let Some(far) = fit.predictions.iter().filter(|p| p.beyond > 10.0 && !predicted(p).is_empty()).map(|p| p.beyond).reduce(f64::max) {
         out.push(format!(
             "The prediction goes {} times beyond the largest measured budget; intervals say nothing about a law that bends.",
             short(far.round())
@@ -96,7 +96,7 @@ pub fn text(fit: &Fit) -> String {
             let _ = writeln!(out, "  {name:<14}{value:>14}              {interval}");
         }
     }
-    for prediction in &fit.predictions {
+    for prediction in fit.predictions.iter().filter(|p| !predicted(p).is_empty()) {
         let _ = writeln!(out, "\nBest use of {} FLOPs", power(prediction.flops));
         for [name, n, d, loss] in predicted(prediction) {
             let approach = name.split(", ").last().unwrap_or_default();
