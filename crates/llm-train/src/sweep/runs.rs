@@ -74,7 +74,12 @@ pub fn plan(spec: &Spec) -> Result<Vec<Planned>> {
 /// `lr-0.003_depth-4`.
 fn describe(settings: &Settings) -> String {
     let short = |key: &str| key.rsplit('.').next().unwrap_or(key).to_string();
-    settings.iter().map(|(key, value)| format!("{}-{}", short(key), value.to_string().trim_matches('"'))).collect::<Vec<_>>().join("_")
+    let shown = |value: &Value| match value {
+        Value::Float(x) => crate::quantity::short(*x),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    settings.iter().map(|(key, value)| format!("{}-{}", short(key), shown(value))).collect::<Vec<_>>().join("_")
 }
 
 /// A folder name that differs when anything in the configuration does.
