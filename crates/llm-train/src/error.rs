@@ -16,6 +16,14 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
+    /// Measured points that cannot be read.
+    #[error("{}: {message}", path.display())]
+    Points {
+        /// File or folder.
+        path: PathBuf,
+        /// What is wrong and what was expected.
+        message: String,
+    },
     /// A checkpoint that was written by another run.
     #[error(
         "{}: belongs to another run: {differences}; set them as they were, use another --out, or delete the checkpoints folder to start over",

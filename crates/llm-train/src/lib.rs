@@ -15,6 +15,10 @@
 //! | [`checkpoint`] | `Snapshot`, `Writer`, `Identity` | written beside the training, atomic, checksummed, refused when the run changed |
 //! | [`evaluation`] | `Evaluation` | benchmarks while training, with every validation |
 //! | [`mod@bench`] | `Training`, `Report` | the step on random weights and tokens: tokens/s, MFU, memory |
+//! | [`dial`] | `Dial`, `Recipe` | one number sets shape, batch, rate and steps |
+//! | [`sweep`] | `Spec`, `Execution` | many runs that differ in some settings, ranked |
+//! | [`scaling`] | `Fit`, `IsoFlops` | scaling laws from runs, with intervals |
+//! | [`quantity`] | | large numbers for people |
 //! | [`sequences`] | `Sequences` | conversations of any length as one ragged batch without padding |
 //! | [`pretrain`] | `Pretrain` | next-token prediction over packed shards |
 //! | [`vision`] | `Contrastive`, `Instruct` | towers from pictures and captions; a language model that answers about pictures |
@@ -30,6 +34,7 @@
 
 pub mod bench;
 pub mod checkpoint;
+pub mod dial;
 mod error;
 pub mod evaluation;
 pub mod freeze;
@@ -38,10 +43,13 @@ pub mod memory;
 pub mod mixture;
 pub mod optimizer;
 pub mod pretrain;
+pub mod quantity;
 pub mod recompute;
+pub mod scaling;
 pub mod schedule;
 pub mod sequences;
 pub mod spikes;
+pub mod sweep;
 pub mod trainable;
 pub mod trainer;
 pub mod vision;

@@ -1,4 +1,4 @@
-//! `llm-train`: pre-train a decoder on packed shards, and measure how fast that is.
+//! `llm-train`: pre-train a decoder on packed shards, find the best settings and sizes for it, and measure how fast it is.
 
 mod commands;
 
@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_run::{Args, Run, program};
 use llm_train::Trainable;
+use llm_train::dial::{self, Dial, Rate};
 use llm_train::pretrain::{PretrainConfig, pretrain};
 use llm_train::trainer::Outcome;
 use llm_train::vision::{ContrastiveConfig, InstructConfig, contrastive, instruct};
@@ -24,7 +25,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Next-token prediction over shards of `llm-data pack`; writes OUT/model, a Hugging Face folder.
-    Pretrain(Args),
+    Pretrain(PretrainArgs),
     /// A vision and a text tower from pictures and captions; writes OUT/model, a CLIP or SigLIP folder.
     Contrastive(Args),
     /// Teach a language model to see, or train one that sees further; writes OUT/model, a LLaVA folder.
@@ -34,6 +35,28 @@ enum Command {
     /// Example: llm-train bench --model gpt2 --device cuda --precision bfloat16
     #[command(verbatim_doc_comment)]
     Bench(commands::BenchArgs),
+    /// Show what `pretrain --depth N` or `--params N` would train
+    ///
+    /// Example: llm-train dial --depth 12 --gpu H100
+    #[command(verbatim_doc_comment)]
+    Dial(commands::DialArgs),
+    /// Run a program with many settings, one after another, and rank them
+    ///
+    /// Example: llm-train sweep sweep.toml --out runs/sweep
+    #[command(verbatim_doc_comment)]
+    Sweep(commands::SweepArgs),
+    /// Plan and fit scaling laws
+    #[command(subcommand)]
+    Scaling(commands::ScalingTask),
+}
+
+/// Arguments of `pretrain`.
+#[derive(clap::Args)]
+struct PretrainArgs {
+    #[command(flatten)]
+    args: Args,
+    #[command(flatten)]
+    dial: Dial,
 }
 
 /// Inputs and summary of a training.
@@ -57,8 +80,14 @@ fn finish<M: Trainable>(mut run: Run, inputs: &[&Path], outcome: &Outcome<M>) ->
 fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Bench(args) => args.run(),
-        Command::Pretrain(args) => {
-            let config: PretrainConfig = args.load()?;
+        Command::Dial(args) => args.run(),
+        Command::Sweep(args) => args.run(),
+        Command::Scaling(task) => task.run(),
+        Command::Pretrain(PretrainArgs { args, dial }) => {
+            let (config, choice): (PretrainConfig, _) = dial::load(args.config.as_deref(), &args.sets, dial, None)?;
+            if let Some(choice) = choice {
+                eprintln!("{}", choice.table(Rate::of_earlier_start(&args.out).as_ref()));
+            }
             let mut run = Run::start(&args.out, "llm-train", "pretrain", &config)?;
             run.manifest.seed = Some(config.seed);
             let outcome = pretrain(config.clone(), run.dir(), "pretrain").context("pretrain")?;
