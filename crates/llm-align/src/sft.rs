@@ -103,6 +103,15 @@ impl Objective for Sft {
         Ok(Loss { value: sequences.nll(model).sum() / batch.step_trained.max(1) as f32, tokens: sequences.batch.ids.len() as u64 })
     }
 
+    fn tokens(&self) -> Option<(f64, usize)> {
+        let length = self.train.iter().map(|s| s.ids.len()).sum::<usize>() / self.train.len().max(1);
+        Some(((self.config.batch_size * length) as f64, length))
+    }
+
+    fn settings(&self) -> Value {
+        json!(self.config)
+    }
+
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
         let mut record = self.evaluation.as_ref().map_or_else(|| Ok(Map::new()), |evaluation| evaluation.run(model))?;
         let (mut nll, mut trained) = (0f64, 0usize);

@@ -14,11 +14,13 @@
 //! | [`seed`] | `Seed`, `Rng` | randomness as a function of (seed, stream, step) |
 //! | [`atomic`] | `write`, `AtomicFile`, `AtomicDir` | nothing is ever half-written |
 //! | [`hash`] | `path`, `bytes` | BLAKE3 of files and folders |
-//! | [`html`] | `Html` | markup that text cannot break |
+//! | [`html`] | `Html` | markup that text cannot break, and the look of reports |
+//! | [`chart`] | `Chart`, `Series` | curves and points as SVG |
 //!
 //! Deliberately absent: any knowledge of text, tensors or models.
 
 pub mod atomic;
+pub mod chart;
 pub mod config;
 mod error;
 pub mod hash;

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 
 /// Flags of every command that produces a folder.
 #[derive(Debug, Clone, clap::Args)]
@@ -65,13 +65,29 @@ fn said_once(text: &str) -> &str {
 pub fn catch_interrupts() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let _ = ctrlc::set_handler(|| {
-            if INTERRUPTED.swap(true, Ordering::SeqCst) {
-                std::process::exit(i32::from(EXIT_INTERRUPTED));
-            }
-            eprintln!("\ninterrupted: finishing the current step (Ctrl-C again to stop at once)");
-        });
+        let _ = ctrlc::set_handler(interrupt);
     });
+}
+
+static FULL_SCREEN: Mutex<Option<fn()>> = Mutex::new(None);
+
+/// While something fills the screen: how to give the terminal back before the process ends without unwinding. None when it is back.
+pub fn full_screen(restore: Option<fn()>) {
+    *FULL_SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = restore;
+}
+
+/// What Ctrl-C does, for whoever reads the keys in its place.
+pub fn interrupt() {
+    let restore = *FULL_SCREEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        if let Some(restore) = restore {
+            restore();
+        }
+        std::process::exit(i32::from(EXIT_INTERRUPTED));
+    }
+    if restore.is_none() {
+        eprintln!("\ninterrupted: finishing the current step (Ctrl-C again to stop at once)");
+    }
 }
 
 /// True after Ctrl-C or SIGTERM.

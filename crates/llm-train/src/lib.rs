@@ -9,6 +9,7 @@
 //! | [`schedule`] | `Schedule` | the learning rate as a pure function of the step |
 //! | [`mixture`] | `Mixture` | balancing and watching the experts of a sparse model |
 //! | [`checkpoint`] | `Checkpoint` | atomic, checksummed, refused when the run changed |
+//! | [`mod@watch`] | `Watch` | progress line, dashboard, TensorBoard files, report and forecast |
 //! | [`evaluation`] | `Evaluation` | benchmarks while training, with every validation |
 //! | [`mod@bench`] | `Training`, `Report` | the step on random weights and tokens: tokens/s, MFU, memory |
 //! | [`sequences`] | `Sequences` | conversations of any length as one ragged batch without padding |
@@ -37,9 +38,11 @@ pub mod sequences;
 pub mod trainable;
 pub mod trainer;
 pub mod vision;
+pub mod watch;
 
 pub use error::{Error, Result};
 pub use optimizer::{AdamW, OptimizerConfig};
 pub use schedule::{Schedule, ScheduleKind};
 pub use trainable::Trainable;
 pub use trainer::{Loss, Objective, Trainer, TrainerConfig};
+pub use watch::{Watch, WatchArgs, WatchConfig};

@@ -153,6 +153,15 @@ impl Objective for Pretrain {
         self.mixture.metrics(self.experts_per_token())
     }
 
+    fn tokens(&self) -> Option<(f64, usize)> {
+        let length = self.train.sequence_length();
+        Some(((self.config.batch_size * length) as f64, length))
+    }
+
+    fn settings(&self) -> Value {
+        json!(self.config)
+    }
+
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
         let mut record = self.evaluation.as_ref().map_or_else(|| Ok(Map::new()), |evaluation| evaluation.run(model))?;
         let Some(heldout) = &self.heldout else { return Ok(record) };

@@ -1,6 +1,7 @@
 //! What the loop asks of a model besides being a module of named parameters.
 
 use crate::Result;
+use llm_arch::budget::Flops;
 use llm_arch::parameters::{Role, parameters};
 use llm_arch::{Decoder, hf};
 use llm_tensor::Precision;
@@ -41,6 +42,11 @@ pub trait Trainable: Module {
     fn num_active_parameters(&self) -> usize {
         self.num_parameters()
     }
+
+    /// Arithmetic of a token in training, forward and backward, in texts of `length` tokens; none where nobody counts it.
+    fn flops_per_token(&self, _length: usize) -> Option<f64> {
+        None
+    }
 }
 
 impl Trainable for Decoder {
@@ -70,6 +76,10 @@ impl Trainable for Decoder {
 
     fn num_active_parameters(&self) -> usize {
         self.config().num_active_parameters()
+    }
+
+    fn flops_per_token(&self, length: usize) -> Option<f64> {
+        Some(Flops::of(self.config(), length).training)
     }
 }
 

@@ -7,13 +7,15 @@ use crate::checkpoint::{self, State};
 use crate::optimizer::{AdamW, Gradients, OptimizerConfig};
 use crate::schedule::Schedule;
 use crate::trainable::Trainable;
+use crate::watch::{About, Kind, Watch, WatchConfig, peak};
 use crate::{Error, Result, freeze};
 use llm_run::atomic::AtomicDir;
-use llm_run::{Metrics, Progress, program};
+use llm_run::run::memory_bytes;
+use llm_run::{Metrics, program};
 use llm_tensor::burn::module::Module;
 use llm_tensor::burn::tensor::{DType, Tensor};
 use llm_tensor::weights::SaveOptions;
-use llm_tensor::{host, params};
+use llm_tensor::{DeviceSpec, host, params, rayon};
 use llm_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -39,6 +41,9 @@ pub struct TrainerConfig {
     /// Patterns on the names of parameters that stay as they are ([`freeze`]), e.g. `vision_tower.*`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
+    /// What to show while training; no part of the run's identity, so it is not written with the other settings.
+    #[serde(skip_serializing)]
+    pub watch: WatchConfig,
 }
 
 impl Default for TrainerConfig {
@@ -51,6 +56,7 @@ impl Default for TrainerConfig {
             checkpoint_every: 200,
             keep_checkpoints: 1,
             freeze: Vec::new(),
+            watch: WatchConfig::default(),
         }
     }
 }
@@ -102,6 +108,16 @@ pub trait Objective {
 
     /// State from a checkpoint.
     fn restore(&mut self, _state: &Map<String, Value>) {}
+
+    /// Tokens that go through the model in a step, about, and the length of the texts they come in; none if that is not known.
+    fn tokens(&self) -> Option<(f64, usize)> {
+        None
+    }
+
+    /// All settings, for the report.
+    fn settings(&self) -> Value {
+        Value::Null
+    }
 
     /// Write what belongs into the model's folder beside weights and tokenizer.
     fn finish(&self, _dir: &Path) -> Result<()> {
@@ -163,12 +179,9 @@ impl Trainer {
         objective.restore(&state.objective);
         let mut metrics = Metrics::open(self.out.join("metrics.jsonl"), state.step)?;
         let max_steps = self.config.max_steps;
-        let mut progress = Progress::new(&self.name, max_steps, "steps");
-        if state.step > 0 {
-            progress.resume_at(state.step);
-            progress.note(format!("continuing from step {}", state.step));
-        } else if self.config.eval_every > 0 {
-            self.validate(objective, &model, 0, &mut metrics)?;
+        let mut watch = Watch::start(self.config.watch.clone(), &self.out, self.about(objective, &model, state.step))?;
+        if state.step == 0 && self.config.eval_every > 0 {
+            self.validate(objective, &model, 0, &mut metrics, &mut watch)?;
         }
         program::catch_interrupts();
         let before = state.elapsed_seconds;
@@ -183,7 +196,9 @@ impl Trainer {
             // Read after the update is queued, so that a GPU does not wait for the host in between.
             loss = read_loss(losses);
             if !loss.is_finite() {
-                return Err(Error::Diverged { step: state.step, loss, lr });
+                let error = Error::Diverged { step: state.step, loss, lr };
+                watch.event(state.step, Kind::Failed, error.to_string());
+                return Err(error);
             }
             state.step += 1;
             objective.after_step(&mut model);
@@ -199,21 +214,23 @@ impl Trainer {
                 ("tokens_per_second".to_string(), json!(rate.round())),
                 ("elapsed_seconds".to_string(), json!((state.elapsed_seconds * 1e3).round() / 1e3)),
             ]);
+            record.extend(memory_bytes().map(|bytes| ("memory_bytes".to_string(), json!(bytes))));
             record.extend(objective.metrics());
+            watch.step(&record);
             metrics.log(&Value::Object(record))?;
-            progress.message(format!("{} lr {lr:.1e} |g| {norm:.2} {:.1}k tok/s", objective.describe(loss), rate / 1e3));
-            progress.set(state.step);
             let stop = program::interrupted();
             let every = |n: u64| n > 0 && state.step.is_multiple_of(n);
-            if stop || every(self.config.checkpoint_every) {
+            if watch.save_requested() || stop || every(self.config.checkpoint_every) {
                 state.objective = objective.save();
                 checkpoint::save(&checkpoints, &model, &optimizer, state.clone(), self.config.keep_checkpoints)?;
+                watch.event(state.step, Kind::Checkpoint, "saved");
             }
             if stop && state.step < max_steps {
+                watch.event(state.step, Kind::Interrupted, "start the same command again to continue from there");
                 return Err(Error::Interrupted { step: state.step });
             }
             if every(self.config.eval_every) || (self.config.eval_every > 0 && state.step == max_steps) {
-                self.validate(objective, &model, state.step, &mut metrics)?;
+                self.validate(objective, &model, state.step, &mut metrics, &mut watch)?;
             }
         }
         let model = model.valid();
@@ -229,17 +246,40 @@ impl Trainer {
         if loss.is_nan() {
             loss = last_loss(&self.out)?;
         }
-        progress.finish(format!("{} steps, {:.2}M tokens, {}", state.step, state.tokens as f64 / 1e6, objective.describe(loss)));
+        watch.finish(format!("{} steps, {:.2}M tokens, {}", state.step, state.tokens as f64 / 1e6, objective.describe(loss)));
         Ok(Outcome { model, loss, tokens: state.tokens, elapsed_seconds: state.elapsed_seconds, validations: ends })
     }
 
-    fn validate<O: Objective>(&self, objective: &mut O, model: &O::Model, step: u64, metrics: &mut Metrics) -> Result<()> {
+    fn validate<O: Objective>(&self, objective: &mut O, model: &O::Model, step: u64, metrics: &mut Metrics, watch: &mut Watch) -> Result<()> {
         let mut record = objective.validate(&model.valid())?;
         if !record.is_empty() {
             record.insert("step".into(), json!(step));
+            watch.validation(&record);
             metrics.log(&Value::Object(record))?;
         }
         Ok(())
+    }
+
+    /// What is known before the first step of this process.
+    fn about<O: Objective>(&self, objective: &O, model: &O::Model, start_step: u64) -> About {
+        let device = if model.device().is_autodiff() { model.device().inner() } else { model.device() };
+        let name = DeviceSpec::card(&device).unwrap_or_else(|| format!("CPU, {} threads", rayon::current_num_threads()));
+        let tokens = objective.tokens();
+        About {
+            name: self.name.clone(),
+            max_steps: self.config.max_steps,
+            start_step,
+            tokens_per_step: tokens.map(|t| t.0),
+            flops_per_token: tokens.and_then(|(_, length)| model.flops_per_token(length)),
+            peak_flops: peak::find(&self.config.watch, &device, model.precision().dtype(), &self.out, &name),
+            parameters: model.num_parameters(),
+            active_parameters: model.num_active_parameters(),
+            device: name,
+            schedule: self.config.schedule,
+            eval_every: self.config.eval_every,
+            checkpoint_every: self.config.checkpoint_every,
+            config: objective.settings(),
+        }
     }
 }
 

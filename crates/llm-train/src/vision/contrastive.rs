@@ -268,6 +268,10 @@ impl Objective for Contrastive {
         }
     }
 
+    fn settings(&self) -> Value {
+        json!(self.config)
+    }
+
     fn metrics(&mut self) -> Map<String, Value> {
         let (Some(logits), Some(scale)) = (self.logits.take(), self.logit_scale.take()) else { return Map::new() };
         let b = logits.dims()[0];
