@@ -1,7 +1,6 @@
 //! `cargo xtask report`: one HTML file that shows a run. No network, no script; light and dark; made from the run folder
 //! alone, however far the run came.
 
-mod chart;
 mod data;
 mod evaluation;
 mod experts;
@@ -15,7 +14,7 @@ mod training;
 use crate::folder::{Progress, RunFolder};
 use crate::term::{bytes, plural, thousands};
 use anyhow::Result;
-use html::{Html, escape, join, tag, text};
+use html::{Html, join, page, tag, text, tile};
 use llm_run::progress::human_seconds;
 use std::path::{Path, PathBuf};
 
@@ -52,13 +51,12 @@ fn render(run: &RunFolder) -> String {
     let links = join(shown.iter().map(|s| tag(&format!("a href=\"#{}\"", s.id), s.title)));
     let body = join(shown.iter().map(|s| tag(&format!("section id={}", s.id), [tag("h2", s.title), s.body.clone()])));
     let name = run.name();
-    format!(
-        "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n<meta name=viewport content=\"width=device-width, initial-scale=1\">\n\
-         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n{}\n{}\n{}\n</body>\n</html>\n",
-        escape(&format!("{name} - run report")),
-        tag("header", tag("div", [opening(run, &name), tiles(run), tag("nav", links)])).into_string(),
-        tag("main", body).into_string(),
-        tag("footer", "Made by cargo xtask report from this run folder alone.").into_string(),
+    page(
+        &format!("{name} - run report"),
+        STYLE,
+        join([opening(run, &name), tiles(run), tag("nav", links)]),
+        body,
+        "Made by cargo xtask report from this run folder alone.",
     )
 }
 
@@ -78,10 +76,6 @@ fn opening(run: &RunFolder, name: &str) -> Html {
     }
     lede.push('.');
     join([tag("p class=eyebrow", format!("Run report · {name}")), tag("h1", title), tag("p class=lede", lede)])
-}
-
-fn tile(name: &str, big: String, note: impl Into<Html>) -> Html {
-    tag("div class=tile", [tag("span class=name", name), tag("b", big), tag("span class=note", note)])
 }
 
 /// The headline numbers.

@@ -181,6 +181,10 @@ impl Objective for Grpo {
         Ok(Loss { value, tokens: sequences.batch.ids.len() as u64, deferred: None })
     }
 
+    fn settings(&self) -> Value {
+        json!(self.config)
+    }
+
     fn metrics(&mut self) -> Map<String, Value> {
         self.metrics.clone()
     }

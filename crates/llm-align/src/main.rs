@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use llm_align::{GrpoConfig, SftConfig, grpo, sft};
 use llm_arch::Decoder;
 use llm_run::{Args, Run, program};
+use llm_train::WatchArgs;
 use llm_train::trainer::Outcome;
 use serde_json::json;
 use std::path::Path;
@@ -21,9 +22,18 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Supervised fine-tuning on conversations; loss on the assistant's tokens only. Writes OUT/model.
-    Sft(Args),
+    Sft(TrainArgs),
     /// Group-relative policy optimisation with verified answers. Writes OUT/model.
-    Grpo(Args),
+    Grpo(TrainArgs),
+}
+
+/// Flags of every command that trains.
+#[derive(clap::Args)]
+struct TrainArgs {
+    #[command(flatten)]
+    args: Args,
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome<Decoder>) -> anyhow::Result<()> {
@@ -44,15 +54,17 @@ fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome<Decoder>) -> anyho
 
 fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Command::Sft(args) => {
-            let config: SftConfig = args.load()?;
+        Command::Sft(TrainArgs { args, watch }) => {
+            let mut config: SftConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
             let mut run = Run::start(&args.out, "llm-align", "sft", &config)?;
             run.manifest.seed = Some(config.seed);
             let outcome = sft(config.clone(), run.dir()).context("sft")?;
             finish(run, [&config.model, &config.train], &outcome)
         }
-        Command::Grpo(args) => {
-            let config: GrpoConfig = args.load()?;
+        Command::Grpo(TrainArgs { args, watch }) => {
+            let mut config: GrpoConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
             let mut run = Run::start(&args.out, "llm-align", "grpo", &config)?;
             run.manifest.seed = Some(config.seed);
             let outcome = grpo(config.clone(), run.dir()).context("grpo")?;

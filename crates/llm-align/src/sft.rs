@@ -111,6 +111,15 @@ impl Objective for Sft {
         Ok(Loss { value, tokens: sequences.batch.ids.len() as u64, deferred })
     }
 
+    fn tokens(&self) -> Option<(f64, usize)> {
+        let length = self.train.iter().map(|s| s.ids.len()).sum::<usize>() / self.train.len().max(1);
+        Some(((self.config.batch_size * length) as f64, length))
+    }
+
+    fn settings(&self) -> Value {
+        json!(self.config)
+    }
+
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
         let mut record = self.evaluation.as_ref().map_or_else(|| Ok(Map::new()), |evaluation| evaluation.run(model))?;
         let (mut nll, mut trained) = (0f64, 0usize);

@@ -10,10 +10,15 @@ pub fn bytes(data: &[u8]) -> String {
     blake3::hash(data).to_hex().to_string()
 }
 
+/// Files of a run that only describe it.
+pub const DESCRIPTIONS: [&str; 3] = ["metrics.jsonl", "events.jsonl", "report.html"];
+/// Folders of a run that are no result.
+const INTERMEDIATE: [&str; 2] = ["checkpoints", "tensorboard"];
+
 /// Hex BLAKE3 of a file, or of a folder.
 ///
 /// A folder's hash covers the relative path and content of every file in it in sorted order, except what only describes
-/// *how* it was made: `manifest.json`, `metrics.jsonl` and hidden files hold times and paths, and `checkpoints/` holds intermediate states.
+/// *how* it was made: `manifest.json`, [`DESCRIPTIONS`], `tensorboard/` and hidden files hold times and paths, `checkpoints/` holds intermediate states.
 pub fn path(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
     if fs::metadata(path).map_err(io(path, "cannot read"))?.is_file() {
@@ -23,7 +28,11 @@ pub fn path(path: impl AsRef<Path>) -> Result<String> {
     for entry in walk(path)? {
         let relative = entry.strip_prefix(path).unwrap_or(&entry).to_string_lossy().replace('\\', "/");
         let name = entry.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if name.starts_with('.') || matches!(name, "manifest.json" | "metrics.jsonl") || relative.split('/').any(|part| part == "checkpoints") {
+        if name.starts_with('.')
+            || name == "manifest.json"
+            || DESCRIPTIONS.contains(&name)
+            || relative.split('/').any(|part| INTERMEDIATE.contains(&part))
+        {
             continue;
         }
         hasher.update(&(relative.len() as u64).to_le_bytes());
@@ -49,6 +58,7 @@ mod tests {
         let first = super::path(dir.path()).unwrap();
         std::fs::write(dir.path().join("manifest.json"), "{}").unwrap();
         std::fs::write(dir.path().join(".stage.json"), "{}").unwrap();
+        std::fs::write(dir.path().join("report.html"), "12:00").unwrap();
         assert_eq!(super::path(dir.path()).unwrap(), first);
         std::fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
         let renamed = super::path(dir.path()).unwrap();

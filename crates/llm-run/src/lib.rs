@@ -15,11 +15,13 @@
 //! | [`signals`] | `Signal` | Ctrl-C and SIGTERM, told apart |
 //! | [`atomic`] | `write`, `AtomicFile`, `AtomicDir` | nothing is ever half-written |
 //! | [`hash`] | `path`, `bytes` | BLAKE3 of files and folders |
-//! | [`html`] | `Html` | markup that text cannot break |
+//! | [`html`] | `Html` | markup that text cannot break, and the look of reports |
+//! | [`chart`] | `Chart`, `Series` | curves and points as SVG |
 //!
 //! Deliberately absent: any knowledge of text, tensors or models.
 
 pub mod atomic;
+pub mod chart;
 pub mod config;
 mod error;
 pub mod hash;

@@ -10,8 +10,8 @@
 use crate::signals::{self, Signal};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 
 /// Flags of every command that produces a folder.
 #[derive(Debug, Clone, clap::Args)]
@@ -79,23 +79,45 @@ fn said_once(text: &str) -> &str {
 pub fn catch_interrupts() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let listening = signals::listen(|signal| {
-            let again = INTERRUPTED.load(Ordering::SeqCst);
-            match signal {
-                Signal::Interrupt if again => std::process::exit(i32::from(EXIT_INTERRUPTED)),
-                Signal::Interrupt => eprintln!("\ninterrupted: finishing the current step (Ctrl-C again to stop at once)"),
-                Signal::Terminate if again => {}
-                Signal::Terminate => {
-                    TERMINATED.store(true, Ordering::SeqCst);
-                    eprintln!("SIGTERM: finishing the current step");
-                }
-            }
-            INTERRUPTED.store(true, Ordering::SeqCst);
+        let listening = signals::listen(|signal| match signal {
+            Signal::Interrupt => interrupt(),
+            Signal::Terminate => terminate(),
         });
         if let Err(error) = listening {
             eprintln!("note: Ctrl-C will end this at once, without saving: {error}");
         }
     });
+}
+
+static FULL_SCREEN: Mutex<Option<fn()>> = Mutex::new(None);
+
+/// While something fills the screen: how to give the terminal back before the process ends without unwinding. None when it is back.
+pub fn full_screen(restore: Option<fn()>) {
+    *FULL_SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = restore;
+}
+
+/// What Ctrl-C does, for whoever reads the keys in its place.
+pub fn interrupt() {
+    let restore = *FULL_SCREEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        if let Some(restore) = restore {
+            restore();
+        }
+        std::process::exit(i32::from(EXIT_INTERRUPTED));
+    }
+    if restore.is_none() {
+        eprintln!("\ninterrupted: finishing the current step (Ctrl-C again to stop at once)");
+    }
+}
+
+/// What SIGTERM does: the same, but a second one changes nothing.
+fn terminate() {
+    if !INTERRUPTED.swap(true, Ordering::SeqCst) {
+        TERMINATED.store(true, Ordering::SeqCst);
+        if FULL_SCREEN.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            eprintln!("SIGTERM: finishing the current step");
+        }
+    }
 }
 
 /// True after Ctrl-C or SIGTERM.

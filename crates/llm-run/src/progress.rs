@@ -12,11 +12,23 @@ pub struct Progress {
     bar: ProgressBar,
     name: String,
     plain: bool,
+    /// The message is all there is: no bar, no counter.
+    bare: bool,
     started: Instant,
     last_plain: Instant,
 }
 
 impl Progress {
+    /// A line whose text is the message alone.
+    pub fn line(name: &str) -> Self {
+        let mut progress = Self::new(name, 0, "");
+        progress.bare = true;
+        if let Ok(style) = ProgressStyle::with_template("{prefix:.cyan} {wide_msg}") {
+            progress.bar.set_style(style);
+        }
+        progress
+    }
+
     /// A bar of `total` `unit`s; `total == 0` means unknown.
     pub fn new(name: &str, total: u64, unit: &str) -> Self {
         let plain = !std::io::stderr().is_terminal();
@@ -36,7 +48,7 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
         }
         let now = Instant::now();
-        Self { bar, name: name.to_string(), plain, started: now, last_plain: now }
+        Self { bar, name: name.to_string(), plain, bare: false, started: now, last_plain: now }
     }
 
     /// Where a resumed stage starts; keeps the ETA honest.
@@ -62,6 +74,11 @@ impl Progress {
         self.bar.set_message(message.into());
     }
 
+    /// Whether nothing is drawn and lines appear now and then: stderr is no terminal.
+    pub fn is_plain(&self) -> bool {
+        self.plain
+    }
+
     /// A line above the bar that stays.
     pub fn note(&self, line: impl AsRef<str>) {
         if self.plain { eprintln!("{}: {}", self.name, line.as_ref()) } else { self.bar.println(format!("{:>12} {}", self.name, line.as_ref())) }
@@ -79,6 +96,10 @@ impl Progress {
             return;
         }
         self.last_plain = Instant::now();
+        if self.bare {
+            eprintln!("{}: {}", self.name, self.bar.message());
+            return;
+        }
         let total = self.bar.length().filter(|&t| t > 0);
         let position = self.bar.position();
         let place = total.map_or_else(|| position.to_string(), |t| format!("{position}/{t}, ETA {}", human_seconds(self.bar.eta().as_secs_f64())));

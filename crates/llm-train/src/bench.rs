@@ -270,7 +270,7 @@ pub fn host_peak_mib() -> Option<f64> {
 }
 
 /// Peak bf16 FLOP/s of a card by the name that its driver gives. Slower variants of a listed model are not guessed.
-fn peak_of(card: &str) -> Option<f64> {
+pub(crate) fn peak_of(card: &str) -> Option<f64> {
     let words: Vec<String> = card.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_ascii_lowercase).collect();
     if words.iter().any(|w| matches!(w.as_str(), "pcie" | "nvl" | "laptop" | "max" | "d" | "mig")) {
         return None;

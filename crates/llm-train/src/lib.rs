@@ -13,6 +13,7 @@
 //! | [`spikes`] | `SpikeConfig`, `Monitor` | steps that look wrong: logged, skipped, or taken back; divergence |
 //! | [`loss_scale`] | `LossScale` | float16's small gradients |
 //! | [`checkpoint`] | `Snapshot`, `Writer`, `Identity` | written beside the training, atomic, checksummed, refused when the run changed |
+//! | [`mod@watch`] | `Watch` | progress line, dashboard, TensorBoard files, report and forecast |
 //! | [`evaluation`] | `Evaluation` | benchmarks while training, with every validation |
 //! | [`mod@bench`] | `Training`, `Report` | the step on random weights and tokens: tokens/s, MFU, memory |
 //! | [`dial`] | `Dial`, `Recipe` | one number sets shape, batch, rate and steps |
@@ -53,6 +54,7 @@ pub mod sweep;
 pub mod trainable;
 pub mod trainer;
 pub mod vision;
+pub mod watch;
 
 pub use error::{Error, Result};
 pub use optimizer::{Clip, Optimizer, OptimizerConfig, OptimizerKind, ParameterGroup, StateFormat};
@@ -60,3 +62,4 @@ pub use recompute::Recompute;
 pub use schedule::{Decay, Schedule, ScheduleKind, Warmup};
 pub use trainable::Trainable;
 pub use trainer::{Loss, Objective, Trainer, TrainerConfig};
+pub use watch::{Watch, WatchArgs, WatchConfig};

@@ -5,13 +5,13 @@ mod commands;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_run::{Args, Run, program};
-use llm_train::Trainable;
 use llm_train::dial::{self, Dial, Rate};
 use llm_train::pretrain::{PretrainConfig, pretrain};
 use llm_train::trainer::Outcome;
 use llm_train::vision::{ContrastiveConfig, InstructConfig, contrastive, instruct};
+use llm_train::{Trainable, WatchArgs};
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Train language models, image-text pairs and models that see. A killed run continues when the same command is started again.
@@ -27,14 +27,19 @@ enum Command {
     /// Next-token prediction over shards of `llm-data pack`; writes OUT/model, a Hugging Face folder.
     Pretrain(PretrainArgs),
     /// A vision and a text tower from pictures and captions; writes OUT/model, a CLIP or SigLIP folder.
-    Contrastive(Args),
+    Contrastive(TrainArgs),
     /// Teach a language model to see, or train one that sees further; writes OUT/model, a LLaVA folder.
-    Vision(Args),
+    Vision(TrainArgs),
     /// Measure a training step on random weights and tokens: tokens per second, MFU, memory
     ///
     /// Example: llm-train bench --model gpt2 --device cuda --precision bfloat16
     #[command(verbatim_doc_comment)]
     Bench(commands::BenchArgs),
+    /// Write OUT/report.html anew from the files of a run folder, finished or not
+    Report {
+        /// Folder of a training.
+        out: PathBuf,
+    },
     /// Show what `pretrain --depth N` or `--params N` would train
     ///
     /// Example: llm-train dial --depth 12 --gpu H100
@@ -54,9 +59,18 @@ enum Command {
 #[derive(clap::Args)]
 struct PretrainArgs {
     #[command(flatten)]
-    args: Args,
+    train: TrainArgs,
     #[command(flatten)]
     dial: Dial,
+}
+
+/// Flags of every command that trains.
+#[derive(clap::Args)]
+struct TrainArgs {
+    #[command(flatten)]
+    args: Args,
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 /// Inputs and summary of a training.
@@ -80,11 +94,16 @@ fn finish<M: Trainable>(mut run: Run, inputs: &[&Path], outcome: &Outcome<M>) ->
 fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Bench(args) => args.run(),
+        Command::Report { out } => {
+            println!("{}", llm_train::watch::rebuild(&out)?.display());
+            Ok(())
+        }
         Command::Dial(args) => args.run(),
         Command::Sweep(args) => args.run(),
         Command::Scaling(task) => task.run(),
-        Command::Pretrain(PretrainArgs { args, dial }) => {
-            let (config, choice): (PretrainConfig, _) = dial::load(args.config.as_deref(), &args.sets, dial, None)?;
+        Command::Pretrain(PretrainArgs { train: TrainArgs { args, watch }, dial }) => {
+            let (mut config, choice): (PretrainConfig, _) = dial::load(args.config.as_deref(), &args.sets, dial, None)?;
+            watch.apply(&mut config.trainer.watch);
             if let Some(choice) = choice {
                 eprintln!("{}", choice.table(Rate::of_earlier_start(&args.out).as_ref()));
             }
@@ -94,15 +113,17 @@ fn run() -> anyhow::Result<()> {
             let anneal = config.anneal.as_ref().map_or(Path::new(""), |anneal| &anneal.train);
             finish(run, &[&config.train, &config.heldout, &config.tokenizer, &config.init, anneal], &outcome)
         }
-        Command::Contrastive(args) => {
-            let config: ContrastiveConfig = args.load()?;
+        Command::Contrastive(TrainArgs { args, watch }) => {
+            let mut config: ContrastiveConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
             let mut run = Run::start(&args.out, "llm-train", "contrastive", &config)?;
             run.manifest.seed = Some(config.seed);
             let outcome = contrastive(config.clone(), run.dir()).context("contrastive")?;
             finish(run, &[&config.train, &config.heldout, &config.tokenizer], &outcome)
         }
-        Command::Vision(args) => {
-            let config: InstructConfig = args.load()?;
+        Command::Vision(TrainArgs { args, watch }) => {
+            let mut config: InstructConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
             let mut run = Run::start(&args.out, "llm-train", "vision", &config)?;
             run.manifest.seed = Some(config.seed);
             let outcome = instruct(config.clone(), run.dir()).context("vision")?;

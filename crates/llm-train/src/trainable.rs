@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::optimizer::Layouts;
+use llm_arch::budget::Flops;
 use llm_arch::parameters::{Role, parameters};
 use llm_arch::{Decoder, hf};
 use llm_tensor::burn::module::Module;
@@ -55,6 +56,11 @@ pub trait Trainable: Module {
     fn num_active_parameters(&self) -> usize {
         self.num_parameters()
     }
+
+    /// Arithmetic of a token in training, forward and backward, in texts of `length` tokens; none where nobody counts it.
+    fn flops_per_token(&self, _length: usize) -> Option<f64> {
+        None
+    }
 }
 
 impl Trainable for Decoder {
@@ -88,6 +94,10 @@ impl Trainable for Decoder {
 
     fn num_active_parameters(&self) -> usize {
         self.config().num_active_parameters()
+    }
+
+    fn flops_per_token(&self, length: usize) -> Option<f64> {
+        Some(Flops::of(self.config(), length).training)
     }
 }
 

@@ -1,12 +1,12 @@
 //! A mixture of experts beside the dense model of equal active size: final numbers, both losses, how even the load is, and the
 //! load of every expert over time.
 
-use super::chart::{Chart, Series};
 use super::heat;
 use super::html::{Cell, Html, details, left, right, table, tag};
 use crate::experts::{Look, Trained, dead, entropy, max_over_mean, min_over_mean, trained};
 use crate::folder::RunFolder;
 use crate::term::thousands;
+use llm_run::chart::{Chart, Series};
 
 /// Layers that get a curve each; with more, the curves are worst, mean and best.
 const MOST_CURVES: usize = 5;
@@ -75,7 +75,7 @@ fn numbers(run: &RunFolder, models: &[Trained<'_>]) -> Html {
 }
 
 fn chart(title: &str, y: &str, series: Vec<Series>) -> Chart {
-    Chart { title: title.into(), x: "step".into(), y: y.into(), series, line: None, zero: false }
+    Chart { title: title.into(), x: "step".into(), y: y.into(), series, ..Chart::default() }
 }
 
 /// Both losses: training and held out.
@@ -86,6 +86,7 @@ fn losses(models: &[Trained<'_>]) -> Vec<Html> {
         points,
         smooth,
         dots: !smooth,
+        ..Series::default()
     };
     let training = models.iter().enumerate().map(|(i, m)| series(i, m, m.cross_entropy(), true)).collect();
     let validation = |m: &Trained<'_>| {
@@ -100,7 +101,7 @@ fn losses(models: &[Trained<'_>]) -> Vec<Html> {
 /// Curves of a number per layer.
 fn per_layer(looks: &[Look], value: &dyn Fn(&Look, usize) -> Option<f64>, worst: fn(f64, f64) -> f64) -> Vec<Series> {
     let layers = looks[0].load.len();
-    let curve = |name: String, colour: usize, points: Vec<(f64, f64)>| Series { name, colour, points, smooth: true, dots: false };
+    let curve = |name: String, colour: usize, points: Vec<(f64, f64)>| Series { name, colour, points, smooth: true, ..Series::default() };
     let of = |layer: usize| looks.iter().filter_map(|look| Some((look.step, value(look, layer)?))).collect::<Vec<_>>();
     if layers <= MOST_CURVES {
         return (0..layers).map(|layer| curve(format!("layer {layer}"), layer, of(layer))).collect();
@@ -118,8 +119,7 @@ fn curves(looks: &[Look]) -> Vec<Html> {
         name: "dead experts".into(),
         colour: 3,
         points: looks.iter().map(|look| (look.step, dead(&look.load) as f64)).collect(),
-        smooth: false,
-        dots: false,
+        ..Series::default()
     };
     let charts = [
         Chart { line: Some(("balanced".into(), 1.0)), ..chart("Max/mean load of a step", "times the mean", per_layer(looks, &most, f64::max)) },

@@ -1,10 +1,10 @@
 //! The load of every expert over time: experts down, steps along, one map per layer. Colours are classes, so that dark mode reaches
 //! them; a shade is one path, so that a map stays small.
 
-use super::chart::ticks;
 use super::html::{Html, escape, join, tag, text};
 use crate::experts::{Look, mean};
 use crate::term::thousands;
+use llm_run::chart::ticks;
 use std::fmt::Write;
 
 const WIDTH: f64 = 440.0;

@@ -1,9 +1,9 @@
 //! What a model sees: right answers about held-out pictures by kind of question, the pictures themselves with questions and
 //! answers, and how seeing was learned.
 
-use super::chart::{Chart, Series};
 use super::html::{Html, join, tag, text};
 use crate::folder::{RunFolder, Sample, StageView, Task};
+use llm_run::chart::{Chart, Series};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -113,14 +113,14 @@ fn base64(bytes: &[u8]) -> String {
 fn curves(stage: &StageView) -> Vec<Html> {
     let points =
         |key: &str| -> Vec<(f64, f64)> { stage.metrics.iter().filter_map(|m| Some((m.get("step")?.as_f64()?, m.get(key)?.as_f64()?))).collect() };
-    let series = |name: &str, key: &str, colour: usize| Series { name: name.into(), colour, points: points(key), smooth: false, dots: true };
+    let series = |name: &str, key: &str, colour: usize| Series { name: name.into(), colour, points: points(key), dots: true, ..Series::default() };
     let chart = |what: &str, series: Vec<Series>| Chart {
         title: format!("{}: {what}", stage.id),
         x: "step".into(),
         y: "share of held-out".into(),
         series,
-        line: None,
         zero: true,
+        ..Chart::default()
     };
     let kinds: BTreeSet<&str> = stage.metrics.iter().flat_map(|m| m.keys()).filter_map(|k| k.strip_prefix("val_exact_")).collect();
     let by_kind = kinds.iter().enumerate().map(|(i, kind)| series(kind, &format!("val_exact_{kind}"), i % 6)).collect();

@@ -1,10 +1,10 @@
 //! Curves of every stage that logged metrics: loss and validation, learning rate, throughput; for GRPO also reward,
 //! accuracy, divergence and answer length.
 
-use super::chart::{Chart, Series};
 use super::html::{Html, tag};
 use crate::folder::{RunFolder, StageView};
 use crate::term::{bytes, thousands};
+use llm_run::chart::{Chart, Series};
 
 /// The section; empty when no stage logged metrics.
 pub fn section(run: &RunFolder) -> Html {
@@ -45,10 +45,10 @@ fn facts(stage: &StageView) -> String {
 }
 
 fn charts(run: &RunFolder, stage: &StageView) -> Vec<Html> {
-    let curve = |name: &str, key: &str, colour: usize| Series { name: name.into(), colour, points: points(stage, key), smooth: true, dots: false };
+    let curve =
+        |name: &str, key: &str, colour: usize| Series { name: name.into(), colour, points: points(stage, key), smooth: true, ..Series::default() };
     let marked = |name: &str, key: &str, colour: usize| Series { smooth: false, dots: true, ..curve(name, key, colour) };
-    let chart =
-        |title: &str, y: &str, series: Vec<Series>| Chart { title: title.into(), x: "step".into(), y: y.into(), series, line: None, zero: false };
+    let chart = |title: &str, y: &str, series: Vec<Series>| Chart { title: title.into(), x: "step".into(), y: y.into(), series, ..Chart::default() };
     let ngram = run.task("ngram3").map(|v| ("3-gram byte model".to_string(), v));
     let all = vec![
         chart(

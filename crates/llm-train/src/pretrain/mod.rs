@@ -143,6 +143,15 @@ impl Objective for Pretrain {
         metrics
     }
 
+    fn tokens(&self) -> Option<(f64, usize)> {
+        let length = self.train.sequence_length();
+        Some(((self.config.batch_size * length) as f64, length))
+    }
+
+    fn settings(&self) -> Value {
+        json!(self.config)
+    }
+
     fn documents(&self, step: u64) -> Vec<String> {
         self.places(step).flat_map(|(_, shards, row)| shards.document_ids(row)).collect()
     }
@@ -210,7 +219,8 @@ impl Pretrain {
         let order = Order::new(config, train.len(), anneal.as_ref().map_or(0, Shards::len));
         let mixture = Mutex::default();
         let config = config.clone();
-        let objective = Self { train, anneal, order, loss_weights, heldout, config, mixture, evaluation, samples, start, anneal_share: None, data_seconds: 0.0 };
+        let objective =
+            Self { train, anneal, order, loss_weights, heldout, config, mixture, evaluation, samples, start, anneal_share: None, data_seconds: 0.0 };
         Ok((objective, tokenizer))
     }
 

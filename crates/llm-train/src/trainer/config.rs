@@ -3,6 +3,7 @@
 use crate::optimizer::OptimizerConfig;
 use crate::schedule::Schedule;
 use crate::spikes::SpikeConfig;
+use crate::watch::WatchConfig;
 use crate::{Error, Result};
 use llm_tensor::DeviceSpec;
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,8 @@ pub struct TrainerConfig {
     /// Patterns on the names of parameters that stay as they are ([`freeze`](crate::freeze)), e.g. `vision_tower.*`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
+    /// What to show while training.
+    pub watch: WatchConfig,
 }
 
 impl Default for TrainerConfig {
@@ -60,6 +63,7 @@ impl Default for TrainerConfig {
             spikes: SpikeConfig::default(),
             replicas: Vec::new(),
             freeze: Vec::new(),
+            watch: WatchConfig::default(),
         }
     }
 }

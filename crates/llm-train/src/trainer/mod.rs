@@ -18,12 +18,14 @@ mod training;
 pub mod trouble;
 
 use crate::checkpoint::{Identity, retention::Best};
+use crate::watch::{About, peak};
 use crate::{Result, Trainable};
 pub use accumulate::{Accumulated, accumulate, read_loss};
 pub use config::{EarlyStopping, TrainerConfig};
 use llm_run::atomic::AtomicDir;
 use llm_run::{Metrics, program};
 use llm_tensor::weights::SaveOptions;
+use llm_tensor::{DeviceSpec, rayon};
 use llm_tokenizer::Tokenizer;
 pub use objective::{Loss, Objective};
 use serde_json::{Map, Value};
@@ -85,6 +87,28 @@ impl Trainer {
         let validations: Vec<_> = records.into_iter().filter(|r| r.contains_key("val_loss")).collect();
         let ends = [validations.first(), validations.last()].into_iter().flatten().cloned().collect();
         Ok(Outcome { model, loss, tokens: state.tokens, elapsed_seconds: state.elapsed_seconds, validations: ends })
+    }
+
+    /// What is known before the first step of this process.
+    fn about<O: Objective>(&self, objective: &O, model: &O::Model, start_step: u64) -> About {
+        let device = if model.device().is_autodiff() { model.device().inner() } else { model.device() };
+        let name = DeviceSpec::card(&device).unwrap_or_else(|| format!("CPU, {} threads", rayon::current_num_threads()));
+        let tokens = objective.tokens();
+        About {
+            name: self.name.clone(),
+            max_steps: self.config.max_steps,
+            start_step,
+            tokens_per_step: tokens.map(|t| t.0),
+            flops_per_token: tokens.and_then(|(_, length)| model.flops_per_token(length)),
+            peak_flops: peak::find(&self.config.watch, &device, model.precision().dtype(), &self.out, &name),
+            parameters: model.num_parameters(),
+            active_parameters: model.num_active_parameters(),
+            device: name,
+            schedule: self.config.schedule,
+            eval_every: self.config.eval_every,
+            checkpoint_every: self.config.checkpoint_every,
+            config: objective.settings(),
+        }
     }
 
     fn checkpoints(&self) -> PathBuf {

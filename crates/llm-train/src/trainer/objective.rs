@@ -67,6 +67,16 @@ pub trait Objective: Sync {
     /// State from a checkpoint.
     fn restore(&mut self, _state: &Map<String, Value>) {}
 
+    /// Tokens that go through the model in a step, about, and the length of the texts they come in; none if that is not known.
+    fn tokens(&self) -> Option<(f64, usize)> {
+        None
+    }
+
+    /// All settings, for the report.
+    fn settings(&self) -> Value {
+        Value::Null
+    }
+
     /// Write what belongs into the model's folder beside weights and tokenizer.
     fn finish(&self, _dir: &Path) -> Result<()> {
         Ok(())

@@ -7,8 +7,10 @@ use crate::checkpoint::{Loaded, Loading, Snapshot, State, Writer};
 use crate::loss_scale::LossScale;
 use crate::optimizer::{Clip, Optimizer};
 use crate::spikes::{self, Policy, Skipped, Spike};
+use crate::watch::{Kind, Watch};
 use crate::{Error, Result, Trainable, freeze};
-use llm_run::{Metrics, Progress, program};
+use llm_run::run::memory_bytes;
+use llm_run::{Metrics, program};
 use llm_tensor::burn::tensor::Device;
 use llm_tensor::params;
 use serde_json::{Map, Value, json};
@@ -35,7 +37,7 @@ pub(super) struct Training<'a, M: Trainable> {
     frozen: BTreeSet<String>,
     metrics: Metrics,
     writer: Writer,
-    progress: Progress,
+    watch: Watch,
     /// Losses of the validations so far.
     val_losses: Vec<f64>,
     /// Seconds before this start.
@@ -79,13 +81,9 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         };
         let replicas = config.replicas.iter().map(|spec| Ok(spec.open()?.autodiff())).collect::<Result<Vec<Device>>>()?;
         let metrics = Metrics::open(trainer.out.join("metrics.jsonl"), state.step)?;
-        let progress = Progress::new(&trainer.name, config.max_steps, "steps");
+        let mut watch = Watch::start(config.watch.clone(), &trainer.out, trainer.about(objective, &model, state.step))?;
         for damage in passed_over {
-            progress.note(format!("passed over a damaged checkpoint: {damage}"));
-        }
-        if !fresh {
-            progress.resume_at(state.step);
-            progress.note(format!("continuing from step {}", state.step));
+            watch.event(state.step, Kind::Note, format!("passed over a damaged checkpoint: {damage}"));
         }
         let mut training = Self {
             trainer,
@@ -100,7 +98,7 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
             state,
             frozen,
             metrics,
-            progress,
+            watch,
             clock: Instant::now(),
             idle_since: Instant::now(),
             moved: true,
@@ -197,7 +195,7 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
             self.log(objective, number, spike, "logged")?;
         }
         if overflow {
-            self.progress.note(format!("step {}: gradients overflow, loss scale halved to {}", self.state.step + 1, self.scale.factor()));
+            self.watch.event(self.state.step + 1, Kind::LossScale, format!("gradients overflow, halved to {}", self.scale.factor()));
         }
         self.state.step += 1;
         self.state.tokens += tokens;
@@ -241,7 +239,6 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
     ) -> Result<()> {
         let rate = tokens as f64 / seconds;
         let rounded = |x: f64, digits: f64| json!((x * digits).round() / digits);
-        let loss = numbers.first().map_or(f32::NAN, |(_, loss)| *loss as f32);
         // The loss as the f32 it is, so that files of two runs can be compared as text.
         let exact = |key: &str, x: f64| if key == "loss" { json!(x as f32) } else { json!(x) };
         let mut record = Map::from_iter([("step".to_string(), json!(self.state.step))]);
@@ -259,15 +256,12 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         if self.scale.active() {
             record.insert("loss_scale".into(), json!(self.scale.factor()));
         }
+        record.extend(memory_bytes().map(|bytes| ("memory_bytes".to_string(), json!(bytes))));
         let more = objective.metrics();
         self.watch_routing(&more);
         record.extend(more);
-        self.metrics.log(&Value::Object(record))?;
-        let norm = numbers.iter().find(|(key, _)| *key == "grad_norm").map_or(f64::NAN, |(_, x)| *x);
-        let lr = numbers.iter().find(|(key, _)| *key == "lr").map_or(f64::NAN, |(_, x)| *x);
-        self.progress.message(format!("{} lr {lr:.1e} |g| {norm:.2} {:.1}k tok/s", objective.describe(loss), rate / 1e3));
-        self.progress.set(self.state.step);
-        Ok(())
+        self.watch.step(&record);
+        Ok(self.metrics.log(&Value::Object(record))?)
     }
 
     /// A word when routing has been collapsed for a while.
@@ -279,13 +273,19 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         self.collapsed += 1;
         if self.collapsed == COLLAPSE_ALARM {
             let layer = record.get("moe_layer").unwrap_or(&Value::Null);
-            self.progress.note(format!("step {}: routing has collapsed in layer {layer} for {COLLAPSE_ALARM} steps: {verdict}", self.state.step));
+            let text = format!("routing has collapsed in layer {layer} for {COLLAPSE_ALARM} steps: {verdict}");
+            self.watch.event(self.state.step, Kind::Note, text);
         }
     }
 
-    fn log<O: Objective<Model = M>>(&self, objective: &O, batch: u64, spike: &Spike, action: &str) -> Result<()> {
+    fn log<O: Objective<Model = M>>(&mut self, objective: &O, batch: u64, spike: &Spike, action: &str) -> Result<()> {
         let step = self.state.step + 1;
-        self.progress.note(format!("step {step}: {spike}; {action} (spikes.jsonl)"));
+        let kind = match action {
+            "skipped" => Kind::Skipped,
+            "rewound" => Kind::Rewind,
+            _ => Kind::Spike,
+        };
+        self.watch.event(step, kind, format!("{spike} (spikes.jsonl)"));
         spikes::log(&self.trainer.out, step, batch, spike, action, &objective.documents(batch))
     }
 
@@ -324,7 +324,6 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
             return Err(self.diverged(objective, batch, format!("{spike}; there is no checkpoint to go back to"), lr));
         };
         let elapsed = self.state.elapsed_seconds;
-        self.progress.note(format!("back to step {}; the batch is left out", found.state.step));
         self.state = State { elapsed_seconds: elapsed, ..found.state };
         self.optimizer = found.optimizer;
         self.scale = LossScale::new(found.model.precision(), self.state.loss_scale);
@@ -337,7 +336,7 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
             self.validate(objective)?;
         }
         self.val_losses = val_losses(trainer)?;
-        self.progress.set(self.state.step);
+        self.watch.rewound(self.state.step);
         // What was due at this step has been done.
         self.moved = false;
         self.idle_since = Instant::now();
@@ -345,7 +344,7 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
     }
 
     /// The error that ends a run, with the place where numbers stopped being numbers.
-    fn diverged<O: Objective<Model = M>>(&self, objective: &mut O, batch: u64, mut reason: String, lr: f64) -> Error {
+    fn diverged<O: Objective<Model = M>>(&mut self, objective: &mut O, batch: u64, mut reason: String, lr: f64) -> Error {
         let place = self.models.first().and_then(|model| {
             let in_layers = |objective: &mut O| objective.batches(batch, model).ok()?.iter().find_map(|b| objective.locate(model, b));
             trouble::in_parameters(&model.valid()).or_else(|| in_layers(objective))
@@ -353,7 +352,9 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         if let Some(place) = place {
             reason = format!("{reason}; {place}");
         }
-        Error::Diverged { step: self.state.step, reason, lr }
+        let error = Error::Diverged { step: self.state.step, reason, lr };
+        self.watch.event(self.state.step, Kind::Failed, error.to_string());
+        error
     }
 
     /// Save, validate, stop: whatever is due.
@@ -365,20 +366,26 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         let stop = program::interrupted();
         let every = |n: u64| n > 0 && step.is_multiple_of(n);
         let (last, evaluate) = (self.over(), self.validation_is_due());
-        if stop || every(config.checkpoint_every) || every(config.keep_checkpoint_every) || (evaluate && config.keep_best_checkpoints > 0) {
+        if self.watch.save_requested()
+            || stop
+            || every(config.checkpoint_every)
+            || every(config.keep_checkpoint_every)
+            || (evaluate && config.keep_best_checkpoints > 0)
+        {
             self.save(objective)?;
         }
         if stop && !last {
             self.writer.wait()?;
             program::saved();
+            self.watch.event(step, Kind::Interrupted, "start the same command again to continue from there");
             return Err(Error::Interrupted { step });
         }
         self.writer.finished()?;
         if evaluate {
             self.validate(objective)?;
             if config.early_stopping.over(&self.val_losses) {
-                self.progress
-                    .note(format!("step {step}: val_loss has not fallen for {} validations; stopping early", config.early_stopping.patience));
+                let patience = config.early_stopping.patience;
+                self.watch.event(step, Kind::Note, format!("stopping early: val_loss has not fallen for {patience} validations"));
                 return Ok(After::Stop);
             }
         }
@@ -392,7 +399,9 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         self.state.objective = objective.save();
         self.state.loss_scale = self.scale.save();
         let (model, optimizer, state) = (self.model()?.valid(), self.optimizer.clone(), self.state.clone());
-        self.writer.submit(Snapshot { model, optimizer, state })
+        self.writer.submit(Snapshot { model, optimizer, state })?;
+        self.watch.event(self.state.step, Kind::Checkpoint, "saved");
+        Ok(())
     }
 
     fn validate<O: Objective<Model = M>>(&mut self, objective: &mut O) -> Result<()> {
@@ -403,6 +412,11 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         let step = self.state.step;
         record.insert("step".into(), json!(step));
         let loss = record.get("val_loss").and_then(Value::as_f64);
+        self.watch.validation(&record);
+        if let Some(Value::Array(samples)) = record.get("samples") {
+            let text = |sample: &Value, key: &str| sample[key].as_str().unwrap_or_default().to_string();
+            self.watch.samples(step, samples.iter().map(|sample| (text(sample, "prompt"), text(sample, "text"))).collect());
+        }
         self.metrics.log(&Value::Object(record))?;
         if let Some(loss) = loss {
             self.val_losses.push(loss);
@@ -423,13 +437,13 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         if self.trainer.config.load_best_model_at_end
             && let Some((step, found)) = best(&self.trainer.checkpoints(), self.model()?)?
         {
-            self.progress.note(format!("the model of step {step} had the lowest val_loss"));
+            self.watch.event(self.state.step, Kind::Note, format!("the model of step {step} had the lowest val_loss and is the run's"));
             model = found;
         }
         let records = Metrics::read(self.trainer.out.join("metrics.jsonl"))?;
         let loss = records.iter().rev().find_map(|r| r.get("loss")?.as_f64()).unwrap_or(f64::NAN) as f32;
         let State { step, tokens, .. } = self.state;
-        self.progress.finish(format!("{step} steps, {:.2}M tokens, {}", tokens as f64 / 1e6, objective.describe(loss)));
+        self.watch.finish(format!("{step} steps, {:.2}M tokens, {}", tokens as f64 / 1e6, objective.describe(loss)));
         Ok((model, self.state))
     }
 }

@@ -269,6 +269,10 @@ impl Objective for Contrastive {
         }
     }
 
+    fn settings(&self) -> Value {
+        json!(self.config)
+    }
+
     fn metrics(&mut self) -> Map<String, Value> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((logits, scale)) = seen else { return Map::new() };

@@ -194,6 +194,10 @@ impl Objective for Instruct {
         Ok(Loss { value: nll_M.sum() / batch.step_trained.max(1) as f32, tokens: batch.sequences.batch.ids.len() as u64, deferred: None })
     }
 
+    fn settings(&self) -> Value {
+        json!(self.config)
+    }
+
     /// An answer is exact when each of its tokens is the likeliest after those before it: it is then what greedy decoding says.
     fn validate(&mut self, model: &Vlm) -> Result<Map<String, Value>> {
         self.look(model)?;
