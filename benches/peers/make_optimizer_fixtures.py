@@ -7,7 +7,8 @@ torch.optim.Adafactor, of Lion by its formula, and the 8-bit codes of bitsandbyt
 
 Everything is computed in float64. torch.optim.Muon iterates in bfloat16, which is no reference for anything finer; here the module
 is given float64 under that name. Polar Express is its algorithm 1 in the place of torch's iteration. bitsandbytes has no 8-bit optimiser
-for the processor: AdamW with 8-bit moments is its map and its quantisation around PyTorch's formula.
+for the processor, and its quantisation there looks numbers up in a coarse table (zero does not become zero): codes are the nearest values of
+its map, as its CUDA kernel finds them, and AdamW with 8-bit moments is PyTorch's formula around them.
 """
 
 import json
@@ -125,35 +126,47 @@ def torch_cases(init, grads):
     return cases
 
 
+def quantize(x, values):
+    """Codes of the nearest values and the largest magnitude of each block of 256."""
+    padded = np.zeros(-(-len(x) // 256) * 256, np.float32)
+    padded[: len(x)] = x
+    blocks = padded.reshape(-1, 256)
+    absmax = np.abs(blocks).max(1)
+    scaled = blocks / np.where(absmax > 0, absmax, 1)[:, None]
+    borders = ((values[:-1].astype(np.float64) + values[1:]) / 2).astype(np.float32)
+    return np.searchsorted(borders, scaled.ravel()[: len(x)], side="left"), absmax
+
+
+def dequantize(codes, absmax, values):
+    return values[codes] * np.repeat(absmax, 256)[: len(codes)]
+
+
 def eight_bit():
-    """Maps, codes of numbers over many magnitudes, and ten AdamW steps of 5000 parameters."""
-    maps = dict(signed=bnb.create_dynamic_map(signed=True), unsigned=bnb.create_dynamic_map(signed=False))
+    """Maps, codes of numbers over many magnitudes, and ten AdamW steps of 5000 parameters in float32."""
+    maps = {name: bnb.create_dynamic_map(signed=name == "signed").numpy() for name in ("signed", "unsigned")}
     i = np.arange(600)
     numbers = (np.sin(0.7 * i) * 10.0 ** -(i % 8)).astype(np.float32)
     quantized = {}
     for name, values in (("signed", numbers), ("unsigned", np.abs(numbers))):
-        codes, state = bnb.quantize_blockwise(torch.tensor(values), code=maps[name].clone(), blocksize=256)
-        quantized[name] = dict(numbers=values.astype(float).tolist(), codes=codes.flatten().tolist(), absmax=state.absmax.tolist())
+        codes, absmax = quantize(values, maps[name])
+        quantized[name] = dict(numbers=values.astype(float).tolist(), codes=codes.tolist(), absmax=absmax.astype(float).tolist())
 
     n, lr, beta1, beta2, eps, decay = 5000, 0.01, 0.9, 0.95, 1e-8, 0.1
+    f32 = np.float32
     i = np.arange(n)
-    p = torch.tensor(np.sin(0.37 * i).astype(np.float32))
-    state = None
+    p = np.sin(0.37 * i).astype(f32)
+    m, v = np.zeros(n, f32), np.zeros(n, f32)
     for t in range(1, STEPS + 1):
-        g = torch.tensor((np.sin(0.11 * i * t + 0.3) * 10.0 ** -(i % 4)).astype(np.float32))
-        if state is None:
-            m, v = torch.zeros(n), torch.zeros(n)
-        else:
-            m, v = (bnb.dequantize_blockwise(codes, s) for codes, s in state)
-        m = beta1 * m + (1 - beta1) * g
-        v = beta2 * v + (1 - beta2) * g * g
-        p = p * (1 - lr * decay) - lr / (1 - beta1**t) * m / (v.sqrt() / (1 - beta2**t) ** 0.5 + eps)
-        m_codes, m_state = bnb.quantize_blockwise(m, code=maps["signed"].clone(), blocksize=256)
-        v_codes, v_state = bnb.quantize_blockwise(v, code=maps["unsigned"].clone(), blocksize=256)
-        v_codes[(v > 0) & (v_codes == 0)] = 1  # as our kernel: a second moment above zero stays above zero
-        state = ((m_codes, m_state), (v_codes, v_state))
-    steps = dict(n=n, lr=lr, betas=[beta1, beta2], eps=eps, weight_decay=decay, every=16, expected=p[::16].double().tolist())
-    return dict(maps={k: v.double().tolist() for k, v in maps.items()}, quantized=quantized, steps=steps)
+        g = (np.sin(0.11 * i * t + 0.3) * 10.0 ** -(i % 4)).astype(f32)
+        m = f32(beta1) * m + (f32(1) - f32(beta1)) * g
+        v = f32(beta2) * v + (f32(1) - f32(beta2)) * g * g
+        p = p * f32(1 - lr * decay) - f32(lr / (1 - beta1**t)) * m / (np.sqrt(v) * f32(1 / np.sqrt(1 - beta2**t)) + f32(eps))
+        m = dequantize(*quantize(m, maps["signed"]), maps["signed"])
+        codes, absmax = quantize(v, maps["unsigned"])
+        codes[(v > 0) & (codes == 0)] = 1  # as our kernel: a second moment above zero stays above zero
+        v = dequantize(codes, absmax, maps["unsigned"])
+    steps = dict(n=n, lr=lr, betas=[beta1, beta2], eps=eps, weight_decay=decay, every=16, expected=p[::16].astype(float).tolist())
+    return dict(maps={k: x.astype(float).tolist() for k, x in maps.items()}, quantized=quantized, steps=steps)
 
 
 def main() -> None:

@@ -155,8 +155,8 @@ mod tests {
     /// orthogonal matrix.
     #[test]
     fn the_rounds_bring_every_singular_value_near_one() {
-        let through = |coefficients, smallest: f64| {
-            let muon = MuonConfig { ns_coefficients: coefficients, ..MuonConfig::default() };
+        let through = |ns_coefficients, ns_steps, smallest: f64| {
+            let muon = MuonConfig { ns_coefficients, ns_steps, ..MuonConfig::default() };
             let iteration = iteration(&OptimizerConfig { muon, ..OptimizerConfig::default() });
             let values = (0..=1000).map(|i| smallest.powf(f64::from(i) / 1000.0) / f64::from(iteration.slack));
             let ends = values.map(|x| {
@@ -164,9 +164,11 @@ mod tests {
             });
             ends.fold((f64::MAX, f64::MIN), |(low, high), x| (low.min(x), high.max(x)))
         };
-        let (low, high) = through(NsCoefficients::Quintic, 0.01);
+        let (low, high) = through(NsCoefficients::Quintic, 5, 0.01);
         assert!(low > 0.6 && high < 1.25, "quintic: {low} to {high}");
-        let (low, high) = through(NsCoefficients::PolarExpress, 0.01);
-        assert!(low > 0.9 && high < 1.05, "polar express: {low} to {high}");
+        let (low, high) = through(NsCoefficients::PolarExpress, 5, 0.01);
+        assert!(low > 0.85 && high < 1.15, "polar express: {low} to {high}");
+        let (low, high) = through(NsCoefficients::PolarExpress, 8, 0.001);
+        assert!(low > 0.99 && high < 1.01, "polar express to its end: {low} to {high}");
     }
 }

@@ -110,7 +110,7 @@ pub fn decode(x: Quantized, sign: Sign) -> Tensor<1> {
     // The shift keeps the sign; the mask takes it away.
     let codes = words_W4.bitwise_right_shift(shifts(w, &device)).bitwise_and_scalar(255).reshape([4 * w]);
     let values_KN = table(&sign.map().values, &device).select(0, codes).reshape([blocks, BLOCK]);
-    (values_KN * absmax.reshape([blocks, 1])).reshape([blocks * BLOCK]).slice([0..len])
+    (values_KN * absmax.reshape([blocks, 1])).reshape([blocks * BLOCK]).narrow(0, 0, len)
 }
 
 /// Codes of the nearest values, by bisection of the borders between them.
