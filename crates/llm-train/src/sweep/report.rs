@@ -1,7 +1,7 @@
 //! A sweep for people: a ranked table at 80 columns, and a page with a picture for each setting that was varied.
 
 use super::results::{PointResult, Results, Status};
-use crate::quantity::short;
+use crate::quantity::{short, wrapped};
 use crate::scaling::axis::Axis;
 use crate::scaling::page::{page, table};
 use crate::scaling::picture::{Mark, Plot, Series, sheet};
@@ -10,6 +10,8 @@ use serde_json::Value;
 use std::fmt::Write;
 
 const WIDTH: usize = 80;
+/// More settings than this are not columns of a table; the names of the runs tell them.
+const MOST_COLUMNS: usize = 5;
 
 /// `0.003`, `adamw`.
 fn value_text(value: Option<&Value>) -> String {
@@ -27,6 +29,16 @@ fn titles(keys: &[String]) -> Vec<String> {
     keys.iter().map(|key| if keys.iter().filter(|other| last(other) == last(key)).count() > 1 { key.clone() } else { last(key) }).collect()
 }
 
+/// What tells the settings of a sweep apart: titles, and the cells of a point.
+fn columns(results: &Results) -> (Vec<String>, impl Fn(&PointResult) -> Vec<String>) {
+    let by_name = results.varied.len() > MOST_COLUMNS;
+    let head = if by_name { vec!["run".to_string()] } else { titles(&results.varied) };
+    let cells = move |point: &PointResult| {
+        if by_name { vec![point.name.clone()] } else { results.varied.iter().map(|key| value_text(point.settings.get(key))).collect() }
+    };
+    (head, cells)
+}
+
 /// `2.345 +- 0.012`.
 fn spread(point: &PointResult) -> (String, String) {
     (point.mean.map_or("-".into(), |m| format!("{m:.4}")), point.std.map_or(String::new(), |s| format!("{s:.4}")))
@@ -34,18 +46,15 @@ fn spread(point: &PointResult) -> (String, String) {
 
 /// The ranking.
 pub fn text(results: &Results) -> String {
-    let titles = titles(&results.varied);
+    let (titles, cells) = columns(results);
     let fixed = 4 + 11 + 9 + 7;
     let room = (WIDTH - fixed) / titles.len().max(1);
     let clip = |text: &str, n: usize| text.chars().take(n.max(1)).collect::<String>();
-    let widths: Vec<usize> = titles
-        .iter()
-        .zip(&results.varied)
-        .map(|(title, key)| {
-            let values = results.ranking.iter().map(|p| value_text(p.settings.get(key)).chars().count());
-            (values.chain([title.chars().count()]).max().unwrap_or(1) + 2).min(room)
-        })
-        .collect();
+    let mut widths: Vec<usize> = titles.iter().map(|title| title.chars().count()).collect();
+    for point in &results.ranking {
+        widths.iter_mut().zip(cells(point)).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
+    }
+    widths.iter_mut().for_each(|width| *width = (*width + 2).min(room));
     let mut out = String::new();
     let mut line = |rank: &str, cells: Vec<String>, mean: &str, std: &str, runs: &str| {
         let cells: String = cells.iter().zip(&widths).map(|(cell, width)| format!("{:>width$}", clip(cell, width - 1))).collect();
@@ -53,14 +62,14 @@ pub fn text(results: &Results) -> String {
     };
     line("", titles, &results.metric, "+-", "runs");
     for (rank, point) in results.ranking.iter().enumerate() {
-        let cells = results.varied.iter().map(|key| value_text(point.settings.get(key))).collect();
         let (mean, std) = spread(point);
         let all = point.finished + point.failed + point.open;
-        line(&(rank + 1).to_string(), cells, &mean, &std, &format!("{}/{all}", point.finished));
+        line(&(rank + 1).to_string(), cells(point), &mean, &std, &format!("{}/{all}", point.finished));
     }
     for run in results.runs.iter().filter(|r| matches!(r.status, Status::Failed | Status::Diverged)) {
         let word = if run.status == Status::Diverged { "diverged" } else { "failed" };
-        let _ = writeln!(out, "{word}: {}\n  {}", run.name, run.reason.as_deref().unwrap_or("no reason known"));
+        let reason = wrapped(run.reason.as_deref().unwrap_or("no reason known"), WIDTH - 2, "  ");
+        let _ = writeln!(out, "{word}: {}\n  {reason}", run.name);
     }
     out
 }
@@ -135,12 +144,13 @@ fn plot(results: &Results, key: &str, title: &str) -> Plot {
 pub fn html(results: &Results, title: &str) -> String {
     let titles = titles(&results.varied);
     let plots: Vec<Plot> = results.varied.iter().zip(&titles).map(|(key, title)| plot(results, key, title)).collect();
+    let (named, cells) = columns(results);
     let mut head: Vec<String> = vec![String::new()];
-    head.extend(titles);
+    head.extend(named);
     head.extend([results.metric.clone(), "+-".into(), "finished".into(), "failed".into(), "open".into()]);
     let rows = results.ranking.iter().enumerate().map(|(rank, point)| {
         let mut row = vec![(rank + 1).to_string()];
-        row.extend(results.varied.iter().map(|key| value_text(point.settings.get(key))));
+        row.extend(cells(point));
         let (mean, std) = spread(point);
         row.extend([mean, std, point.finished.to_string(), point.failed.to_string(), point.open.to_string()]);
         row
@@ -167,6 +177,7 @@ mod tests {
 
     fn results() -> Results {
         let point = |lr: f64, name: &str, mean: Option<f64>| PointResult {
+            name: name.into(),
             settings: [("trainer.optimizer.lr".to_string(), json!(lr)), ("kind".to_string(), json!(name))].into_iter().collect(),
             mean,
             std: mean.map(|_| 0.01),

@@ -45,6 +45,8 @@ pub struct RunResult {
 /// The runs of one setting together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PointResult {
+    /// Folder of its first run.
+    pub name: String,
     /// What makes it differ.
     pub settings: Map<String, Value>,
     /// Mean of the metric over finished runs.
@@ -143,6 +145,7 @@ impl Results {
                 let values: Vec<f64> = mine.iter().filter_map(|r| r.value).collect();
                 let count = |status| mine.iter().filter(|r| r.status == status).count();
                 PointResult {
+                    name: mine.first().map_or(String::new(), |r| r.name.clone()),
                     settings: settings.iter().map(|(key, value)| (key.clone(), json!(value))).collect(),
                     mean: (!values.is_empty()).then(|| mean(&values)),
                     std: (values.len() > 1).then(|| deviation(&values)),
