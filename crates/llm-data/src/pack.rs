@@ -42,7 +42,7 @@ use llm_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use spill::Spill;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What packing did, for the manifest.
