@@ -203,7 +203,7 @@ mod tests {
                 match pieces {
                     [] => prop_assert!(part.is_empty()),
                     [Piece::Text(text)] => prop_assert_eq!(text, part),
-                    _ => prop_assert_eq!(restore(pieces, 1).as_ref(), Some(part)),
+                    _ => prop_assert_eq!(restore(pieces, 1), Some(part.clone())),
                 }
             }
         }

@@ -206,8 +206,8 @@ impl<'a> Vocabulary<'a> {
     fn longest_from_left(&self, mut bytes: &[u8]) -> Vec<u32> {
         let mut pieces = Vec::new();
         while !bytes.is_empty() {
-            let lengths = (1..=self.longest.min(bytes.len())).rev();
-            let found = lengths.into_iter().find_map(|n| Some((n, *self.by_bytes.get(&(false, &bytes[..n]))?)));
+            let mut lengths = (1..=self.longest.min(bytes.len())).rev();
+            let found = lengths.find_map(|n| Some((n, *self.by_bytes.get(&(false, &bytes[..n]))?)));
             let Some((n, id)) = found else {
                 // A byte that no token has says nothing; the others do.
                 bytes = &bytes[1..];

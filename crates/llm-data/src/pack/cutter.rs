@@ -71,7 +71,9 @@ mod tests {
                 prop_assert_eq!(row.tokens.len(), length + 1);
                 prop_assert_eq!(row.document_starts[0], 0);
                 let at = joined.len() - usize::from(!joined.is_empty());
-                prop_assert!(row.document_labels.iter().zip(&row.document_ids).all(|(label, id)| **id == *format!("d{}", label.domain)));
+                for (label, id) in row.document_labels.iter().zip(&row.document_ids) {
+                    prop_assert_eq!(&**id, format!("d{}", label.domain));
+                }
                 starts.extend(row.document_starts.iter().zip(&row.document_ids).map(|(s, id)| (at + *s as usize, id.clone())));
                 joined.truncate(at);
                 joined.extend(&row.tokens);

@@ -53,7 +53,7 @@ impl Segment {
 }
 
 /// The documents of a row, padding included, which has no targets.
-pub fn segments<'a>(row: &Row<'a>) -> impl Iterator<Item = Segment> {
+pub fn segments<'a>(row: &Row<'a>) -> impl Iterator<Item = Segment> + use<'a> {
     let row = *row;
     let ends = row.document_starts.iter().skip(1).copied().chain([row.tokens.len() as u32]);
     row.document_starts
