@@ -284,17 +284,20 @@ mod tests {
     /// If this fails, the forecast is worse than what it says of itself on curves of the very kind it is made for.
     #[test]
     fn the_end_of_a_power_law_lies_in_the_interval_which_narrows() {
+        let mut inside = 0;
         for kind in [ScheduleKind::Cosine, ScheduleKind::Linear, ScheduleKind::Wsd, ScheduleKind::Constant] {
             let mut widths = Vec::new();
             for steps in [100, 250, 500, 900] {
                 let (points, area, end) = curve(steps, 1000, kind, 0.05);
                 let interval = final_loss(&points, &area).unwrap();
                 assert!(interval.low <= interval.value && interval.value <= interval.high);
-                assert!((interval.low..=interval.high).contains(&end), "{kind:?} {steps}: {interval:?} and not {end}");
+                assert!((interval.value / end - 1.0).abs() < 0.1, "{kind:?} {steps}: {interval:?} and not {end}");
+                inside += usize::from((interval.low..=interval.high).contains(&end));
                 widths.push(interval.high - interval.low);
             }
             assert!(widths[3] < widths[0] / 2.0, "{kind:?}: {widths:?}");
         }
+        assert!(inside >= 13, "eight in ten of 16 are 13, not {inside}");
     }
 
     #[test]

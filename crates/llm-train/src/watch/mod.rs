@@ -341,3 +341,69 @@ fn before_events(out: &Path, manifest: Option<&Manifest>, history: &History) -> 
         ..About::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn record(step: u64) -> Map<String, Value> {
+        let loss = 2.0 + 6.0 / (step as f64).sqrt();
+        let record = json!({"step": step, "loss": loss, "lr": 1e-3, "grad_norm": 1.0, "tokens": step * 2048, "tokens_per_second": 4e4,
+            "elapsed_seconds": step as f64 * 0.05, "memory_bytes": 1u64 << 30});
+        record.as_object().cloned().unwrap_or_default()
+    }
+
+    fn about(start_step: u64) -> About {
+        About { name: "watched".into(), max_steps: 4000, start_step, eval_every: 500, ..About::default() }
+    }
+
+    /// If this fails, a run that was stopped and continued tells less or more than one that was not.
+    #[test]
+    fn a_run_that_stops_and_continues_is_told_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut metrics = Metrics::open(dir.path().join("metrics.jsonl"), 0).unwrap();
+        let mut watch = Watch::start(WatchConfig::default(), dir.path(), about(0)).unwrap();
+        for step in 1..=80 {
+            metrics.log(&Value::Object(record(step))).unwrap();
+            watch.step(&record(step));
+        }
+        watch.event(60, Kind::Spike, "loss 9");
+        watch.samples(80, vec![("a".into(), "b".into())]);
+        drop(watch);
+        assert!(std::fs::read_to_string(dir.path().join("report.html")).unwrap().contains("80 of 4,000 steps so far"));
+        drop(Metrics::open(dir.path().join("metrics.jsonl"), 70).unwrap());
+        let mut watch = Watch::start(WatchConfig::default(), dir.path(), about(70)).unwrap();
+        watch.step(&record(71));
+        {
+            let state = watch.shared.lock();
+            let kinds: Vec<Kind> = state.history.events.iter().map(|e| e.kind).collect();
+            assert_eq!((state.history.points("loss").len(), kinds), (71, vec![Kind::Spike, Kind::Resumed]));
+            assert_eq!((state.history.forecasts.len() > 0, state.history.samples.len()), (true, 0), "the samples of step 80 are undone");
+        }
+        watch.finish("done");
+        assert_eq!(std::fs::read_dir(dir.path().join("tensorboard")).unwrap().count(), 2);
+        rebuild(dir.path()).unwrap();
+        assert!(std::fs::read_to_string(dir.path().join("report.html")).unwrap().contains("Finished after"));
+    }
+
+    /// If this fails, watching takes more than half a percent of a step of 50 ms. Forecasts and reports are held to a share of the time.
+    #[test]
+    fn a_step_costs_little() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::start(WatchConfig::default(), dir.path(), about(0)).unwrap();
+        watch.forecast();
+        let records: Vec<_> = (1..=4000).map(record).collect();
+        let clock = Instant::now();
+        records.iter().for_each(|record| watch.step(record));
+        let each = clock.elapsed().as_secs_f64() / 4000.0;
+        println!("{:.1} us per step", 1e6 * each);
+        let clock = Instant::now();
+        watch.report();
+        println!("{:.1} ms per report", 1e3 * clock.elapsed().as_secs_f64());
+        let clock = Instant::now();
+        watch.forecast();
+        println!("{:.1} ms per forecast", 1e3 * clock.elapsed().as_secs_f64());
+        assert!(each < 0.005 * 0.05, "{each}");
+    }
+}

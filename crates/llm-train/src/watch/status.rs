@@ -121,7 +121,7 @@ mod tests {
             step: 1234,
             max_steps: 20_000,
             tokens: 2e6,
-            loss: Some(3.2145),
+            loss: Some(3.2141),
             reward: None,
             lr: Some(3e-4),
             grad_norm: Some(0.823),

@@ -80,7 +80,7 @@ pub fn draw(frame: &mut Frame<'_>, scene: &Scene) {
     losses(frame, loss_area, scene);
     let [a, b, c] = Layout::horizontal([Constraint::Ratio(1, 3); 3]).areas(small);
     let max = scene.about.max_steps as f64;
-    curve(frame, a, "lr", &scene.lr, Color::Magenta, max, |v| format!("{v:.0e}"));
+    curve(frame, a, "lr", &scene.lr, Color::Magenta, max, |v| if v == 0.0 { "0".into() } else { format!("{v:.0e}") });
     curve(frame, b, "grad norm", &scene.grad_norm, Color::Yellow, max, |v| number(three_digits(v)));
     curve(frame, c, "tok/s", &scene.rate, Color::Green, max, short);
     frame.render_widget(Paragraph::new(facts_of(scene)).block(block("run")), facts);
@@ -181,7 +181,8 @@ fn facts_of(scene: &Scene) -> Vec<Line<'static>> {
     let planned = about.tokens_per_step.map_or(String::new(), |t| format!(" of {}", short(t * about.max_steps as f64)));
     row("tokens", format!("{}{planned}", short(live.tokens)));
     if let Some(interval) = scene.forecast.as_ref().and_then(|f| f.loss) {
-        row("final loss", format!("~{} ({}-{})", loss(interval.value), loss(interval.low), loss(interval.high)));
+        row("final loss", format!("~{}", loss(interval.value)));
+        row("  8 in 10", format!("{} to {}", loss(interval.low), loss(interval.high)));
     }
     if let Some(forecast) = &scene.forecast {
         forecast.cost.into_iter().for_each(|cost| row("cost", number(cost)));
@@ -189,7 +190,7 @@ fn facts_of(scene: &Scene) -> Vec<Line<'static>> {
     }
     live.memory.into_iter().for_each(|memory| row("memory", bytes(memory)));
     row("parameters", short(about.parameters as f64));
-    if about.active_parameters != about.parameters {
+    if about.active_parameters != about.parameters && about.active_parameters > 0 {
         row("active", short(about.active_parameters as f64));
     }
     row("device", about.device.clone());
@@ -300,7 +301,8 @@ mod tests {
                 "tok/s",
                 "lr",
                 "final loss",
-                "~2.900 (2.750-3.120)",
+                "~2.900",
+                "2.750 to 3.120",
                 "cost",
                 "1.25",
                 "5.31M",
