@@ -13,10 +13,10 @@ use llm_arch::budget::Parts;
 
 /// Width for each layer of depth.
 pub const ASPECT: usize = 64;
-/// A shape this near to the wanted size is as good as any; among those the one nearest to [`ASPECT`] wins.
-const NEAR: f64 = 0.03;
-/// A shape further off than this is refused.
+/// A shape further off the wanted size than this is refused.
 const FAR: f64 = 0.10;
+/// How far width over depth may be from [`ASPECT`], as a factor: a wider range is tried only where the one before has no shape near enough.
+const ASPECTS: [f64; 4] = [1.6, 3.0, 8.0, f64::INFINITY];
 const DEEPEST: usize = 160;
 const WIDEST: usize = 16_384;
 
@@ -119,10 +119,11 @@ impl Shape {
                 ((size / target).ln().abs(), (width as f64 / (ASPECT * depth) as f64).ln().abs(), shape)
             }));
         }
-        let near = candidates.iter().filter(|c| c.0 <= NEAR).min_by(|a, b| a.1.total_cmp(&b.1));
-        let best = near.or_else(|| candidates.iter().min_by(|a, b| a.0.total_cmp(&b.0)));
+        let nearest = |within: f64| candidates.iter().filter(|c| c.1 <= within.ln()).min_by(|a, b| a.0.total_cmp(&b.0));
+        let near = ASPECTS.iter().filter_map(|within| nearest(*within)).find(|c| c.0 <= FAR.ln_1p());
+        let best = near.or_else(|| nearest(f64::INFINITY));
         match best {
-            Some((error, _, shape)) if *error <= FAR => Ok(*shape),
+            Some((error, _, shape)) if *error <= FAR.ln_1p() => Ok(*shape),
             Some((_, _, shape)) => Err(Error::Config(format!(
                 "params = {}: the nearest model has {} (a vocabulary of {} and width {} need {} for the embedding alone); choose another size, a \
                  smaller vocabulary, or leave more of `model` open",
