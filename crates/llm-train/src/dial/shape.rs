@@ -1,7 +1,8 @@
 //! The shape of a decoder from its depth or its size.
 //!
 //! Width is 64 times the depth, rounded up to whole heads (nanochat `scripts/base_train.py`: `--aspect-ratio 64`). Heads have 128 elements
-//! from a width of 512 on, 64 from 256, 32 from 128, and 16 below, so that there are always at least four. Queries share keys and values
+//! from a width of 512 on, 64 from 256, 32 from 128, and 16 below, so that there are always at least four; from eight
+//! on their number is even, which leaves groups to choose. Queries share keys and values
 //! in groups of four, three or two, the largest that divides the heads and leaves two (GQA: Ainslie et al. 2023; Llama 3 has groups of
 //! four and more). The feed-forward width is 8/3 of the width in SwiGLU (Shazeer 2020, section 3.1), otherwise four times it, rounded up to
 //! a multiple of 64.
@@ -12,10 +13,10 @@ use llm_arch::budget::Parts;
 
 /// Width for each layer of depth.
 pub const ASPECT: usize = 64;
-/// A shape this near to the wanted size is as good as any; among those the one nearest to [`ASPECT`] wins.
-const NEAR: f64 = 0.03;
-/// A shape further off than this is refused.
+/// A shape further off the wanted size than this is refused.
 const FAR: f64 = 0.10;
+/// How far width over depth may be from [`ASPECT`], as a factor: a wider range is tried only where the one before has no shape near enough.
+const ASPECTS: [f64; 4] = [1.6, 3.0, 8.0, f64::INFINITY];
 const DEEPEST: usize = 160;
 const WIDEST: usize = 16_384;
 
@@ -67,7 +68,12 @@ impl Shape {
     /// The shape of a depth.
     pub fn of_depth(depth: usize) -> Self {
         let width = ASPECT * depth;
-        Self { depth, width: width.next_multiple_of(head_size(width).max(if width >= 512 { 128 } else { 1 })) }
+        let unit = match width {
+            1024.. => 256,
+            512.. => 128,
+            _ => head_size(width),
+        };
+        Self { depth, width: width.next_multiple_of(unit) }
     }
 
     /// Put the shape into `config`, except where `given` says that a field (by its name) is already decided.
@@ -113,10 +119,11 @@ impl Shape {
                 ((size / target).ln().abs(), (width as f64 / (ASPECT * depth) as f64).ln().abs(), shape)
             }));
         }
-        let near = candidates.iter().filter(|c| c.0 <= NEAR).min_by(|a, b| a.1.total_cmp(&b.1));
-        let best = near.or_else(|| candidates.iter().min_by(|a, b| a.0.total_cmp(&b.0)));
+        let nearest = |within: f64| candidates.iter().filter(|c| c.1 <= within.ln()).min_by(|a, b| a.0.total_cmp(&b.0));
+        let near = ASPECTS.iter().filter_map(|within| nearest(*within)).find(|c| c.0 <= FAR.ln_1p());
+        let best = near.or_else(|| nearest(f64::INFINITY));
         match best {
-            Some((error, _, shape)) if *error <= FAR => Ok(*shape),
+            Some((error, _, shape)) if *error <= FAR.ln_1p() => Ok(*shape),
             Some((_, _, shape)) => Err(Error::Config(format!(
                 "params = {}: the nearest model has {} (a vocabulary of {} and width {} need {} for the embedding alone); choose another size, a \
                  smaller vocabulary, or leave more of `model` open",
@@ -133,7 +140,9 @@ impl Shape {
 
 /// Widths that are worth having: finer where models are small, and where the depth cannot make up for a coarse one.
 fn widths(fine: bool) -> impl Iterator<Item = usize> {
-    (16..128).step_by(16).chain((128..256).step_by(32)).chain((256..512).step_by(64)).chain((512..=WIDEST).step_by(if fine { 64 } else { 128 }))
+    let steps = if fine { [64, 64] } else { [128, 256] };
+    let rest = (512..1024).step_by(steps[0]).chain((1024..=WIDEST).step_by(steps[1]));
+    (16..128).step_by(16).chain((128..256).step_by(32)).chain((256..512).step_by(64)).chain(rest)
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ pub struct Axis {
     pub label: String,
     /// Logarithmic.
     pub log: bool,
+    /// Numbers are written as powers of ten, as compute is.
+    pub powers: bool,
     /// Own ticks instead of round numbers.
     pub ticks: Option<Vec<(f64, String)>>,
 }
@@ -14,12 +16,17 @@ pub struct Axis {
 impl Axis {
     /// An ordinary axis.
     pub fn linear(label: &str) -> Self {
-        Self { label: label.to_string(), log: false, ticks: None }
+        Self { label: label.to_string(), log: false, powers: false, ticks: None }
     }
 
     /// A logarithmic axis.
     pub fn log(label: &str) -> Self {
         Self { log: true, ..Self::linear(label) }
+    }
+
+    /// A logarithmic axis of compute.
+    pub fn compute(label: &str) -> Self {
+        Self { powers: true, ..Self::log(label) }
     }
 
     pub(super) fn scale(&self, value: f64) -> f64 {
@@ -36,10 +43,11 @@ impl Axis {
             return own.iter().map(|(value, label)| (self.scale(*value), label.clone())).collect();
         }
         if self.log {
-            return log_ticks(range.0, range.1)
-                .into_iter()
-                .map(|t| (t, tick_label(crate::quantity::rounded(10f64.powf(t), 3), if t < 3.0 { 0.0 } else { 1.0 })))
-                .collect();
+            let label = |t: f64| {
+                let value = crate::quantity::rounded(10f64.powf(t), 3);
+                if self.powers { crate::quantity::power(value) } else { tick_label(value, if t < 3.0 { 0.0 } else { 1.0 }) }
+            };
+            return log_ticks(range.0, range.1).into_iter().map(|t| (t, label(t))).collect();
         }
         let ticks = linear_ticks(range.0, range.1, count);
         let step = ticks.get(1).zip(ticks.first()).map_or(1.0, |(b, a)| b - a);
@@ -97,6 +105,8 @@ mod tests {
         let labels = |low: f64, high: f64| Axis::log("").marks((low, high), 5).into_iter().map(|t| t.1).collect::<Vec<_>>();
         assert_eq!(labels(5.0, 7.0), ["100K", "200K", "500K", "1M", "2M", "5M", "10M"]);
         assert_eq!(labels(18.0, 21.0), ["1e18", "1e19", "1e20", "1e21"]);
+        let compute = Axis::compute("").marks((10.95, 13.05), 5).into_iter().map(|t| t.1).collect::<Vec<_>>();
+        assert_eq!(compute, ["1e11", "2e11", "5e11", "1e12", "2e12", "5e12", "1e13"]);
         assert_eq!(labels(-4.0, -2.0), ["0.0001", "0.0002", "0.0005", "0.001", "0.002", "0.005", "0.01"]);
     }
 }

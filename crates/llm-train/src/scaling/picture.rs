@@ -98,10 +98,11 @@ impl Frame {
 }
 
 impl Plot {
-    /// Scaled ranges of all points, with some room around.
+    /// Scaled ranges of all points, with some room around. Bands may be wider than everything else and are cut.
     fn frame(&self, top: f64) -> Option<Frame> {
         let shown = |p: &(f64, f64)| self.x.shows(p.0) && self.y.shows(p.1);
-        let points: Vec<(f64, f64)> = self.series.iter().flat_map(|s| s.mark.points()).filter(shown).collect();
+        let points: Vec<(f64, f64)> =
+            self.series.iter().filter(|s| !matches!(s.mark, Mark::Band(_))).flat_map(|s| s.mark.points()).filter(shown).collect();
         let range = |values: Vec<f64>| {
             let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
             let pad = if high > low { 0.05 * (high - low) } else { 0.5 * low.abs().max(0.2) };
@@ -185,7 +186,7 @@ impl Plot {
     }
 
     fn draw(&self, svg: &mut String, frame: &Frame, series: &Series) {
-        let place = |x: f64, y: f64| (frame.px(self.x.scale(x)), frame.py(self.y.scale(y)));
+        let place = |x: f64, y: f64| (frame.px(self.x.scale(x)), frame.py(self.y.scale(y).clamp(frame.y.0, frame.y.1)));
         let shown = |x: f64, y: f64| self.x.shows(x) && self.y.shows(y);
         let path = |points: &[(f64, f64)]| {
             let points = points.iter().filter(|p| shown(p.0, p.1)).map(|p| place(p.0, p.1));

@@ -187,7 +187,7 @@ fn frontier(fit: &Fit) -> Plot {
         series.push(Series::new("", "s1", minima(|m| m.parameters)));
         series.push(Series::new("", "s1", minima(|m| m.tokens)));
     }
-    Plot { title: "Best parameters N and tokens D".into(), x: Axis::log("compute C, FLOPs"), y: Axis::log("N, D"), series }
+    Plot { title: "Best parameters N and tokens D".into(), x: Axis::compute("compute C, FLOPs"), y: Axis::log("N, D"), series }
 }
 
 /// The loss over compute.
@@ -199,7 +199,7 @@ fn losses(fit: &Fit) -> Plot {
         series.push(Series::new("", "s0", Mark::Band(band(&p.replicas, &at, |s, c| s.optimum(c).loss))));
         series.push(Series::new("best for the budget, approach 3", "s0", Mark::Line(at.iter().map(|&c| (c, p.surface.optimum(c).loss)).collect())));
     }
-    Plot { title: "Loss over compute".into(), x: Axis::log("compute C, FLOPs"), y: Axis::linear("loss"), series }
+    Plot { title: "Loss over compute".into(), x: Axis::compute("compute C, FLOPs"), y: Axis::linear("loss"), series }
 }
 
 /// Measured against fitted.

@@ -134,7 +134,7 @@ fn plot(results: &Results, key: &str, title: &str) -> Plot {
     };
     Plot {
         title: format!("{} over {title}", results.metric),
-        x: Axis { label: key.to_string(), log: matches!(scale, Scale::Numbers { log: true }), ticks },
+        x: Axis { log: matches!(scale, Scale::Numbers { log: true }), ticks, ..Axis::linear(key) },
         y: Axis::linear(&results.metric),
         series: vec![Series::new("best at each value", "s0", Mark::Line(runs)), Series::new("mean of a setting", "s1", Mark::Dots(points))],
     }
