@@ -18,7 +18,15 @@ use serde_json::json;
 use std::process::Command;
 
 fn setup(batch: usize, length: usize) -> Setup {
-    Setup { model: bench::reference_model(length), device: DeviceSpec::Cpu, precision: Precision::F32, batch, length, micro_batches: 1, recompute: Recompute::None }
+    Setup {
+        model: bench::reference_model(length),
+        device: DeviceSpec::Cpu,
+        precision: Precision::F32,
+        batch,
+        length,
+        micro_batches: 1,
+        recompute: Recompute::None,
+    }
 }
 
 fn training(batch: usize, length: usize) -> Training {

@@ -5,6 +5,7 @@
 
 use crate::evaluation::{Evaluation, EvaluationConfig};
 use crate::freeze::is_frozen;
+use crate::memory::{self, MemoryPlan, Saves, Workload};
 use crate::mixture::Mixture;
 use crate::recompute::Recompute;
 use crate::trainer::{Loss, Objective, Outcome, Trainer, TrainerConfig};
@@ -13,11 +14,15 @@ use llm_arch::{Decoder, DecoderConfig, PackedBatch};
 use llm_data::shards::{Row, Shards};
 use llm_run::Seed;
 use llm_run::seed::permuted;
+use llm_tensor::device::is_cpu;
 use llm_tensor::{DeviceSpec, Precision, host, ops};
 use llm_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+
+/// Key of the [`MemoryPlan`] in the first record of metrics.
+pub const MEMORY_PLAN: &str = "memory_plan";
 
 /// `llm-train pretrain`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,6 +117,9 @@ pub struct Pretrain {
     config: PretrainConfig,
     mixture: Mixture,
     evaluation: Option<Evaluation>,
+    plan: MemoryPlan,
+    /// Not yet in the metrics.
+    unsaid: bool,
 }
 
 /// One micro-batch and the targets of its whole step.
@@ -160,7 +168,11 @@ impl Objective for Pretrain {
     }
 
     fn metrics(&mut self) -> Map<String, Value> {
-        self.mixture.metrics(self.experts_per_token())
+        let mut metrics = self.mixture.metrics(self.experts_per_token());
+        if std::mem::take(&mut self.unsaid) {
+            metrics.insert(MEMORY_PLAN.into(), json!(self.plan));
+        }
+        metrics
     }
 
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
@@ -211,8 +223,37 @@ impl Pretrain {
         let heldout =
             if config.heldout.as_os_str().is_empty() { None } else { Some(open_shards(&config.heldout, config.model.max_position_embeddings)?) };
         let evaluation = Evaluation::open(&config.evaluation, &tokenizer)?;
-        Ok((Self { train, heldout, config: config.clone(), mixture: Mixture::default(), evaluation }, tokenizer))
+        let plan = planned(config, train.sequence_length())?;
+        Ok((Self { train, heldout, config: config.clone(), mixture: Mixture::default(), evaluation, plan, unsaid: true }, tokenizer))
     }
+
+    /// What training will need.
+    pub fn memory_plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+}
+
+/// The memory plan for rows of `length` tokens. A budget decides about micro-batch and recomputation first.
+fn planned(config: &mut PretrainConfig, length: usize) -> Result<MemoryPlan> {
+    let device = config.device.open()?;
+    // The memory of a card holds tensors and no program; what it has left is not known.
+    let (program, available) = if is_cpu(&device) { (memory::resident().unwrap_or(0.0), memory::available()) } else { (0.0, None) };
+    let workload = Workload {
+        model: &config.model,
+        precision: config.precision,
+        rows: config.micro_batch_size.min(config.batch_size),
+        length,
+        micro_batches: config.batch_size.div_ceil(config.micro_batch_size),
+        recompute: config.recompute,
+        fused: memory::is_fused(&device, config.precision),
+        freeze: &config.trainer.freeze,
+        saves: if config.trainer.checkpoint_every > 0 { Saves::Checkpoints } else { Saves::Model },
+    };
+    let Some(budget) = &config.memory_budget else { return Ok(MemoryPlan { available, ..MemoryPlan::of(&workload, program) }) };
+    let budget = llm_run::config::parse_bytes(budget).map_err(|e| Error::Config(format!("memory_budget: {e}")))?;
+    let choice = memory::fit(&workload, config.batch_size, budget as f64, program)?;
+    (config.micro_batch_size, config.recompute) = (choice.micro_batch_size, choice.recompute);
+    Ok(MemoryPlan { available, ..choice.plan })
 }
 
 /// Vocabulary size (rounded up to a multiple of 64, as matrix kernels like it) and special ids.
@@ -250,5 +291,10 @@ pub fn pretrain(mut config: PretrainConfig, out: &Path, name: &str) -> Result<Ou
     };
     let device = config.device.open()?.autodiff();
     let seed = Seed(config.seed).stream("initial weights");
-    trainer.run(&mut objective, || Ok(Decoder::new_as(&config.model, seed, config.precision, &device)?), &tokenizer)
+    eprintln!("{}", objective.plan);
+    let outcome = trainer.run(&mut objective, || Ok(Decoder::new_as(&config.model, seed, config.precision, &device)?), &tokenizer)?;
+    if let (true, Some(peak)) = (is_cpu(&device), memory::measured_peak(&[&config.train, &config.heldout])) {
+        eprintln!("{}", objective.plan.compared(peak));
+    }
+    Ok(outcome)
 }

@@ -65,7 +65,12 @@ impl BenchArgs {
         };
         model = overridden(model, &self.sets)?;
         let length = self.length.map_or_else(|| model.max_position_embeddings.min(1024), |l| l as usize);
-        let setup = Setup { model, device: self.device, precision: self.precision, batch: self.batch as usize, length,
+        let setup = Setup {
+            model,
+            device: self.device,
+            precision: self.precision,
+            batch: self.batch as usize,
+            length,
             micro_batches: self.micro_batches as usize,
             recompute: if self.recompute { Recompute::Block } else { Recompute::None },
         };
@@ -145,7 +150,7 @@ fn text(name: &str, r: &Report) -> Result<String> {
         (Some(mfu), Some(peak)) => row("MFU", format!("{:.1} %", 100.0 * mfu), format!("of {peak} TFLOP/s"))?,
         _ => row("MFU", "-".into(), "peak not known; give --peak-tflops X".into())?,
     }
-    row("host memory", mib(r.host_peak_mib), "peak".into())?;
+    row("host memory", mib(r.host_peak_mib), format!("peak; {} planned", mib(Some(r.planned_mib))))?;
     if r.device_mib.is_some() {
         row("device memory", mib(r.device_mib), "held by the allocator".into())?;
     }
