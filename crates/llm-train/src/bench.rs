@@ -4,6 +4,7 @@
 //! Arithmetic is counted by [`llm_arch::budget::Flops`] (masked scores are not work), and MFU is its share of the peak that the
 //! maker of the card states for bf16. A step ends when the device has finished it.
 
+use crate::memory::{self, MemoryPlan, Saves, Workload};
 use crate::recompute::{self, Forward, Recompute};
 use crate::trainer::{Accumulated, Loss, Objective, accumulate, read_loss};
 use crate::{Clip, Error, Optimizer, OptimizerConfig, Result};
@@ -36,6 +37,24 @@ pub struct Setup {
     pub micro_batches: usize,
     /// Activations kept or computed again.
     pub recompute: Recompute,
+}
+
+impl Setup {
+    /// What its steps will need.
+    pub fn memory_plan(&self, device: &Device) -> MemoryPlan {
+        let workload = Workload {
+            model: &self.model,
+            precision: self.precision,
+            rows: self.batch,
+            length: self.length,
+            micro_batches: self.micro_batches,
+            recompute: self.recompute,
+            fused: memory::is_fused(device, self.precision),
+            freeze: &[],
+            saves: Saves::Nothing,
+        };
+        MemoryPlan::of(&workload, memory::resident().unwrap_or(0.0))
+    }
 }
 
 /// The 5.3 M-parameter Llama that `benches/peers/train_step.py` trains with PyTorch, for rows of `length` tokens.
@@ -204,12 +223,15 @@ pub struct Report {
     pub mfu: Option<f64>,
     /// Largest resident memory of this process.
     pub host_peak_mib: Option<f64>,
+    /// What was planned before the first step ([`crate::memory`]).
+    pub planned_mib: f64,
     /// Memory that Burn's allocator holds on the device at the end; it never gives back what a step needed.
     pub device_mib: Option<f64>,
 }
 
 /// Measure `steps` steps after `warmup` others. `peak_tflops` replaces what is known of the card; `progress` hears of every step.
 pub fn run(setup: &Setup, warmup: usize, steps: usize, peak_tflops: Option<f64>, progress: &mut dyn FnMut(usize, f32, f64)) -> Result<Report> {
+    let plan = setup.memory_plan(&setup.device.open()?);
     let mut training = Training::new(setup)?;
     let tokens = (setup.micro_batches * setup.batch * setup.length) as f64;
     let (mut seconds, mut first_loss, mut last_loss) = (Vec::new(), f32::NAN, f32::NAN);
@@ -256,6 +278,7 @@ pub fn run(setup: &Setup, warmup: usize, steps: usize, peak_tflops: Option<f64>,
         peak_tflops,
         mfu: peak_tflops.map(|peak| tflops / peak),
         host_peak_mib: host_peak_mib(),
+        planned_mib: plan.peak / MIB,
         device_mib: training.device.memory_pool_usage().map(|usage| usage.bytes_reserved as f64 / MIB),
     })
 }

@@ -4,13 +4,13 @@ mod commands;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use llm_run::{Args, Run, program};
+use llm_run::{Args, Metrics, Run, program};
 use llm_train::dial::{self, Dial, Rate};
-use llm_train::pretrain::{PretrainConfig, pretrain};
+use llm_train::pretrain::{MEMORY_PLAN, PretrainConfig, pretrain};
 use llm_train::trainer::Outcome;
 use llm_train::vision::{ContrastiveConfig, InstructConfig, contrastive, instruct};
 use llm_train::{Trainable, WatchArgs};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -62,6 +62,10 @@ struct PretrainArgs {
     train: TrainArgs,
     #[command(flatten)]
     dial: Dial,
+    /// Memory that training may take, e.g. 2GiB: chooses micro_batch_size, and recomputes activations if nothing else fits (the same as
+    /// --set memory_budget=...)
+    #[arg(long, value_name = "SIZE")]
+    memory_budget: Option<String>,
 }
 
 /// Flags of every command that trains.
@@ -73,11 +77,17 @@ struct TrainArgs {
     watch: WatchArgs,
 }
 
+/// The memory plan that a run logged, for its manifest.
+fn memory_plan(run: &Run) -> Option<Value> {
+    Metrics::read(run.path("metrics.jsonl")).ok()?.into_iter().rev().find_map(|mut record| record.remove(MEMORY_PLAN))
+}
+
 /// Inputs and summary of a training.
 fn finish<M: Trainable>(mut run: Run, inputs: &[&Path], outcome: &Outcome<M>) -> anyhow::Result<()> {
     for path in inputs.iter().filter(|path| !path.as_os_str().is_empty()) {
         run.input(path)?;
     }
+    let memory_plan = memory_plan(&run);
     run.finish(json!({
         "loss": outcome.loss,
         "tokens": outcome.tokens,
@@ -87,6 +97,7 @@ fn finish<M: Trainable>(mut run: Run, inputs: &[&Path], outcome: &Outcome<M>) ->
         "active_parameters": outcome.model.num_active_parameters(),
         "validation_first": outcome.validations.first(),
         "validation_last": outcome.validations.last(),
+        "memory_plan": memory_plan,
     }))?;
     Ok(())
 }
@@ -101,9 +112,10 @@ fn run() -> anyhow::Result<()> {
         Command::Dial(args) => args.run(),
         Command::Sweep(args) => args.run(),
         Command::Scaling(task) => task.run(),
-        Command::Pretrain(PretrainArgs { train: TrainArgs { args, watch }, dial }) => {
+        Command::Pretrain(PretrainArgs { train: TrainArgs { args, watch }, dial, memory_budget }) => {
             let (mut config, choice): (PretrainConfig, _) = dial::load(args.config.as_deref(), &args.sets, dial, None)?;
             watch.apply(&mut config.trainer.watch);
+            config.memory_budget = memory_budget.or(config.memory_budget);
             if let Some(choice) = choice {
                 eprintln!("{}", choice.table(Rate::of_earlier_start(&args.out).as_ref()));
             }

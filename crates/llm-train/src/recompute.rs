@@ -23,7 +23,7 @@ use llm_arch::{Decoder, PackedBatch};
 use llm_moe::Routing;
 use llm_run::Seed;
 use llm_tensor::burn::module::Module;
-use llm_tensor::burn::tensor::{Gradients, Tensor};
+use llm_tensor::burn::tensor::{DType, Gradients, Tensor};
 use llm_tensor::params;
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,7 @@ pub struct Deferred {
 }
 
 fn leaf(x: Tensor<2>) -> Tensor<2> {
-    Tensor::from_inner(x).require_grad()
+    Tensor::from_inner(x.inner()).require_grad()
 }
 
 /// Hidden states of a packed batch. `noise` as in [`Decoder::hidden_routed`]. A model without tracked parameters gives plain ones.
@@ -86,14 +86,15 @@ pub fn forward(model: &Decoder, batch: &PackedBatch, noise: Option<Seed>, recomp
         let (hidden_ND, routing) = model.hidden_routed(batch, noise);
         return Forward { hidden_ND, routing, deferred: None };
     }
-    let plain = model.untracked();
-    let segments = plain.segments(batch, noise);
+    // Constants of a tape, not tensors without one: some operations of Burn have other bodies there, and other last bits.
+    let constant = params::track_where(model.clone(), |_| false);
+    let segments = constant.segments(batch, noise);
     let mut x_ND = segments.enter();
     let (mut inputs, mut logits, mut all) = (Vec::new(), Vec::new(), Vec::new());
     for layer in 0..layers {
         let deferred = layer >= lowest;
         if deferred {
-            inputs.push(x_ND.clone());
+            inputs.push(x_ND.clone().inner());
         }
         let (y_ND, routing) = segments.block(layer, x_ND);
         x_ND = y_ND;
@@ -140,9 +141,9 @@ pub struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Backward through `sum(y * d)` over the outputs of a segment that have a gradient.
+    /// Backward through `sum(y * d)` over the outputs of a segment that have a gradient; routers compute in `f32` whatever the model does.
     fn through<const K: usize>(outputs: [(Option<Tensor<2>>, Option<Tensor<2>>); K]) -> Option<Gradients> {
-        let terms = outputs.into_iter().filter_map(|(y, d)| Some((y? * Tensor::from_inner(d?)).sum()));
+        let terms = outputs.into_iter().filter_map(|(y, d)| Some((y? * Tensor::from_inner(d?)).sum().cast(DType::F32)));
         let surrogate = terms.reduce(|a, b| a + b)?;
         surrogate.is_tracked().then(|| surrogate.backward())
     }

@@ -191,8 +191,8 @@ pub fn activation_bytes(config: &DecoderConfig, tokens: usize, element: usize) -
     tokens as f64 * (layers + head) as f64 * element as f64 + 4.0 * logits as f64
 }
 
-/// Numbers per token that one layer keeps.
-fn kept_by_layer(config: &DecoderConfig, layer: usize) -> usize {
+/// Numbers per token that one layer keeps for its backward pass; see the table above.
+pub fn kept_by_layer(config: &DecoderConfig, layer: usize) -> usize {
     let d = config.hidden_size;
     let norms = match config.layout {
         Layout::PreNorm | Layout::PostNorm => 4 * d,

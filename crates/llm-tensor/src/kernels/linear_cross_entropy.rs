@@ -22,6 +22,11 @@ pub const SCRATCH: usize = 1 << 21;
 /// Fewest rows of a block: below, reading W for each block would cost more than multiplying with it.
 const MIN_ROWS: usize = 64;
 
+/// Rows of a block, whose logits exist together, over a vocabulary of that size.
+pub fn block_rows(vocab: usize) -> usize {
+    (SCRATCH / vocab).max(MIN_ROWS)
+}
+
 /// What is multiplied and what is asked about it.
 #[derive(Debug, Clone, Copy)]
 pub struct Problem<'a> {
@@ -99,7 +104,7 @@ impl<'a> Problem<'a> {
         assert_eq!(self.hidden_ND.len(), self.targets.len() * self.hidden_size, "hidden");
         assert!(self.targets.iter().all(|&t| t == IGNORE || (t as usize) < vocab), "target beyond the vocabulary");
         let kept: Vec<usize> = (0..self.targets.len()).filter(|&n| self.targets[n] != IGNORE && keep(n)).collect();
-        kept.chunks((SCRATCH / vocab).max(MIN_ROWS)).map(<[usize]>::to_vec).collect()
+        kept.chunks(block_rows(vocab)).map(<[usize]>::to_vec).collect()
     }
 
     /// Copy the rows of a block together and multiply them with the weight.

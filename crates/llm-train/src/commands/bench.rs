@@ -150,7 +150,7 @@ fn text(name: &str, r: &Report) -> Result<String> {
         (Some(mfu), Some(peak)) => row("MFU", format!("{:.1} %", 100.0 * mfu), format!("of {peak} TFLOP/s"))?,
         _ => row("MFU", "-".into(), "peak not known; give --peak-tflops X".into())?,
     }
-    row("host memory", mib(r.host_peak_mib), "peak".into())?;
+    row("host memory", mib(r.host_peak_mib), format!("peak; {} planned", mib(Some(r.planned_mib))))?;
     if r.device_mib.is_some() {
         row("device memory", mib(r.device_mib), "held by the allocator".into())?;
     }

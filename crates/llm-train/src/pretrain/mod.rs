@@ -29,6 +29,7 @@ pub use start::fit_to_tokenizer;
 use crate::checkpoint::Identity;
 use crate::evaluation::Evaluation;
 use crate::freeze::is_frozen;
+use crate::memory::{self, MemoryPlan, Saves, Workload};
 use crate::mixture::Mixture;
 use crate::trainer::{Loss, Objective, Outcome, Trainer, trouble};
 use crate::{Error, Result};
@@ -37,6 +38,7 @@ use llm_arch::Decoder;
 use llm_data::shards::{Row, Shards};
 use llm_run::Seed;
 use llm_tensor::burn::tensor::Device;
+use llm_tensor::device::is_cpu;
 use llm_tensor::host;
 use llm_tokenizer::Tokenizer;
 use order::Order;
@@ -47,6 +49,9 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use weights::LossWeights;
+
+/// Key of the [`MemoryPlan`] in the first record of metrics.
+pub const MEMORY_PLAN: &str = "memory_plan";
 
 /// The objective.
 #[derive(Debug)]
@@ -67,6 +72,9 @@ pub struct Pretrain {
     anneal_share: Option<f64>,
     /// Seconds that its batches took to put together.
     data_seconds: f64,
+    plan: MemoryPlan,
+    /// The plan is not yet in the metrics.
+    unsaid: bool,
 }
 
 /// A thread that panicked while it counted leaves counts that are still counts.
@@ -139,6 +147,9 @@ impl Objective for Pretrain {
     fn metrics(&mut self) -> Map<String, Value> {
         let mut metrics = locked(&self.mixture).metrics(self.experts_per_token());
         metrics.extend(self.anneal_share.map(|share| ("anneal_share".to_string(), json!(share))));
+        if std::mem::take(&mut self.unsaid) {
+            metrics.insert(MEMORY_PLAN.into(), json!(self.plan));
+        }
         metrics.insert("data_seconds".to_string(), json!((self.data_seconds * 1e6).round() / 1e6));
         metrics
     }
@@ -217,16 +228,22 @@ impl Pretrain {
         let evaluation = Evaluation::open(&config.evaluation, &tokenizer)?;
         let samples = Samples::open(&config.samples, &config.model, &tokenizer, config.seed)?;
         let order = Order::new(config, train.len(), anneal.as_ref().map_or(0, Shards::len));
+        let plan = planned(config, train.sequence_length())?;
         let mixture = Mutex::default();
         let config = config.clone();
         let objective =
-            Self { train, anneal, order, loss_weights, heldout, config, mixture, evaluation, samples, start, anneal_share: None, data_seconds: 0.0 };
+            Self { train, anneal, order, loss_weights, heldout, config, mixture, evaluation, samples, start, anneal_share: None, data_seconds: 0.0, plan, unsaid: true };
         Ok((objective, tokenizer))
     }
 
     /// The model of step 0.
     pub fn initial_model(&self, device: &Device) -> Result<Decoder> {
         self.start.model(&self.config, device)
+    }
+
+    /// What training will need.
+    pub fn memory_plan(&self) -> &MemoryPlan {
+        &self.plan
     }
 
     /// What makes this run the run it is, besides what lies in `out`.
@@ -241,6 +258,38 @@ impl Pretrain {
         }
         Ok(Identity::new(identity))
     }
+}
+
+/// The memory plan for rows of `length` tokens. A budget decides about micro-batch and recomputation first, and has checkpoints written in
+/// the way of the training, which takes less.
+fn planned(config: &mut PretrainConfig, length: usize) -> Result<MemoryPlan> {
+    let device = config.device.open()?;
+    // The memory of a card holds tensors and no program; what it has left is not known.
+    let (program, available) = if is_cpu(&device) { (memory::resident().unwrap_or(0.0), memory::available()) } else { (0.0, None) };
+    if config.memory_budget.is_some() {
+        config.trainer.async_checkpoints = false;
+    }
+    let rows = if config.exact_micro_batches { 1 } else { config.micro_batch_size.min(config.batch_size) };
+    let workload = Workload {
+        model: &config.model,
+        precision: config.precision,
+        rows,
+        length,
+        micro_batches: config.batch_size.div_ceil(rows),
+        recompute: config.recompute,
+        fused: memory::is_fused(&device, config.precision),
+        freeze: &config.trainer.freeze,
+        saves: match (config.trainer.checkpoint_every, config.trainer.async_checkpoints) {
+            (0, _) => Saves::Model,
+            (_, false) => Saves::Checkpoints,
+            (_, true) => Saves::Beside,
+        },
+    };
+    let Some(budget) = &config.memory_budget else { return Ok(MemoryPlan { available, ..MemoryPlan::of(&workload, program) }) };
+    let budget = llm_run::config::parse_bytes(budget).map_err(|e| Error::Config(format!("memory_budget: {e}")))?;
+    let choice = memory::fit(&workload, config.batch_size, budget as f64, program)?;
+    (config.micro_batch_size, config.recompute) = (choice.micro_batch_size, choice.recompute);
+    Ok(MemoryPlan { available, ..choice.plan })
 }
 
 fn open_shards(dir: &Path, context: usize, tokenizer: &Tokenizer) -> Result<Shards> {
@@ -271,5 +320,10 @@ pub fn pretrain(mut config: PretrainConfig, out: &Path, name: &str) -> Result<Ou
     let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: name.to_string(), identity: objective.identity()? };
     let device = config.device.open()?.autodiff();
     let start = std::mem::replace(&mut objective.start, Start::Fresh);
-    trainer.run(&mut objective, || start.model(&config, &device), &tokenizer)
+    eprintln!("{}", objective.plan);
+    let outcome = trainer.run(&mut objective, || start.model(&config, &device), &tokenizer)?;
+    if let (true, Some(peak)) = (is_cpu(&device), memory::measured_peak(&[&config.train, &config.heldout])) {
+        eprintln!("{}", objective.plan.compared(peak));
+    }
+    Ok(outcome)
 }
