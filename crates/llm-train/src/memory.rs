@@ -23,6 +23,7 @@ pub use fit::{Choice, fit};
 pub use host::{available, measured_peak, resident};
 
 use crate::freeze::is_frozen;
+use crate::optimizer::OptimizerConfig;
 use crate::recompute::Recompute;
 use llm_arch::DecoderConfig;
 use llm_arch::parameters::{Parameter, Role, parameters};
@@ -50,6 +51,8 @@ pub struct Workload<'a> {
     pub recompute: Recompute,
     /// Do the fused operations of the CPU apply ([`is_fused`])?
     pub fused: bool,
+    /// Whose moments are kept.
+    pub optimizer: &'a OptimizerConfig,
     /// Patterns on the names of parameters that are not trained.
     pub freeze: &'a [String],
     /// Is the model saved, now and then or at the end? That copies it.
@@ -93,7 +96,7 @@ pub struct MemoryPlan {
     pub program: f64,
     /// Parameters in the format they are multiplied in.
     pub weights: f64,
-    /// Two moments of every trained parameter, in `f32`.
+    /// What the optimiser keeps of every trained parameter.
     pub moments: f64,
     /// Master copies where weights are not `f32`.
     pub master: f64,
@@ -125,9 +128,9 @@ impl MemoryPlan {
         let all = parameters(w.model);
         let trained: usize = all.iter().filter(|p| w.is_trained(p)).map(Parameter::size).sum();
         let weights = (all.iter().map(Parameter::size).sum::<usize>() * w.precision.bytes()) as f64;
-        let moments = 8.0 * trained as f64;
+        let moments = moments::kept_by_optimizer(w, &all);
         let master = if w.precision == Precision::F32 { 0.0 } else { 4.0 * trained as f64 };
-        let most = moments::moments(w).into_iter().max_by(|a, b| a.total().total_cmp(&b.total())).unwrap_or_default();
+        let most = moments::moments(w, moments).into_iter().max_by(|a, b| a.total().total_cmp(&b.total())).unwrap_or_default();
         Self {
             program,
             weights,
@@ -170,7 +173,7 @@ impl fmt::Display for MemoryPlan {
         for (part, bytes, note) in [
             ("program", self.program, String::new()),
             ("weights", self.weights, String::new()),
-            ("moments", self.moments, "AdamW, float32".into()),
+            ("moments", self.moments, "of the optimiser".into()),
             ("master copies", self.master, "float32".into()),
             ("gradients", self.gradients, gradients),
             ("activations", self.activations, format!("{} tokens, {kept}", thousands(tokens as u64))),

@@ -57,8 +57,13 @@ impl Trained {
     }
 }
 
+/// Bytes that the optimiser keeps between steps, without master copies.
+pub(super) fn kept_by_optimizer(w: &Workload, all: &[Parameter]) -> f64 {
+    all.iter().filter(|p| w.is_trained(p)).map(|p| w.optimizer.state_bytes(&p.name, &p.shape)).sum()
+}
+
 /// All moments, in the order of a step.
-pub(super) fn moments(w: &Workload) -> Vec<Moment> {
+pub(super) fn moments(w: &Workload, kept_by_optimizer: f64) -> Vec<Moment> {
     let parameters = parameters(w.model);
     let trained = Trained::of(w, &parameters);
     let layers = w.model.num_hidden_layers;
@@ -117,12 +122,13 @@ pub(super) fn moments(w: &Workload) -> Vec<Moment> {
     }
     let master = if number < 4.0 { 1.0 } else { 0.0 };
     if w.saves == Saves::Beside {
-        let held = number * all + 4.0 * (2.0 + master) * trained.all;
-        let copied = 4.0 * all.max((2.0 + master) * trained.all);
+        let state = kept_by_optimizer + 4.0 * master * trained.all;
+        let held = number * all + state;
+        let copied = state.max(4.0 * all);
         moments.iter_mut().for_each(|moment| moment.buffers += held + copied);
     }
     if w.saves == Saves::Checkpoints {
-        moments.push(copies("while a checkpoint is saved", (2.0 + master) * trained.all));
+        moments.push(copies("while a checkpoint is saved", kept_by_optimizer / 4.0 + master * trained.all));
     }
     moments
 }

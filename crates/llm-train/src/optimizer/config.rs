@@ -203,6 +203,22 @@ impl OptimizerConfig {
         }
     }
 
+    /// Bytes of what is kept of a trained parameter between steps, without its master copy.
+    pub fn state_bytes(&self, name: &str, shape: &[usize]) -> f64 {
+        let n = shape.iter().product::<usize>() as f64;
+        let rule = self.rule(name, shape);
+        match (rule.kind, rule.state) {
+            (OptimizerKind::AdamW, StateFormat::F32) => 8.0 * n,
+            // A scale for every 256 codes.
+            (OptimizerKind::AdamW, StateFormat::Int8) => 2.0 * (n + 4.0 * (n / 256.0).ceil()),
+            (OptimizerKind::Muon | OptimizerKind::Lion, _) => 4.0 * n,
+            (OptimizerKind::Adafactor, _) => match shape.last_chunk::<2>() {
+                Some([rows, columns]) => 4.0 * (n / *columns as f64 + n / *rows as f64),
+                None => 4.0 * n,
+            },
+        }
+    }
+
     /// Refuse settings that cannot work with parameters of these names; they are those that are trained.
     pub fn check<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
         let bad = |message: String| Err(Error::Config(format!("optimizer.{message}")));

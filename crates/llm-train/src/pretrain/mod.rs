@@ -231,8 +231,22 @@ impl Pretrain {
         let plan = planned(config, train.sequence_length())?;
         let mixture = Mutex::default();
         let config = config.clone();
-        let objective =
-            Self { train, anneal, order, loss_weights, heldout, config, mixture, evaluation, samples, start, anneal_share: None, data_seconds: 0.0, plan, unsaid: true };
+        let objective = Self {
+            train,
+            anneal,
+            order,
+            loss_weights,
+            heldout,
+            config,
+            mixture,
+            evaluation,
+            samples,
+            start,
+            anneal_share: None,
+            data_seconds: 0.0,
+            plan,
+            unsaid: true,
+        };
         Ok((objective, tokenizer))
     }
 
@@ -278,6 +292,7 @@ fn planned(config: &mut PretrainConfig, length: usize) -> Result<MemoryPlan> {
         micro_batches: config.batch_size.div_ceil(rows),
         recompute: config.recompute,
         fused: memory::is_fused(&device, config.precision),
+        optimizer: &config.trainer.optimizer,
         freeze: &config.trainer.freeze,
         saves: match (config.trainer.checkpoint_every, config.trainer.async_checkpoints) {
             (0, _) => Saves::Model,

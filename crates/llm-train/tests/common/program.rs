@@ -113,9 +113,9 @@ pub struct Result {
 
 impl Result {
     pub fn of(out: &Path) -> Self {
-        // Times and rates are left out. The rest is compared as JSON numbers, which Rust prints so that no two floats look alike.
+        // Times, rates and memory are left out. The rest is compared as JSON numbers, which Rust prints so that no two floats look alike.
         let mut records = llm_run::Metrics::read(out.join("metrics.jsonl")).unwrap();
-        let timed = |key: &str| key.contains("second");
+        let timed = |key: &str| key.contains("second") || key.starts_with("memory_");
         records.iter_mut().for_each(|r| *r = std::mem::take(r).into_iter().filter(|(key, _)| !timed(key)).collect());
         let files = llm_run::atomic::walk(&out.join("model")).unwrap();
         let model = files.into_iter().map(|p| (p.strip_prefix(out).unwrap().display().to_string(), fs::read(&p).unwrap())).collect();
