@@ -168,8 +168,7 @@ impl Pretrain {
         }
         let labels: Vec<_> = [Some(&train), anneal.as_ref()].into_iter().flatten().map(Shards::labels).collect();
         let loss_weights = LossWeights::resolve(&config.loss_weights, &labels)?;
-        let heldout =
-            if config.heldout.as_os_str().is_empty() { None } else { Some(Heldout::new(open(&config.heldout)?, &tokenizer)) };
+        let heldout = if config.heldout.as_os_str().is_empty() { None } else { Some(Heldout::new(open(&config.heldout)?, &tokenizer)) };
         let evaluation = Evaluation::open(&config.evaluation, &tokenizer)?;
         let samples = Samples::open(&config.samples, &config.model, &tokenizer, config.seed)?;
         let order = Order::new(config, train.len(), anneal.as_ref().map_or(0, Shards::len));
