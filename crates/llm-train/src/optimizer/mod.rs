@@ -120,7 +120,7 @@ impl Optimizer {
 impl State {
     fn parts(&self) -> Vec<(String, Part)> {
         let mut parts = self.moments.parts();
-        parts.extend(self.master.as_ref().map(|master| ("master".to_string(), Part::Floats(master.clone()))));
+        parts.extend(self.master.as_ref().map(|master| ("master".to_string(), Part::Floats(Box::new(master.clone())))));
         parts
     }
 }

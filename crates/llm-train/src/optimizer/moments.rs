@@ -20,9 +20,9 @@ pub enum Moments {
     /// The same in 8 bits.
     AdamW8bit {
         /// Mean of gradients.
-        exp_avg: Quantized,
+        exp_avg: Box<Quantized>,
         /// Mean of their squares.
-        exp_avg_sq: Quantized,
+        exp_avg_sq: Box<Quantized>,
     },
     /// Muon's momentum.
     Muon {
@@ -80,9 +80,9 @@ pub fn matrix(shape: &[usize]) -> Option<[usize; 2]> {
 #[derive(Debug)]
 pub enum Part {
     /// In `f32`.
-    Floats(Tensor<1>),
+    Floats(Box<Tensor<1>>),
     /// One code an element.
-    Codes(Quantized),
+    Codes(Box<Quantized>),
 }
 
 impl Part {
@@ -105,7 +105,7 @@ impl Part {
     /// Little-endian.
     pub fn bytes(&self) -> Vec<u8> {
         match self {
-            Self::Floats(x) => host::to_vec(x.clone()).into_iter().flat_map(f32::to_le_bytes).collect(),
+            Self::Floats(x) => host::to_vec(Tensor::clone(x)).into_iter().flat_map(f32::to_le_bytes).collect(),
             Self::Codes(x) => x.codes(),
         }
     }
@@ -126,7 +126,8 @@ impl Moments {
                 Self::AdamW { exp_avg: source.floats("exp_avg", n)?, exp_avg_sq: source.floats("exp_avg_sq", n)? }
             }
             (OptimizerKind::AdamW, StateFormat::Int8) => {
-                Self::AdamW8bit { exp_avg: source.quantized("exp_avg", n)?, exp_avg_sq: source.quantized("exp_avg_sq", n)? }
+                let (exp_avg, exp_avg_sq) = (source.quantized("exp_avg", n)?, source.quantized("exp_avg_sq", n)?);
+                Self::AdamW8bit { exp_avg: Box::new(exp_avg), exp_avg_sq: Box::new(exp_avg_sq) }
             }
             (OptimizerKind::Muon, _) => Self::Muon { momentum_buffer: source.floats("momentum_buffer", n)? },
             (OptimizerKind::Lion, _) => Self::Lion { exp_avg: source.floats("exp_avg", n)? },
@@ -142,8 +143,9 @@ impl Moments {
 
     /// Every part and its name in a file.
     pub fn parts(&self) -> Vec<(String, Part)> {
-        let floats = |name: &str, x: &Tensor<1>| (name.to_string(), Part::Floats(x.clone()));
-        let quantized = |name: &str, x: &Quantized| [(format!("{name}_codes"), Part::Codes(x.clone())), floats(&format!("{name}_absmax"), &x.absmax)];
+        let floats = |name: &str, x: &Tensor<1>| (name.to_string(), Part::Floats(Box::new(x.clone())));
+        let quantized =
+            |name: &str, x: &Quantized| [(format!("{name}_codes"), Part::Codes(Box::new(x.clone()))), floats(&format!("{name}_absmax"), &x.absmax)];
         match self {
             Self::AdamW { exp_avg, exp_avg_sq } => vec![floats("exp_avg", exp_avg), floats("exp_avg_sq", exp_avg_sq)],
             Self::AdamW8bit { exp_avg, exp_avg_sq } => quantized("exp_avg", exp_avg).into_iter().chain(quantized("exp_avg_sq", exp_avg_sq)).collect(),

@@ -64,8 +64,8 @@ impl Step<'_> {
                 (value, Moments::AdamW { exp_avg, exp_avg_sq })
             }
             Moments::AdamW8bit { exp_avg, exp_avg_sq } => {
-                let (value, exp_avg, exp_avg_sq) = ops::adamw_8bit(value, exp_avg, exp_avg_sq, gradient, self.adamw(rule, grad_scale));
-                (value, Moments::AdamW8bit { exp_avg, exp_avg_sq })
+                let (value, exp_avg, exp_avg_sq) = ops::adamw_8bit(value, *exp_avg, *exp_avg_sq, gradient, self.adamw(rule, grad_scale));
+                (value, Moments::AdamW8bit { exp_avg: Box::new(exp_avg), exp_avg_sq: Box::new(exp_avg_sq) })
             }
             Moments::Muon { momentum_buffer } => {
                 let step = self.muon(rule, matrix(shape).unwrap_or([1, value.dims()[0]]), grad_scale);
