@@ -38,7 +38,7 @@ pub fn fit(w: &Workload, batch_size: usize, budget: f64, program: f64) -> Result
         }
     }
     let Some(least) = least else { return Err(Error::Config("batch_size must be positive".into())) };
-    let fixed = least.peak - least.activations - least.buffers;
+    let fixed = least.peak - least.activations - least.buffers - least.allocator;
     let advice = if fixed > budget {
         format!("program, weights, moments and gradients alone take {} MiB: train fewer parameters", mib(fixed))
     } else {

@@ -13,6 +13,13 @@ pub fn resident() -> Option<f64> {
     kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS")
 }
 
+/// Scratch that the matrix products keep for each thread: as much as its second-level cache holds (the `gemm` crate).
+pub(super) fn scratch() -> f64 {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index2/size").unwrap_or_default();
+    let cache = text.trim().strip_suffix('K').and_then(|k| k.parse::<f64>().ok()).unwrap_or(1024.0);
+    1024.0 * cache * llm_tensor::rayon::current_num_threads() as f64
+}
+
 /// What this process may take in all: what the system has left, or its control group if that has less, and what it has already.
 pub fn available() -> Option<f64> {
     let system = kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")?;

@@ -140,13 +140,13 @@ fn kept(w: &Workload, layer: usize) -> f64 {
 }
 
 /// Bytes of logits that are kept and that exist for a while. The fused output projection keeps none and takes a block of rows at a time: their
-/// logits, their inputs and the gradients of these.
+/// logits, once more as the matrix product packs them, their inputs and the gradients of these.
 fn logits(w: &Workload) -> (f64, f64) {
     if !w.fused {
         return composed::logits(w);
     }
     let (v, d) = (w.model.vocab_size, w.model.hidden_size);
-    (0.0, 4.0 * (block_rows(v).min(w.tokens()) * (v + 2 * d)) as f64)
+    (0.0, 4.0 * (block_rows(v).min(w.tokens()) * 2 * (v + d)) as f64)
 }
 
 /// Bytes that exist in the backward pass of a block beside what the forward pass kept, where they are most.
