@@ -115,7 +115,7 @@ impl Training {
 
 /// `SPIKES_SEEDS` seeds (1); what came out as JSON lines, and into the file `SPIKES_JSON` if that is set.
 #[test]
-#[ignore = "a measurement of minutes"]
+#[ignore = "a measurement of minutes; needs trainer.spikes"]
 fn poisoned_rows_do_not_cost_a_percent() {
     let dir = tempfile::tempdir().unwrap();
     let pieces = pieces();
