@@ -49,6 +49,7 @@ fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome<Decoder>) -> anyho
         "validation_first": outcome.validations.first(),
         "validation_last": outcome.validations.last(),
     }))?;
+    outcome.leftovers.remove();
     Ok(())
 }
 

@@ -99,6 +99,7 @@ fn finish<M: Trainable>(mut run: Run, inputs: &[&Path], outcome: &Outcome<M>) ->
         "validation_last": outcome.validations.last(),
         "memory_plan": memory_plan,
     }))?;
+    outcome.leftovers.remove();
     Ok(())
 }
 

@@ -129,7 +129,6 @@ fn stopped(workshop: &Workshop, out: &Path) -> Vec<u64> {
 }
 
 #[test]
-#[ignore = "today a damaged newest checkpoint is an error; for the trainer that falls back to the one before"]
 fn a_damaged_newest_checkpoint_gives_way_to_the_one_before() {
     let workshop = Workshop::new();
     let calm = workshop.calm("calm");

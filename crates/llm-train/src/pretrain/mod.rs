@@ -159,6 +159,10 @@ impl Objective for Pretrain {
         Some(((self.config.batch_size * length) as f64, length))
     }
 
+    fn forecasts_loss(&self) -> bool {
+        true
+    }
+
     fn settings(&self) -> Value {
         json!(self.config)
     }

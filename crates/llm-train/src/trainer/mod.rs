@@ -17,7 +17,7 @@ pub mod objective;
 mod training;
 pub mod trouble;
 
-use crate::checkpoint::{Identity, retention::Best};
+use crate::checkpoint::{Identity, Retention, retention::Best};
 use crate::watch::{About, peak};
 use crate::{Result, Trainable};
 pub use accumulate::{Accumulated, accumulate, read_loss};
@@ -58,6 +58,23 @@ pub struct Outcome<M> {
     pub elapsed_seconds: f64,
     /// First and last validation.
     pub validations: Vec<Map<String, Value>>,
+    /// Checkpoints that nothing needs once the run is written down.
+    pub leftovers: Leftovers,
+}
+
+/// Checkpoints of a finished run. Everything they could bring back is in its model; until its manifest is written too, a killed process
+/// goes on from them.
+#[derive(Debug)]
+pub struct Leftovers {
+    dir: PathBuf,
+    retention: Retention,
+}
+
+impl Leftovers {
+    /// Delete all that is not kept for good.
+    pub fn remove(&self) {
+        self.retention.apply_at_end(&self.dir);
+    }
 }
 
 impl Trainer {
@@ -80,13 +97,12 @@ impl Trainer {
         tokenizer.save(folder.path())?;
         objective.finish(folder.path())?;
         folder.commit()?;
-        // Everything else a checkpoint could bring back is in `model` now; what is left is intermediate.
-        self.retention().apply_at_end(&self.checkpoints());
+        let leftovers = Leftovers { dir: self.checkpoints(), retention: self.retention() };
         let records = Metrics::read(self.out.join("metrics.jsonl"))?;
         let loss = records.iter().rev().find_map(|r| r.get("loss")?.as_f64()).map_or(f32::NAN, |l| l as f32);
         let validations: Vec<_> = records.into_iter().filter(|r| r.contains_key("val_loss")).collect();
         let ends = [validations.first(), validations.last()].into_iter().flatten().cloned().collect();
-        Ok(Outcome { model, loss, tokens: state.tokens, elapsed_seconds: state.elapsed_seconds, validations: ends })
+        Ok(Outcome { model, loss, tokens: state.tokens, elapsed_seconds: state.elapsed_seconds, validations: ends, leftovers })
     }
 
     /// What is known before the first step of this process.
@@ -107,6 +123,7 @@ impl Trainer {
             schedule: self.config.schedule,
             eval_every: self.config.eval_every,
             checkpoint_every: self.config.checkpoint_every,
+            forecasts_loss: objective.forecasts_loss(),
             config: objective.settings(),
         }
     }
@@ -115,9 +132,9 @@ impl Trainer {
         self.out.join("checkpoints")
     }
 
-    fn retention(&self) -> crate::checkpoint::Retention {
+    fn retention(&self) -> Retention {
         let TrainerConfig { keep_checkpoints, keep_best_checkpoints, keep_checkpoint_every, .. } = self.config;
-        crate::checkpoint::Retention { last: keep_checkpoints, best: keep_best_checkpoints, every: keep_checkpoint_every }
+        Retention { last: keep_checkpoints, best: keep_best_checkpoints, every: keep_checkpoint_every }
     }
 }
 

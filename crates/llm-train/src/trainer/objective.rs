@@ -72,6 +72,11 @@ pub trait Objective: Sync {
         None
     }
 
+    /// Does the loss fall as that of next-token prediction on fresh text does? Then its end is forecast.
+    fn forecasts_loss(&self) -> bool {
+        false
+    }
+
     /// All settings, for the report.
     fn settings(&self) -> Value {
         Value::Null

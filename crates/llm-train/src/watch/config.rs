@@ -73,6 +73,9 @@ pub struct About {
     pub eval_every: u64,
     /// Steps from one checkpoint to the next; 0 is never.
     pub checkpoint_every: u64,
+    /// Does the loss fall as losses of pre-training do, so that its end can be guessed?
+    #[serde(default)]
+    pub forecasts_loss: bool,
     /// All settings of the run.
     pub config: Value,
 }

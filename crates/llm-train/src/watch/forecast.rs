@@ -138,7 +138,7 @@ impl Forecaster {
         let step = history.step;
         self.next = ((step as f64 * FURTHER) as u64).max(step + 1);
         let seconds_left = laps.left(about, step)?;
-        let loss = final_loss(history.points("loss"), &self.area);
+        let loss = if about.forecasts_loss { final_loss(history.points("loss"), &self.area) } else { None };
         let seconds = history.last("elapsed_seconds").unwrap_or(0.0) + seconds_left;
         let cost = config.price_per_hour.map(|price| price * seconds / 3600.0);
         let energy_kwh = config.watts.map(|watts| watts * seconds / 3.6e6);

@@ -355,7 +355,7 @@ mod tests {
     }
 
     fn about(start_step: u64) -> About {
-        About { name: "watched".into(), max_steps: 4000, start_step, eval_every: 500, ..About::default() }
+        About { name: "watched".into(), max_steps: 4000, start_step, eval_every: 500, forecasts_loss: true, ..About::default() }
     }
 
     /// If this fails, a run that was stopped and continued tells less or more than one that was not.
