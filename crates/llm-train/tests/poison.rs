@@ -109,7 +109,7 @@ impl Training {
         let records = llm_run::Metrics::read(out.join("metrics.jsonl")).unwrap();
         let number = |key: &'static str| records.iter().filter_map(move |r| r.get(key).and_then(Value::as_f64));
         let late = records.iter().filter(|r| r["step"].as_u64() > Some(BURSTS[0].0)).filter_map(|r| r.get("loss").and_then(Value::as_f64));
-        (number("val_loss").next().unwrap(), number("val_loss").last().unwrap(), late.fold(0.0, f64::max))
+        (number("val_loss").next().unwrap(), number("val_loss").next_back().unwrap(), late.fold(0.0, f64::max))
     }
 }
 

@@ -86,7 +86,7 @@ impl Retention {
         }
         let (saved, best) = (steps(dir), Best::read(dir));
         let best: Vec<u64> = best.steps.iter().map(|(s, _)| *s).filter(|s| saved.contains(s)).take(self.best).collect();
-        for step in saved.into_iter().filter(|s| !best.contains(s) && !(self.every > 0 && s.is_multiple_of(self.every))) {
+        for step in saved.into_iter().filter(|s| !(best.contains(s) || self.every > 0 && s.is_multiple_of(self.every))) {
             let _ = atomic::remove_dir(&folder(dir, step));
         }
     }

@@ -87,7 +87,8 @@ fn line_search<const N: usize>(
     for _ in 0..HALVINGS {
         let next: [f64; N] = std::array::from_fn(|i| x[i] + step * direction[i]);
         let (next_value, next_gradient) = f(&next);
-        if !(next_value <= value + ARMIJO * step * slope) {
+        // No number is too high as well.
+        if next_value.is_nan() || next_value > value + ARMIJO * step * slope {
             high = step;
         } else {
             if next_value < value {

@@ -105,7 +105,7 @@ fn expected(history: &History, about: &About) -> Chart {
     let mut drawn = chart("Final loss as forecast", "nats per token", vec![series]);
     if history.finished {
         drawn.line = came(history).map(|value| ("it came".to_string(), value));
-    } else if let Some((_, end)) = made().last() {
+    } else if let Some((_, end)) = made().next_back() {
         // To the end of the run, so that the way to go is seen.
         drawn.series.push(Series {
             name: "expected".into(),

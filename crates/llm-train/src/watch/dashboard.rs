@@ -77,7 +77,10 @@ impl Dashboard {
         let here = shared.clone();
         let thread = std::thread::spawn(move || {
             // Ends on an error too: a terminal that went away is no reason to stop the training.
-            while !here.closed.load(Ordering::Relaxed) && draw(&mut screen, &here, &about).is_ok() && listen(&pressed, &here) {}
+            while !here.closed.load(Ordering::Relaxed) && draw(&mut screen, &here, &about).is_ok() && listen(&pressed, &here) {
+                // `listen` waits for a key or the next picture.
+                std::thread::yield_now();
+            }
             here.closed.store(true, Ordering::Relaxed);
             terminal::leave();
         });

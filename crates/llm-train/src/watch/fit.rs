@@ -182,9 +182,8 @@ fn solve(mut a: [[f64; 3]; 3], mut b: [f64; 3]) -> Option<[f64; 3]> {
         }
         for j in i + 1..3 {
             let factor = a[j][i] / a[i][i];
-            for k in i..3 {
-                a[j][k] -= factor * a[i][k];
-            }
+            let above = a[i];
+            a[j].iter_mut().zip(above).skip(i).for_each(|(x, up)| *x -= factor * up);
             b[j] -= factor * b[i];
         }
     }

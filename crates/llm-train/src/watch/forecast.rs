@@ -106,7 +106,7 @@ impl Laps {
         let mut steps: Vec<f64> = self.steps.iter().copied().collect();
         let middle = steps.len() / 2;
         let (_, median, _) = steps.select_nth_unstable_by(middle, f64::total_cmp);
-        let times = |every: u64| if every == 0 { 0 } else { (about.max_steps / every).saturating_sub(step / every) };
+        let times = |every: u64| about.max_steps.checked_div(every).map_or(0, |all| all.saturating_sub(step / every));
         let other = times(about.eval_every) as f64 * self.validations.value() + times(about.checkpoint_every) as f64 * self.checkpoints.value();
         Some(about.max_steps.saturating_sub(step) as f64 * *median + other)
     }

@@ -125,7 +125,7 @@ impl Watch {
             state.history.step(record);
             state.history.step
         };
-        self.to_board(|board| board.scalars(step, record, false));
+        self.with_board(|board| board.scalars(step, record, false));
         if self.forecaster.due(step) {
             self.forecast();
         }
@@ -139,7 +139,7 @@ impl Watch {
         self.laps.validation();
         let step = record.get("step").and_then(Value::as_u64).unwrap_or(0);
         self.shared.lock().history.validation(record);
-        self.to_board(|board| board.scalars(step, record, true));
+        self.with_board(|board| board.scalars(step, record, true));
         self.flush();
         self.show();
         if Instant::now() >= self.next_report {
@@ -172,7 +172,7 @@ impl Watch {
     pub fn samples(&mut self, step: u64, texts: Vec<(String, String)>) {
         for (i, (prompt, text)) in texts.iter().enumerate() {
             // As code: TensorBoard shows Markdown, and a sample is none.
-            self.to_board(|board| board.text(step, &format!("samples/{i}"), &format!("```\n{prompt}{text}\n```")));
+            self.with_board(|board| board.text(step, &format!("samples/{i}"), &format!("```\n{prompt}{text}\n```")));
         }
         self.record(Entry::Samples(Samples { step, texts }));
     }
@@ -215,7 +215,7 @@ impl Watch {
         }
     }
 
-    fn to_board(&mut self, write: impl FnOnce(&mut EventWriter) -> std::io::Result<()>) {
+    fn with_board(&mut self, write: impl FnOnce(&mut EventWriter) -> std::io::Result<()>) {
         if let Some(board) = &mut self.board
             && let Err(e) = write(board)
         {
@@ -226,7 +226,7 @@ impl Watch {
 
     fn flush(&mut self) {
         self.flushed = Instant::now();
-        self.to_board(EventWriter::flush);
+        self.with_board(EventWriter::flush);
     }
 
     fn forecast(&mut self) {
@@ -379,7 +379,7 @@ mod tests {
             let state = watch.shared.lock();
             let kinds: Vec<Kind> = state.history.events.iter().map(|e| e.kind).collect();
             assert_eq!((state.history.points("loss").len(), kinds), (71, vec![Kind::Spike, Kind::Resumed]));
-            assert_eq!((state.history.forecasts.len() > 0, state.history.samples.len()), (true, 0), "the samples of step 80 are undone");
+            assert_eq!((!state.history.forecasts.is_empty(), state.history.samples.len()), (true, 0), "the samples of step 80 are undone");
         }
         watch.finish("done");
         assert_eq!(std::fs::read_dir(dir.path().join("tensorboard")).unwrap().count(), 2);

@@ -29,7 +29,7 @@ fn earlier(out: &Path, name: &str) -> Option<f64> {
         Ok(Entry::Start { about, .. }) => Some(*about),
         _ => None,
     });
-    starts.filter(|about: &About| about.device == name).filter_map(|about| about.peak_flops).last()
+    starts.filter(|about: &About| about.device == name).filter_map(|about| about.peak_flops).next_back()
 }
 
 /// The fastest of as many matrix products as fit into [`MOST`]. A product of [`SIZE`] does not reach the peak of a large card; it is meant
