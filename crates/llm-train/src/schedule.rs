@@ -124,7 +124,7 @@ impl Schedule {
         if left >= over {
             return if left > 0.0 { 1.0 } else { 0.0 };
         }
-        let left = left.max(0.0) / over;
+        let left = if over > 0.0 { left.max(0.0) / over } else { 0.0 };
         match self.decay {
             Decay::Linear => left,
             Decay::Sqrt => 1.0 - (1.0 - left).sqrt(),

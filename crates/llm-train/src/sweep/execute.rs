@@ -99,7 +99,7 @@ impl Execution<'_> {
             return Ok(());
         }
         let reason = last_error(&log).unwrap_or_else(|| format!("ended with {status}"));
-        let status = if reason.contains("the loss is") { Status::Diverged } else { Status::Failed };
+        let status = if reason.contains("training diverged") { Status::Diverged } else { Status::Failed };
         let text = serde_json::to_string_pretty(&Failure { status, reason }).unwrap_or_default();
         Ok(atomic::write(failure, text)?)
     }
