@@ -68,8 +68,10 @@ class Bench:
         data, args = self.args.data, self.args
         schedule = {"kind": "cosine", "warmup_steps": min(args.warmup, max(1, steps // 4)), "min_lr_ratio": 0.1}
         trainer = {"max_steps": steps, "eval_every": eval_every, "checkpoint_every": args.checkpoint_every, "optimizer": OPTIMIZER, "schedule": schedule}
+        # Each thread takes its part of the rows; PyTorch takes all of them at once, which is its fastest way.
+        trainer |= {"workers": args.threads}
         config = {"train": str(data / "pack/train"), "heldout": str(data / "pack/heldout"), "tokenizer": str(data / "tokenizer")}
-        config |= {"batch_size": args.batch, "micro_batch_size": args.batch, "eval_rows": args.eval_rows, "seed": seed, "device": "cpu"}
+        config |= {"batch_size": args.batch, "micro_batch_size": max(args.batch // args.threads, 1), "eval_rows": args.eval_rows, "seed": seed, "device": "cpu"}
         model = MODEL | {"max_position_embeddings": 1024, "tie_word_embeddings": False}
         return config | {"model": model, "trainer": trainer}
 

@@ -50,6 +50,7 @@ impl Setup {
             micro_batches: self.micro_batches,
             recompute: self.recompute,
             fused: memory::is_fused(device, self.precision),
+            workers: 1,
             optimizer: &OptimizerConfig::default(),
             freeze: &[],
             saves: Saves::Nothing,

@@ -51,6 +51,8 @@ pub struct Workload<'a> {
     pub recompute: Recompute,
     /// Do the fused operations of the CPU apply ([`is_fused`])?
     pub fused: bool,
+    /// Micro-batches computed at the same time.
+    pub workers: usize,
     /// Whose moments are kept.
     pub optimizer: &'a OptimizerConfig,
     /// Patterns on the names of parameters that are not trained.

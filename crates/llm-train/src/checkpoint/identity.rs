@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// Keys, at any depth, that a run may be continued with other values of.
-const FREE: [&str; 16] = [
+const FREE: [&str; 17] = [
     "checkpoint_every",
     "async_checkpoints",
     "device",
-    "devices",
+    "replicas",
     "eval_every",
     "eval_rows",
     "evaluation",
@@ -24,6 +24,7 @@ const FREE: [&str; 16] = [
     "recompute",
     "samples",
     "watch",
+    "workers",
 ];
 
 /// What a run is, as JSON.

@@ -70,6 +70,7 @@ mod tests {
             micro_batches: 1,
             recompute: Recompute::None,
             fused: true,
+            workers: 1,
             optimizer: Box::leak(Box::default()),
             freeze: &[],
             saves: Saves::Nothing,

@@ -120,6 +120,15 @@ pub(super) fn moments(w: &Workload, kept_by_optimizer: f64) -> Vec<Moment> {
     if w.saves != Saves::Nothing {
         moments.push(copies("while the model is saved", all));
     }
+    // Workers are in the middle of their micro-batches at the same time, each with gradients of its own.
+    let workers = w.workers.min(w.micro_batches).max(1) as f64;
+    if workers > 1.0 {
+        for moment in moments.iter_mut().filter(|moment| moment.at != "in the update") {
+            moment.gradients = sum + workers * (moment.gradients - sum);
+            moment.activations *= workers;
+            moment.buffers *= workers;
+        }
+    }
     let master = if number < 4.0 { 1.0 } else { 0.0 };
     if w.saves == Saves::Beside {
         let state = kept_by_optimizer + 4.0 * master * trained.all;

@@ -296,6 +296,7 @@ fn planned(config: &mut PretrainConfig, length: usize) -> Result<MemoryPlan> {
         micro_batches: config.batch_size.div_ceil(rows),
         recompute: config.recompute,
         fused: memory::is_fused(&device, config.precision),
+        workers: config.trainer.workers,
         optimizer: &config.trainer.optimizer,
         freeze: &config.trainer.freeze,
         saves: match (config.trainer.checkpoint_every, config.trainer.async_checkpoints) {

@@ -1,15 +1,17 @@
 //! Forward and backward passes of a step, on one device or several.
 //!
 //! With several, each has a copy of the weights and takes every n-th micro-batch. Gradients come back to the first device and are summed
-//! in the order of the micro-batches, so any number of devices of one kind gives the same sum to the bit.
+//! in the order of the micro-batches, so any number of devices of one kind gives the same sum to the bit. On the processor a "device" is a
+//! worker with a thread pool of its own.
 
 use super::{Loss, Objective};
 use crate::optimizer::Gradients;
 use crate::{Error, Result};
 use llm_tensor::burn::tensor::{DType, Device, Tensor};
+use llm_tensor::rayon::{self, ThreadPool, ThreadPoolBuilder};
 use llm_tensor::{host, params};
 use std::collections::BTreeMap;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 /// What the micro-batches of a step came to.
 #[derive(Debug)]
@@ -68,6 +70,18 @@ impl Accumulated {
     }
 }
 
+/// The threads of a worker. They stay, and with them the memory that the allocator keeps for each.
+fn pool(worker: usize, threads: usize) -> Option<Arc<ThreadPool>> {
+    static POOLS: Mutex<BTreeMap<(usize, usize), Arc<ThreadPool>>> = Mutex::new(BTreeMap::new());
+    let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(pool) = pools.get(&(worker, threads)) {
+        return Some(pool.clone());
+    }
+    let pool = Arc::new(ThreadPoolBuilder::new().num_threads(threads).build().ok()?);
+    pools.insert((worker, threads), pool.clone());
+    Some(pool)
+}
+
 /// Forward and backward passes of the micro-batches; gradients are multiplied by `scale`. `models` are copies of one model, the first on
 /// the device where the sum is wanted.
 pub fn accumulate<O: Objective>(objective: &O, models: &[O::Model], batches: Vec<O::Batch>, scale: f64) -> Result<Accumulated> {
@@ -87,11 +101,12 @@ pub fn accumulate<O: Objective>(objective: &O, models: &[O::Model], batches: Vec
     for (i, batch) in batches.into_iter().enumerate() {
         shares[i % workers].push((i, batch));
     }
+    let threads = rayon::current_num_threads();
     let (sender, receiver) = mpsc::channel::<(usize, Result<Part>)>();
     std::thread::scope(|scope| {
-        for (model, share) in models.iter().zip(shares) {
+        for (worker, (model, share)) in models.iter().zip(shares).enumerate() {
             let (model, sender) = (model.clone(), sender.clone());
-            scope.spawn(move || {
+            let work = move || {
                 for (i, batch) in share {
                     let mut gradients = Gradients::new();
                     let result = pass(objective, &model, &batch, scale, many, &mut gradients);
@@ -101,6 +116,12 @@ pub fn accumulate<O: Objective>(objective: &O, models: &[O::Model], batches: Vec
                         return;
                     }
                 }
+            };
+            let pool = pool(worker, (threads / workers).max(1));
+            scope.spawn(move || match pool {
+                Some(pool) => pool.install(work),
+                // Without a pool of its own it shares the common one.
+                None => work(),
             });
         }
         drop(sender);

@@ -39,6 +39,9 @@ pub struct TrainerConfig {
     /// Further devices that hold a copy of the model and take their share of the micro-batches, e.g. `["cuda:1", "cuda:2"]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<DeviceSpec>,
+    /// Micro-batches that the processor computes at the same time, each with its share of the threads. Two threads that never wait for
+    /// each other do more than two that share every operation; each worker takes the memory of a micro-batch and of its gradients.
+    pub workers: usize,
     /// Patterns on the names of parameters that stay as they are ([`freeze`](crate::freeze)), e.g. `vision_tower.*`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
@@ -62,6 +65,7 @@ impl Default for TrainerConfig {
             early_stopping: EarlyStopping::default(),
             spikes: SpikeConfig::default(),
             replicas: Vec::new(),
+            workers: 1,
             freeze: Vec::new(),
             watch: WatchConfig::default(),
         }
@@ -107,6 +111,9 @@ impl TrainerConfig {
             return bad("trainer.early_stopping needs validations; set trainer.eval_every");
         }
         self.schedule.check()?;
+        if self.workers == 0 || self.workers > 1 && !self.replicas.is_empty() {
+            return bad("trainer.workers must be at least 1, and 1 beside trainer.replicas");
+        }
         let spikes = &self.spikes;
         if spikes.window < 4 || spikes.max_spikes == 0 || spikes.sigma.is_nan() || spikes.sigma <= 0.0 {
             return bad("trainer.spikes: expected window of at least 4, max_spikes of at least 1 and a positive sigma");

@@ -12,6 +12,7 @@ use crate::{Error, Result, Trainable, freeze};
 use llm_run::run::memory_bytes;
 use llm_run::{Metrics, program};
 use llm_tensor::burn::tensor::Device;
+use llm_tensor::device::is_cpu;
 use llm_tensor::params;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -79,7 +80,10 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
                 Loaded { model: initial, optimizer, state: State::start(trainer.identity.clone()), passed_over: Vec::new() }
             }
         };
-        let replicas = config.replicas.iter().map(|spec| Ok(spec.open()?.autodiff())).collect::<Result<Vec<Device>>>()?;
+        let mut replicas = config.replicas.iter().map(|spec| Ok(spec.open()?.autodiff())).collect::<Result<Vec<Device>>>()?;
+        if is_cpu(&model.device()) {
+            replicas.extend((1..config.workers).map(|_| model.device()));
+        }
         let metrics = Metrics::open(trainer.out.join("metrics.jsonl"), state.step)?;
         let mut watch = Watch::start(config.watch.clone(), &trainer.out, trainer.about(objective, &model, state.step))?;
         for damage in passed_over {
@@ -126,7 +130,8 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
     fn set_model(&mut self, model: M) {
         let frozen = &self.frozen;
         let model = params::track_where(model, |name| !frozen.contains(name));
-        let copies = self.replicas.iter().map(|device| params::track_where(model.clone().to_device(device), |name| !frozen.contains(name)));
+        let copy = |device: &Device| if *device == model.device() { model.clone() } else { model.clone().to_device(device) };
+        let copies = self.replicas.iter().map(|device| params::track_where(copy(device), |name| !frozen.contains(name)));
         self.models = copies.collect();
         self.models.insert(0, model);
     }
