@@ -100,7 +100,11 @@ class Bench:
         return {"out": out, "wall_seconds": seconds, "peak_mib": peak, "log": log}
 
     def choose(self, init):
-        """Fix the fastest ways of the other side."""
+        """Fix the fastest ways of the other side, or those of an earlier report."""
+        if self.args.ways:
+            chosen = json.loads(self.args.ways.read_text())["chosen"]
+            self.ways = chosen["ways"]
+            return chosen
         log = self.theirs("choose", 0, init, 100, choose=True)["log"]
         chosen = json.loads(log.read_text().splitlines()[-1])
         self.ways = chosen["ways"]
@@ -213,6 +217,7 @@ def main():
     parser.add_argument("--steps", type=int, help="[200; with --learning 600]")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side [3]")
     parser.add_argument("--rounds-of-choice", type=int, default=4, help="timings of each of PyTorch's ways [4]")
+    parser.add_argument("--ways", type=pathlib.Path, help="a report of this program whose ways of PyTorch are taken instead of timing them")
     parser.add_argument("--batch", type=int, default=8, help="rows of a step [8]")
     parser.add_argument("--eval-rows", type=int, default=256, help="held-out rows of --learning [256]")
     parser.add_argument("--warmup", type=int, default=50, help="steps of rising rate [50]")

@@ -3,6 +3,7 @@
 use crate::term::{Paint, plural};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -47,6 +48,13 @@ fn feature(device: &str) -> Option<&'static str> {
     }
 }
 
+/// Is it a variable that Cargo sets for the package it runs?
+fn describes_package(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("CARGO_PKG_")
+        || matches!(&*name, "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH" | "CARGO_BIN_NAME" | "CARGO_CRATE_NAME" | "CARGO_PRIMARY_PACKAGE")
+}
+
 /// Build the workspace programs among `programs` for these devices. Unchanged sources take a second.
 pub fn build<'a>(programs: impl IntoIterator<Item = &'a str>, devices: &[&str]) -> Result<()> {
     build_with(programs, devices, &[])
@@ -63,6 +71,11 @@ pub fn build_with<'a>(programs: impl IntoIterator<Item = &'a str>, devices: &[&s
     let folder = folder()?;
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(&root).args(["build", "--workspace", "--bins"]);
+    // `cargo run`, which started this program, has described it in the environment. Build scripts that look there (ring's does) would run
+    // again, and with them half the workspace, whenever a build follows one from a shell.
+    std::env::vars_os().filter(|(name, _)| describes_package(name)).for_each(|(name, _)| {
+        command.env_remove(name);
+    });
     match folder.file_name().and_then(|n| n.to_str()) {
         Some("debug") | None => {}
         Some("release") => {
