@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-const STEPS: u64 = 600;
+const STEPS: u64 = 440;
 const BATCH: u64 = 8;
 /// First step, steps, poisoned rows of each: after the statistics of a detector have settled.
-const BURSTS: [(u64, u64, u64); 3] = [(220, 1, 8), (320, 3, 8), (440, 1, 4)];
+const BURSTS: [(u64, u64, u64); 3] = [(200, 1, 8), (280, 3, 8), (360, 1, 4)];
 const KINDS: [&str; 3] = ["random", "repeated", "shuffled"];
 const LIMIT: f64 = 0.01;
 
