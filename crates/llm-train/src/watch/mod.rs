@@ -389,6 +389,7 @@ mod tests {
 
     /// If this fails, watching takes more than half a percent of a step of 50 ms. Forecasts and reports are held to a share of the time.
     #[test]
+    #[ignore = "a measurement"]
     fn a_step_costs_little() {
         let dir = tempfile::tempdir().unwrap();
         let mut watch = Watch::start(WatchConfig::default(), dir.path(), about(0)).unwrap();
