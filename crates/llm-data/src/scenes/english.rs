@@ -2,7 +2,7 @@
 
 use super::ask::{Answer, Ask, Reference};
 use super::scene::{Bar, Cell, Colour, Content, Object, Scene, Shape};
-use super::wording::{Wording, capital, counted, fill, listed, plural, walk};
+use super::wording::{Wording, capital, counted, fill, listed, plural};
 use llm_run::Rng;
 
 pub(super) struct English;
@@ -44,13 +44,9 @@ fn article(word: &str) -> &'static str {
     if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
-fn indefinite(object: &Object) -> String {
-    let words = format!("{}{} {}", if object.small { "small " } else { "" }, colour(object.colour), shape(object.shape));
-    format!("{} {words}", article(&words))
-}
-
 fn one(object: &Object) -> String {
-    format!("{} {}", indefinite(object), at(object.cell))
+    let words = format!("{}{} {}", if object.small { "small " } else { "" }, colour(object.colour), shape(object.shape));
+    format!("{} {words} {}", article(&words), at(object.cell))
 }
 
 /// `two red circles and one star`, by what `words` makes of each kind and number.
@@ -134,13 +130,8 @@ impl Wording for English {
                     1 => "one shape".to_string(),
                     n => format!("{} shapes", number(n)),
                 };
-                let everything = if rng.chance(0.5) {
-                    format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "and")))
-                } else {
-                    walk(objects, |cell| PLACES[cell.0], indefinite, "nothing", rng)
-                };
                 vec![
-                    everything,
+                    format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "and"))),
                     fill(&["{A}: {g}.", "The picture shows {a}: {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
                     format!("{}.", capital(&shapes)),
                     format!("{}.", capital(&colours)),

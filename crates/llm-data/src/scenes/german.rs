@@ -2,7 +2,7 @@
 
 use super::ask::{Answer, Ask, Reference};
 use super::scene::{Bar, Colour, Content, Object, Scene, Shape};
-use super::wording::{Wording, capital, counted, fill, listed, plural, walk};
+use super::wording::{Wording, capital, counted, fill, listed, plural};
 use llm_run::Rng;
 
 pub(super) struct German;
@@ -226,13 +226,8 @@ impl Wording for German {
                     1 => "eine Figur".to_string(),
                     n => format!("{} Figuren", number(n)),
                 };
-                let everything = if rng.chance(0.5) {
-                    format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "und")))
-                } else {
-                    walk(objects, |cell| PLACES[cell.0], |o| indefinite(o.colour, o.shape, o.small), "nichts", rng)
-                };
                 vec![
-                    everything,
+                    format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "und"))),
                     fill(&["{A}: {g}.", "Zu sehen: {a}, {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
                     format!("{}.", capital(&shapes)),
                     format!("{}.", capital(&colours)),

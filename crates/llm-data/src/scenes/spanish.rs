@@ -2,7 +2,7 @@
 
 use super::ask::{Answer, Ask, Reference};
 use super::scene::{Bar, Cell, Colour, Content, Object, Scene, Shape};
-use super::wording::{Wording, capital, counted, fill, listed, plural, walk};
+use super::wording::{Wording, capital, counted, fill, listed, plural};
 use llm_run::Rng;
 
 pub(super) struct Spanish;
@@ -213,13 +213,8 @@ impl Wording for Spanish {
                     1 => "una figura".to_string(),
                     n => format!("{} figuras", number(n)),
                 };
-                let everything = if rng.chance(0.5) {
-                    format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "y")))
-                } else {
-                    walk(objects, |cell| PLACES[cell.0], |o| indefinite(o.colour, o.shape, o.small), "nada", rng)
-                };
                 vec![
-                    everything,
+                    format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "y"))),
                     fill(&["{A}: {g}.", "La imagen muestra {a}: {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
                     format!("{}.", capital(&shapes)),
                     format!("{}.", capital(&colours)),

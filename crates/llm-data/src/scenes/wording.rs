@@ -2,7 +2,7 @@
 //! and scenes into sentences.
 
 use super::ask::{Answer, Ask};
-use super::scene::{Cell, Colour, GRID, Object, Scene, Shape};
+use super::scene::{Cell, Colour, Object, Scene, Shape};
 use super::{english, german, spanish};
 use crate::exercises::Language;
 use llm_run::Rng;
@@ -15,7 +15,7 @@ pub(super) trait Wording: Sync {
     fn answer(&self, answer: Answer) -> String;
     /// Other right ways to say it.
     fn alternatives(&self, answer: Answer) -> Vec<String>;
-    /// Descriptions of the scene: of everything (objects with their places, or places with their objects), and of shapes, colours or places alone. What tells pictures apart by one kind of
+    /// Descriptions of the scene: of everything, and of shapes, colours or places alone. What tells pictures apart by one kind of
     /// thing has to be seen, not guessed from the others.
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String>;
 }
@@ -82,27 +82,6 @@ pub(super) fn counted<K: PartialEq>(objects: &[Object], key: impl Fn(&Object) ->
     counts
 }
 
-/// Empty places that a walk stops at.
-const EMPTY_STOPS: usize = 2;
-
-/// A walk from place to place in any order, `bottom left: a red circle; centre: nothing`: every object and some places without one. Unlike a
-/// list of objects it says first where to look, and nobody can tell from the words so far what is there.
-pub(super) fn walk(
-    objects: &[Object],
-    place: impl Fn(Cell) -> &'static str,
-    what: impl Fn(&Object) -> String,
-    nothing: &str,
-    rng: &mut Rng,
-) -> String {
-    let mut empty: Vec<Cell> = (0..GRID * GRID).map(Cell).filter(|cell| objects.iter().all(|o| o.cell != *cell)).collect();
-    rng.shuffle(&mut empty);
-    let full = objects.iter().map(|o| (o.cell, what(o)));
-    let mut stops: Vec<(Cell, String)> = full.chain(empty.into_iter().take(EMPTY_STOPS).map(|cell| (cell, nothing.to_string()))).collect();
-    rng.shuffle(&mut stops);
-    let stops: Vec<String> = stops.into_iter().map(|(cell, what)| format!("{}: {what}", place(cell))).collect();
-    format!("{}.", capital(&stops.join("; ")))
-}
-
 /// Which of two forms a number takes: 0 for one, else 1.
 pub(super) fn plural(n: usize) -> usize {
     usize::from(n != 1)
@@ -134,32 +113,6 @@ mod tests {
         assert!(all(Language::Es, Ask::CountShape(Shape::Cross)).contains("¿Cuántas cruces hay?"));
         assert!(all(Language::Es, Ask::CountColour(Colour::Blue)).contains("¿Cuántas figuras azules ves?"));
         assert!(all(Language::En, Ask::ShapeOf(Reference::At(Cell(4)))).contains("Which shape is in the centre?"));
-    }
-
-    /// If this fails, models learn to look in the wrong place.
-    #[test]
-    fn a_walk_names_every_object_at_its_place_and_calls_empty_places_empty() {
-        let object = |cell, shape, colour| Object { cell: Cell(cell), shape, colour, small: false };
-        let objects = [object(0, Shape::Circle, Colour::Red), object(7, Shape::Star, Colour::Blue)];
-        let walks: BTreeSet<String> = (0..40)
-            .map(|i| {
-                walk(
-                    &objects,
-                    |cell| ["a", "b", "c", "d", "e", "f", "g", "h", "i"][cell.0],
-                    |o| format!("{:?}", o.shape),
-                    "nothing",
-                    &mut Seed(i).rng(),
-                )
-            })
-            .collect();
-        assert!(walks.len() > 10, "the order should vary");
-        for walk in walks {
-            let walk = walk.to_lowercase();
-            let stops: BTreeSet<&str> = walk.trim_end_matches('.').split("; ").collect();
-            assert_eq!(stops.len(), 4, "{walk}");
-            assert!(stops.contains("a: circle") && stops.contains("h: star"), "{walk}");
-            assert_eq!(stops.iter().filter(|s| s.ends_with(": nothing")).count(), 2, "{walk}");
-        }
     }
 
     #[test]
