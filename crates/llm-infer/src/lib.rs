@@ -24,7 +24,7 @@ pub mod pages;
 pub mod score;
 pub mod vision;
 
-pub use engine::{Completion, Engine, EngineConfig, Event, FinishReason, Request, RequestId};
+pub use engine::{Completion, Engine, EngineConfig, Event, FinishReason, Preemption, Request, RequestId, Speculation, Stats, Timings};
 pub use error::{Error, Result};
 pub use likelihood::{Likelihood, Scored, likelihoods};
 pub use llm_tensor::sample as sampling;
