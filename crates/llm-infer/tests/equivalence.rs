@@ -59,12 +59,12 @@ fn configs(longest: usize) -> Vec<EngineConfig> {
         EngineConfig { exact: true, max_step_tokens: 64, ..base },
         tight,
         swap,
-        // Memory for three pages or so outside the pool: some swap, some are computed again.
+        // Memory for a few pages outside the pool: some swap, some are computed again.
         EngineConfig { swap_bytes: 20_000, ..swap },
-        EngineConfig { speculation: lookup, ..base },
-        EngineConfig { speculation: lookup, ..swap },
-        EngineConfig { speculation: Speculation::Draft { tokens: 3 }, ..base },
-        EngineConfig { speculation: Speculation::Draft { tokens: 3 }, ..swap },
+        EngineConfig { speculation: lookup, guess_cost: Some(0.02), ..base },
+        EngineConfig { speculation: lookup, guess_cost: Some(0.02), ..swap },
+        EngineConfig { speculation: Speculation::Draft { tokens: 3 }, guess_cost: Some(0.02), ..base },
+        EngineConfig { speculation: Speculation::Draft { tokens: 3 }, guess_cost: Some(0.02), ..swap },
     ]
 }
 
@@ -93,7 +93,7 @@ fn every_family_says_in_company_what_it_says_alone() {
             total.accepted_tokens += stats.accepted_tokens;
         }
     }
-    assert!(total.preemptions > 100 && total.prefix_cache_hits > 10_000 && total.accepted_tokens > 500, "not much was tested: {total:?}");
+    assert!(total.preemptions > 100 && total.prefix_cache_hits > 5_000 && total.accepted_tokens > 500, "not much was tested: {total:?}");
 }
 
 /// If this fails, `exact` does not mean what it says.
@@ -115,7 +115,7 @@ fn exact_gives_the_same_bits_in_any_company() {
             EngineConfig { max_batch: 32, ..exact },
             EngineConfig { max_batch: 32, max_step_tokens: 33, ..exact },
             EngineConfig { max_batch: 5, max_step_tokens: 7, ..exact },
-            EngineConfig { max_batch: 16, speculation: Speculation::Lookup { max_ngram: 2, tokens: 4 }, ..exact },
+            EngineConfig { max_batch: 16, speculation: Speculation::Lookup { max_ngram: 2, tokens: 4 }, guess_cost: Some(0.0), ..exact },
         ] {
             assert_eq!(bits(config, &requests), alone, "{name}, {config:?}");
         }

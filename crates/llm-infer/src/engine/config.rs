@@ -52,6 +52,9 @@ pub struct EngineConfig {
     pub swap_bytes: usize,
     /// Several tokens per pass.
     pub speculation: Speculation,
+    /// Time of a guess as a share of what a sequence takes of a pass: how many are worth it depends on this and on how often they are right.
+    /// None measures it; a number makes the count of guesses a function of the requests.
+    pub guess_cost: Option<f64>,
     /// Waiting so long counts as much as a priority lower by one, so no request waits for ever; zero turns this off.
     pub aging: Duration,
     /// Bitwise the same numbers, whatever else is in the batch and however a prompt is cut. Costs speed.
@@ -69,6 +72,7 @@ impl Default for EngineConfig {
             preemption: Preemption::default(),
             swap_bytes: 1 << 30,
             speculation: Speculation::default(),
+            guess_cost: None,
             aging: Duration::from_secs(2),
             exact: false,
         }

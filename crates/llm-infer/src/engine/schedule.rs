@@ -211,13 +211,13 @@ impl Engine {
             Speculation::Lookup { tokens, .. } | Speculation::Draft { tokens } => tokens,
             Speculation::None => return None,
         };
-        (!stretched(self.decoder.config())).then(|| Controller::new(most, self.pace.cost(1)))
+        (!stretched(self.decoder.config())).then(|| Controller::new(most, self.config.guess_cost.unwrap_or_else(|| self.pace.cost(1))))
     }
 
     /// Guess what follows the sequences that decode, the first `decodes` of the slots, at most `budget` tokens together. Never at the cost of
     /// somebody's pages.
     fn guess(&mut self, slots: &[Slot], decodes: usize, mut budget: usize) {
-        let cost = self.pace.cost(decodes);
+        let cost = self.config.guess_cost.unwrap_or_else(|| self.pace.cost(decodes));
         let mut wanted = Vec::new();
         for &Slot { i, .. } in &slots[..decodes] {
             let rest = self.running[i].rest();
