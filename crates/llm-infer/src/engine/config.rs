@@ -1,6 +1,7 @@
 //! Sizes and habits of an engine.
 
 use crate::{Error, Result};
+use llm_arch::KvDtype;
 use std::time::Duration;
 
 /// Where a sequence's keys and values go when it is preempted.
@@ -44,6 +45,8 @@ pub struct EngineConfig {
     pub kv_pages: usize,
     /// Tokens per page.
     pub page_size: usize,
+    /// Number format of keys and values.
+    pub kv_dtype: KvDtype,
     /// Share pages among requests with a common prefix, and keep them after the requests end until somebody needs the room.
     pub prefix_cache: bool,
     /// What becomes of a preempted sequence's keys and values.
@@ -68,6 +71,7 @@ impl Default for EngineConfig {
             max_step_tokens: 512,
             kv_pages: 0,
             page_size: 16,
+            kv_dtype: KvDtype::F32,
             prefix_cache: true,
             preemption: Preemption::default(),
             swap_bytes: 1 << 30,

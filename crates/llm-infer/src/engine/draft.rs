@@ -11,7 +11,7 @@ use super::schedule::Slot;
 use super::sequence::Sequence;
 use crate::Model;
 use crate::sampling::{self, History};
-use llm_arch::{CachedBatch, Decoder, KvPool};
+use llm_arch::{CachedBatch, Decoder, KvDtype, KvPool};
 use llm_tensor::burn::tensor::Tensor;
 use llm_tensor::rayon::prelude::*;
 use llm_tensor::{host, ops};
@@ -56,10 +56,10 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub fn new(model: &Model, pages: usize, page_size: usize) -> Self {
+    pub fn new(model: &Model, pages: usize, page_size: usize, dtype: KvDtype) -> Self {
         let decoder = model.decoder.untracked();
         let context = decoder.config().max_position_embeddings;
-        Self { pool: KvPool::new(decoder.config(), pages, page_size), decoder, context }
+        Self { pool: KvPool::new(decoder.config(), pages, page_size, dtype), decoder, context }
     }
 
     /// Read the prompts' pieces of this step, and guess for each `wanted` (sequence, number of tokens) what follows it. Returns how many were
