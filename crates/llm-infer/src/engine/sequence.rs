@@ -1,7 +1,7 @@
 //! One request on its way through the engine.
 
 use super::request::{Completion, Event, FinishReason, RequestId, Timings};
-use crate::Image;
+use crate::{Image, Result};
 use crate::grammar::Grammar;
 use crate::pages::{PageTable, Picture};
 use crate::sampling::{self, Choice, History, Sampling};
@@ -136,6 +136,19 @@ impl Sequence {
     /// Tokens that may still be generated.
     pub fn rest(&self) -> usize {
         self.sampling.max_tokens - (self.tokens.len() - self.prompt)
+    }
+
+    /// Tokens that were generated elsewhere. It did not stop there the first time.
+    pub fn resume(&mut self, tokens: &[u32], logprobs: &[f32]) -> Result<()> {
+        for &token in tokens {
+            self.grammar.as_mut().map_or(Ok(()), |grammar| grammar.accept(token))?;
+            if let Some(text) = &mut self.text {
+                text.push(token, &self.sampling.stop);
+            }
+        }
+        self.tokens.extend(tokens);
+        self.logprobs.extend(logprobs);
+        Ok(())
     }
 
     /// The next tokens by the rows of logits `[1 + guesses, V]` of the last token and of each guess. Every token is the one that would be chosen
