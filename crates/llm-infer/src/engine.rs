@@ -10,7 +10,7 @@ use crate::pages::{PagedKv, Picture};
 use crate::sampling::{self, Choice, History, Sampling};
 use crate::vision::{self, FeatureCache};
 use crate::{Error, Image, Model, Result, Vision};
-use llm_arch::{CachedBatch, Decoder, KvPool};
+use llm_arch::{CachedBatch, Decoder, KvDtype, KvPool};
 use llm_tensor::burn::tensor::Tensor;
 use llm_tensor::host;
 use llm_tensor::rayon::prelude::*;
@@ -186,12 +186,12 @@ impl Engine {
         let context = decoder.config().max_position_embeddings;
         let pages = match config.kv_pages {
             0 => {
-                (context.div_ceil(config.page_size) * config.max_batch).min((1 << 30) / KvPool::page_bytes(decoder.config(), config.page_size)).max(1)
+                (context.div_ceil(config.page_size) * config.max_batch).min((1 << 30) / KvPool::page_bytes(decoder.config(), config.page_size, KvDtype::F32)).max(1)
             }
             n => n,
         };
         Ok(Self {
-            pool: KvPool::new(decoder.config(), pages, config.page_size),
+            pool: KvPool::new(decoder.config(), pages, config.page_size, KvDtype::F32),
             kv: PagedKv::new(pages, config.page_size),
             capacity: context.min(pages * config.page_size),
             decoder,

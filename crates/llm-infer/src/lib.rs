@@ -7,6 +7,7 @@
 //! | [`vision`] | `Vision`, `Image` | what a model that sees has besides, and images ready for it |
 //! | [`pages`] | `PagedKv` | which page of the cache belongs to whom; prefixes are shared |
 //! | [`engine`] | `Engine`, `Request` | requests join and leave the batch at every step |
+//! | [`adapters`] | `Adapters` | LoRA adapters of an engine |
 //! | [`score`](mod@score) | `score` | log-probabilities of given tokens |
 //! | [`likelihood`] | `likelihoods` | how likely are many endings of shared beginnings |
 //!
@@ -16,6 +17,7 @@
 
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
+pub mod adapters;
 pub mod engine;
 mod error;
 pub mod likelihood;
@@ -24,6 +26,7 @@ pub mod pages;
 pub mod score;
 pub mod vision;
 
+pub use adapters::{AdapterId, Adapters};
 pub use engine::{Completion, Engine, EngineConfig, Event, FinishReason, Request, RequestId};
 pub use error::{Error, Result};
 pub use likelihood::{Likelihood, Scored, likelihoods};
