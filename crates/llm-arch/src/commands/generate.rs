@@ -151,7 +151,7 @@ impl Generate {
             if prefill == 0.0 {
                 prefill = started.elapsed().as_secs_f64();
             }
-            let token = sample::choose(&logits, sampling, History { tokens: &ids, prompt_len, end_ids: &ends }).token;
+            let token = sample::choose(&logits, sampling, History { tokens: &ids, prompt_len, end_ids: &ends, ..History::default() }).token;
             if ends.contains(&token) {
                 reason = "stop";
                 break;
