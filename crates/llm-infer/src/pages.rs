@@ -188,9 +188,7 @@ impl PagedKv {
         let wanted = &tokens[start..end];
         let behind = self.children.range((table.node, 0)..=(table.node, u32::MAX)).rev().take(COMPARED);
         let common = |page: u32| match &self.pages[page as usize].known {
-            Some(known) if known.written && known.key.images.is_empty() => {
-                known.key.tokens.iter().zip(wanted).take_while(|(a, b)| a == b).count()
-            }
+            Some(known) if known.written && known.key.images.is_empty() => known.key.tokens.iter().zip(wanted).take_while(|(a, b)| a == b).count(),
             _ => 0,
         };
         let (n, page) = behind.map(|&(_, page)| (common(page), page)).max()?;

@@ -35,8 +35,7 @@ fn order(events: &[Event]) -> Vec<RequestId> {
 #[test]
 fn lower_numbers_come_first_and_equals_in_order() {
     let mut engine = engine(one_at_a_time());
-    let ids: Vec<RequestId> =
-        [3, 0, 3, -1, 0].iter().map(|&priority| engine.submit(Request { priority, ..request(1, 9, 3) }).unwrap()).collect();
+    let ids: Vec<RequestId> = [3, 0, 3, -1, 0].iter().map(|&priority| engine.submit(Request { priority, ..request(1, 9, 3) }).unwrap()).collect();
     let wanted: Vec<RequestId> = [3, 1, 4, 0, 2].iter().map(|&i| ids[i]).collect();
     assert_eq!(order(&drain(&mut engine)), wanted);
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{greedy, model, plain};
 use llm_arch::PackedBatch;
 use llm_infer::sampling::{self, History};
-use llm_infer::{Completion, Engine, EngineConfig, Model, Request, Sampling, Speculation, Stats};
+use llm_infer::{Completion, Constraint, Engine, EngineConfig, FinishReason, Grammars, Model, Request, Sampling, Speculation, Stats};
 use llm_tensor::host::to_vec;
 use std::collections::BTreeMap;
 
@@ -45,8 +45,11 @@ fn settings() -> Vec<Sampling> {
 #[test]
 fn guesses_change_no_token_under_any_setting() {
     let (target, other) = (model("llama_gqa_untied"), model("mistral_swa"));
-    let requests: Vec<Request> =
-        settings().into_iter().zip(0..).flat_map(|(s, n)| (0..3).map(move |seed| Request::new(prompt(n + 5), Sampling { seed, ..s.clone() }))).collect();
+    let requests: Vec<Request> = settings()
+        .into_iter()
+        .zip(0..)
+        .flat_map(|(s, n)| (0..3).map(move |seed| Request::new(prompt(n + 5), Sampling { seed, ..s.clone() })))
+        .collect();
     let (expected, plainly) = run(&target, None, Speculation::None, &requests);
     assert_eq!(plainly.drafted_tokens, 0);
     for (draft, speculation) in [(None, LOOKUP), (Some(&other), DRAFT), (Some(&target), DRAFT)] {
@@ -121,7 +124,39 @@ fn a_draft_must_fit_the_model() {
     assert!(engine().with_draft(&draft).unwrap_err().to_string().contains("llama_tied"));
     let plain = Engine::new(&target, EngineConfig::default()).unwrap();
     assert!(plain.with_draft(&target).unwrap_err().to_string().contains("nothing to do"));
-    for speculation in [Speculation::Lookup { max_ngram: 0, tokens: 3 }, Speculation::Lookup { max_ngram: 2, tokens: 0 }, Speculation::Draft { tokens: 0 }] {
+    for speculation in
+        [Speculation::Lookup { max_ngram: 0, tokens: 3 }, Speculation::Lookup { max_ngram: 2, tokens: 0 }, Speculation::Draft { tokens: 0 }]
+    {
         assert!(Engine::new(&target, EngineConfig { speculation, ..EngineConfig::default() }).is_err());
     }
+}
+
+/// If this fails, an answer that must be in a language is not, or differs when it is guessed.
+#[test]
+fn grammars_hold_at_every_token() {
+    let mut target = model("llama_gqa_untied");
+    target.eos_token_ids = vec![2];
+    let grammars = Grammars::new(&target.tokenizer, &target.eos_token_ids);
+    let grammar = grammars.compile(&Constraint::Regex("[0-9]{3}-[a-c]{2,6}!".into())).unwrap();
+    let requests: Vec<Request> = (0..6)
+        .map(|seed| {
+            let sampling = Sampling { temperature: (seed % 2) as f32, seed, ..greedy(20) };
+            Request { grammar: Some(grammar.clone()), ..Request::new(prompt(seed as u32), sampling) }
+        })
+        .collect();
+    let (expected, _) = run(&target, None, Speculation::None, &requests);
+    for done in &expected {
+        let text = target.tokenizer.decode(&done.tokens, false);
+        let (digits, letters) = text.strip_suffix('!').and_then(|t| t.split_once('-')).unwrap_or_else(|| panic!("{text:?} is not in the language"));
+        assert!(digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit()), "{text}");
+        assert!((2..=6).contains(&letters.len()) && letters.bytes().all(|b| (b'a'..=b'c').contains(&b)), "{text}");
+        assert_eq!(done.finish_reason, FinishReason::Stop);
+    }
+    for (draft, speculation) in [(None, LOOKUP), (Some(&target), DRAFT)] {
+        let (got, _) = run(&target, draft, speculation, &requests);
+        assert!(got.iter().zip(&expected).all(|(a, b)| a.tokens == b.tokens && a.finish_reason == b.finish_reason));
+    }
+    // Cut off before it is complete.
+    let short = Request { grammar: Some(grammar), ..Request::new(prompt(1), greedy(2)) };
+    assert_eq!(run(&target, None, Speculation::None, &[short]).0[0].finish_reason, FinishReason::Length);
 }

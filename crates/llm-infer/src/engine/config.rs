@@ -45,7 +45,7 @@ pub struct EngineConfig {
     pub kv_pages: usize,
     /// Tokens per page.
     pub page_size: usize,
-    /// Number format of the cached keys and values.
+    /// Number format of keys and values.
     pub kv_dtype: KvDtype,
     /// Share pages among requests with a common prefix, and keep them after the requests end until somebody needs the room.
     pub prefix_cache: bool,

@@ -56,10 +56,10 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub fn new(model: &Model, pages: usize, page_size: usize) -> Self {
+    pub fn new(model: &Model, pages: usize, page_size: usize, dtype: KvDtype) -> Self {
         let decoder = model.decoder.untracked();
         let context = decoder.config().max_position_embeddings;
-        Self { pool: KvPool::new(decoder.config(), pages, page_size, KvDtype::F32), decoder, context }
+        Self { pool: KvPool::new(decoder.config(), pages, page_size, dtype), decoder, context }
     }
 
     /// Read the prompts' pieces of this step, and guess for each `wanted` (sequence, number of tokens) what follows it. Returns how many were

@@ -95,7 +95,8 @@ impl Engine {
         let context = decoder.config().max_position_embeddings;
         let pages = match config.kv_pages {
             0 => {
-                (context.div_ceil(config.page_size) * config.max_batch).min((1 << 30) / KvPool::page_bytes(decoder.config(), config.page_size, config.kv_dtype)).max(1)
+                let each = KvPool::page_bytes(decoder.config(), config.page_size, config.kv_dtype);
+                (context.div_ceil(config.page_size) * config.max_batch).min((1 << 30) / each).max(1)
             }
             n => n,
         };
@@ -134,9 +135,12 @@ impl Engine {
         }
         let (vocab, theirs) = (self.decoder.config().vocab_size, model.decoder.config().vocab_size);
         if vocab != theirs {
-            return Err(Error::Request(format!("the draft model {} has {theirs} tokens, the model {vocab}: they cannot guess for each other", model.id)));
+            return Err(Error::Request(format!(
+                "the draft model {} has {theirs} tokens, the model {vocab}: they cannot guess for each other",
+                model.id
+            )));
         }
-        let draft = Draft::new(model, self.kv.pages(), self.config.page_size);
+        let draft = Draft::new(model, self.kv.pages(), self.config.page_size, self.config.kv_dtype);
         // What the model does not look at any more, the draft model may.
         self.window = self.window.filter(|w| window(model.decoder.config()).is_some_and(|theirs| theirs <= *w));
         if self.window.is_none() {

@@ -3,6 +3,7 @@
 use super::sequence::{Sequence, Swapped};
 use super::{Engine, Preemption};
 use crate::pages::GONE;
+use llm_arch::KvPool;
 
 impl Engine {
     /// Copy the pages of a sequence out, if that is wanted and there is room.
@@ -11,7 +12,7 @@ impl Engine {
             return;
         }
         let pages = &sequence.table.pages()[..sequence.computed.div_ceil(self.config.page_size)];
-        let each = self.pool.bytes_per_page();
+        let each = KvPool::page_bytes(self.decoder.config(), self.config.page_size, self.config.kv_dtype);
         let bytes = each * pages.iter().filter(|&&page| page != GONE).count();
         if self.swapped_bytes + bytes > self.config.swap_bytes {
             return;
@@ -21,15 +22,16 @@ impl Engine {
         sequence.swapped = Some(Swapped { pages, computed: sequence.computed, bytes });
     }
 
-    /// Copy them back behind the `computed` tokens that were found in the pool; false when there is nothing to copy. The draft model's are
-    /// not kept: it reads what is missing again.
+    /// Copy them back behind the tokens that were found in the pool; false when there is nothing to copy, or when it does not fit the pool. The
+    /// draft model's are not kept: it reads what is missing again.
     pub(super) fn swap_in(&mut self, sequence: &mut Sequence) -> bool {
         let Some(Swapped { pages, computed, bytes }) = sequence.swapped.take() else { return false };
         self.swapped_bytes -= bytes;
         let found = sequence.computed / self.config.page_size;
         for (place, bytes) in pages.iter().enumerate().skip(found) {
-            if let Some(bytes) = bytes {
-                self.pool.write_page(sequence.table.pages()[place], bytes);
+            let written = bytes.as_ref().map(|bytes| self.pool.write_page(sequence.table.pages()[place], bytes));
+            if written.is_some_and(|w| w.is_err()) {
+                return false;
             }
         }
         sequence.computed = computed.max(sequence.computed);
