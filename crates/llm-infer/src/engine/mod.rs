@@ -41,19 +41,21 @@ pub use stats::Stats;
 
 use crate::pages::{PageTable, PagedKv, Picture};
 use crate::vision::FeatureCache;
-use crate::{Error, Image, Model, Result, Vision};
+use crate::{AdapterId, Adapters, Error, Image, Model, Result, Vision};
 use draft::Draft;
 use llm_arch::{Decoder, DecoderConfig, KvPool};
 use llm_tokenizer::Tokenizer;
 use pace::Pace;
 use queue::Queue;
 use sequence::{Clock, Sequence, Shown, StopText};
+use std::path::Path;
 use std::time::Instant;
 
 /// Generates for many requests at once on one thread; forward passes use all cores.
 #[derive(Debug)]
 pub struct Engine {
     decoder: Decoder,
+    adapters: Adapters,
     vision: Option<Vision>,
     features: FeatureCache,
     tokenizer: Tokenizer,
@@ -110,6 +112,7 @@ impl Engine {
             capacity: if slides { context } else { context.min(pages * config.page_size) },
             window: window.filter(|_| slides),
             decoder,
+            adapters: Adapters::default(),
             vision: model.vision.clone(),
             features: FeatureCache::default(),
             tokenizer: model.tokenizer.clone(),
@@ -155,9 +158,31 @@ impl Engine {
         if !self.is_idle() {
             return Err(Error::Request("weights cannot change while requests are running".into()));
         }
+        if self.adapters.loaded().next().is_some() {
+            return Err(Error::Request("weights cannot change while adapters are loaded: they were made for the old ones".into()));
+        }
         self.decoder = decoder.untracked();
         self.clear_cache();
         Ok(())
+    }
+
+    /// Read a LoRA adapter (a PEFT folder) for requests that name it. Running requests go on.
+    pub fn load_adapter(&mut self, dir: &Path) -> Result<AdapterId> {
+        self.adapters.load(&mut self.decoder, dir)
+    }
+
+    /// Forget an adapter. Refused while a request uses it.
+    pub fn unload_adapter(&mut self, id: AdapterId) -> Result<()> {
+        let users = self.queue.waiting.iter().chain(&self.running).filter(|s| s.adapter == Some(id)).count();
+        if users > 0 {
+            return Err(Error::Request(format!("adapter {} cannot be unloaded: {users} requests use it", id.0)));
+        }
+        self.adapters.unload(&mut self.decoder, id)
+    }
+
+    /// The adapters that are loaded.
+    pub fn adapters(&self) -> &Adapters {
+        &self.adapters
     }
 
     /// Forget what the cache keeps for later requests. Running ones go on.
@@ -172,7 +197,7 @@ impl Engine {
 
     /// Queue a request.
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
-        let Request { prompt, mut sampling, images, priority, deadline, fairness, grammar } = request;
+        let Request { prompt, mut sampling, images, priority, deadline, fairness, grammar, adapter } = request;
         let vocab = self.decoder.config().vocab_size as u32;
         if prompt.is_empty() {
             return Err(Error::Request("the prompt has no tokens".into()));
@@ -185,6 +210,7 @@ impl Engine {
             return Err(Error::ContextLength { prompt: prompt.len(), max_tokens: sampling.max_tokens, context: self.capacity });
         }
         sampling.check(vocab as usize)?;
+        adapter.map_or(Ok(()), |id| self.adapters.check(id))?;
         // A model that sees cannot show: a generated placeholder would stand for nothing.
         sampling.logit_bias.extend(self.vision.as_ref().map(|v| (v.image_token_id(), f32::NEG_INFINITY)));
         let id = RequestId(self.next_id);
@@ -203,7 +229,8 @@ impl Engine {
             text: (!sampling.stop.is_empty()).then(|| StopText::new(self.tokenizer.decode_stream(false))),
             sampling,
             logprobs: Vec::new(),
-            table: PageTable::new(None),
+            table: PageTable::new(adapter.map(|id| id.0)),
+            adapter,
             computed: 0,
             end_token: None,
             priority,
@@ -275,7 +302,7 @@ impl Engine {
     }
 
     fn finish(&mut self, mut sequence: Sequence, reason: FinishReason) {
-        self.kv.release(&mut sequence.table, None);
+        self.kv.release(&mut sequence.table);
         self.swapped_bytes -= sequence.swapped.take().map_or(0, |s| s.bytes);
         self.queue.leave(sequence.user);
         self.finished.push(sequence.done(reason));

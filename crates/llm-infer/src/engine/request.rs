@@ -1,6 +1,7 @@
 //! What goes into the engine and what comes out of it.
 
 use crate::Image;
+use crate::adapters::AdapterId;
 use crate::grammar::Grammar;
 use crate::sampling::Sampling;
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ pub struct Request {
     pub fairness: u64,
     /// The language that the answer must be in, at its beginning.
     pub grammar: Option<Grammar>,
+    /// The adapter ([`crate::Engine::load_adapter`]) to answer with; none for the model itself.
+    pub adapter: Option<AdapterId>,
 }
 
 impl Request {

@@ -1,11 +1,12 @@
 //! One request on its way through the engine.
 
 use super::request::{Completion, Event, FinishReason, RequestId, Timings};
-use crate::{Image, Result};
+use crate::adapters::AdapterId;
 use crate::grammar::Grammar;
 use crate::pages::{PageTable, Picture};
 use crate::sampling::{self, Choice, History, Sampling};
 use crate::speculative::Controller;
+use crate::{Image, Result};
 use llm_tensor::burn::tensor::Tensor;
 use llm_tokenizer::DecodeStream;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ pub(super) struct Sequence {
     pub sampling: Sampling,
     pub logprobs: Vec<f32>,
     pub table: PageTable,
+    pub adapter: Option<AdapterId>,
     /// Tokens whose keys and values are in the cache.
     pub computed: usize,
     pub text: Option<StopText>,

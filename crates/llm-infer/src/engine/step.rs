@@ -27,7 +27,7 @@ impl Engine {
 
     fn abandon(&mut self) {
         for mut sequence in self.running.drain(..).chain(self.queue.waiting.drain(..)) {
-            self.kv.release(&mut sequence.table, None);
+            self.kv.release(&mut sequence.table);
             self.swapped_bytes -= sequence.swapped.take().map_or(0, |s| s.bytes);
         }
         self.queue = super::Queue::new(self.config.aging);
@@ -52,6 +52,7 @@ impl Engine {
         let rows = hidden_ND.dims()[0];
         self.kv.commit();
         let verdicts = self.choose(hidden_ND, &ends);
+        self.adapters.select([]);
         self.pace.record(rows, began.elapsed().as_secs_f64());
         self.settle(&slots, verdicts, &mut events);
         events.append(&mut self.finished);
@@ -76,6 +77,7 @@ impl Engine {
     /// Hidden states `[N, D]`, and whose rows a token is chosen from: those of a sequence's last token and of its guesses.
     fn forward(&mut self, slots: &[Slot]) -> (Tensor<2>, Vec<(usize, Range<usize>)>) {
         let (mut rows, mut seen, mut ends) = (Rows::default(), Vec::new(), Vec::new());
+        let mut adapters = Vec::new();
         for &Slot { i, n } in slots {
             let sequence = &self.running[i];
             let now = sequence.computed..sequence.computed + n;
@@ -93,7 +95,9 @@ impl Engine {
                 rows.add(now.end, &sequence.guesses, pages);
                 ends.push((i, first..rows.len()));
             }
+            adapters.resize(rows.len(), sequence.adapter);
         }
+        self.adapters.select(adapters);
         let batch = rows.batch();
         let hidden_ND = if seen.is_empty() {
             self.decoder.hidden_cached(&batch, &mut self.pool)
@@ -126,6 +130,7 @@ impl Engine {
             if count < n {
                 left = left.narrow(0, count, n - count);
             }
+            self.adapters.select(now.iter().flat_map(|(i, rows)| std::iter::repeat_n(self.running[*i].adapter, rows.len())));
             let logits = host::to_vec(self.decoder.logits(hidden));
             let mut parts: Vec<Option<&[f32]>> = vec![None; self.running.len()];
             let mut rest = logits.as_slice();
