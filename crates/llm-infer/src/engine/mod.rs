@@ -13,6 +13,7 @@
 //! | `swap` | a preempted sequence's pages outside the pool |
 //! | `draft` | guesses of a smaller model |
 //! | `step` | the pass and what follows from it |
+//! | `resume` | going on with what another engine began |
 //! | `pace` | what a guess costs on this machine |
 //! | `stats` | what was done |
 //!
@@ -27,6 +28,7 @@ mod draft;
 mod pace;
 mod queue;
 mod request;
+mod resume;
 mod schedule;
 mod sequence;
 mod stats;

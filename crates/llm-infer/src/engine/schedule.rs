@@ -102,8 +102,8 @@ impl Engine {
         sequence.drafted = sequence.drafted.max(if gone > 0 { 0 } else { found });
         if !sequence.preempted {
             self.stats.prefix_cache_queries += sequence.prompt as u64;
-            sequence.cached_tokens = sequence.computed;
-            self.stats.prefix_cache_hits += sequence.computed as u64;
+            sequence.cached_tokens = sequence.computed.min(sequence.prompt);
+            self.stats.prefix_cache_hits += sequence.cached_tokens as u64;
         }
         self.running.push(sequence);
         true
@@ -186,6 +186,7 @@ impl Engine {
         let sequence = &mut self.running[i];
         sequence.drafted = sequence.drafted.max(if found > 0 { sequence.computed } else { 0 });
         if !sequence.preempted {
+            let found = found.min(sequence.prompt.saturating_sub(sequence.computed - found));
             sequence.cached_tokens += found;
             self.stats.prefix_cache_hits += found as u64;
         }

@@ -1,8 +1,12 @@
 //! One request on its way through the engine.
 
 use super::request::{Completion, Event, FinishReason, RequestId, Timings};
+<<<<<<< HEAD
 use crate::Image;
 use crate::adapters::AdapterId;
+=======
+use crate::{Image, Result};
+>>>>>>> engine
 use crate::grammar::Grammar;
 use crate::pages::{PageTable, Picture};
 use crate::sampling::{self, Choice, History, Sampling};
@@ -138,6 +142,19 @@ impl Sequence {
     /// Tokens that may still be generated.
     pub fn rest(&self) -> usize {
         self.sampling.max_tokens - (self.tokens.len() - self.prompt)
+    }
+
+    /// Tokens that were generated elsewhere. It did not stop there the first time.
+    pub fn resume(&mut self, tokens: &[u32], logprobs: &[f32]) -> Result<()> {
+        for &token in tokens {
+            self.grammar.as_mut().map_or(Ok(()), |grammar| grammar.accept(token))?;
+            if let Some(text) = &mut self.text {
+                text.push(token, &self.sampling.stop);
+            }
+        }
+        self.tokens.extend(tokens);
+        self.logprobs.extend(logprobs);
+        Ok(())
     }
 
     /// The next tokens by the rows of logits `[1 + guesses, V]` of the last token and of each guess. Every token is the one that would be chosen
