@@ -1,16 +1,12 @@
 //! One request on its way through the engine.
 
 use super::request::{Completion, Event, FinishReason, RequestId, Timings};
-<<<<<<< HEAD
-use crate::Image;
 use crate::adapters::AdapterId;
-=======
-use crate::{Image, Result};
->>>>>>> engine
 use crate::grammar::Grammar;
 use crate::pages::{PageTable, Picture};
 use crate::sampling::{self, Choice, History, Sampling};
 use crate::speculative::Controller;
+use crate::{Image, Result};
 use llm_tensor::burn::tensor::Tensor;
 use llm_tokenizer::DecodeStream;
 use std::time::{Duration, Instant};
