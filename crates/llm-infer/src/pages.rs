@@ -35,6 +35,8 @@ pub struct Picture {
 /// The pages of a sequence, in order.
 #[derive(Debug, Clone)]
 pub struct PageTable {
+    /// Where the tree of its adapter begins.
+    root: u64,
     pages: Vec<u32>,
     /// So many leading pages are known,
     known: usize,
@@ -47,7 +49,11 @@ pub struct PageTable {
 impl PageTable {
     /// No pages yet. Sequences of different adapters never share.
     pub fn new(adapter: Option<u32>) -> Self {
-        Self { pages: Vec::new(), known: 0, node: adapter.map_or(0, |id| 1 + u64::from(id)), gone: 0 }
+        Self::at(adapter.map_or(0, |id| 1 + u64::from(id)))
+    }
+
+    fn at(root: u64) -> Self {
+        Self { root, pages: Vec::new(), known: 0, node: root, gone: 0 }
     }
 
     /// Ids, [`GONE`] for those that were given back.
@@ -274,9 +280,9 @@ impl PagedKv {
         }
     }
 
-    /// Give the pages of a sequence back; the table is as new afterwards, but for its adapter.
-    pub fn release(&mut self, table: &mut PageTable, adapter: Option<u32>) {
-        let PageTable { pages, gone, .. } = std::mem::replace(table, PageTable::new(adapter));
+    /// Give the pages of a sequence back; the table is as new afterwards.
+    pub fn release(&mut self, table: &mut PageTable) {
+        let PageTable { pages, gone, .. } = std::mem::replace(table, PageTable::at(table.root));
         // Later pages first: a page goes before the one that leads to it.
         pages[gone..].iter().rev().for_each(|&page| self.give_back(page));
     }
@@ -364,14 +370,14 @@ mod tests {
         let mut other = PageTable::new(Some(0));
         assert_eq!(kv.adopt(&mut other, &tokens, &[], 0), 0, "another adapter has other keys");
         for table in [&mut a, &mut b, &mut c] {
-            kv.release(table, None);
+            kv.release(table);
         }
         assert_eq!((kv.free_pages(), kv.kept_pages()), (10, 2));
         // What is kept is found again, until it is cleared.
         let (mut d, found) = run(&mut kv, &tokens, &[]);
         assert_eq!(found, 8);
         kv.clear();
-        kv.release(&mut d, None);
+        kv.release(&mut d);
         assert_eq!((kv.free_pages(), kv.kept_pages()), (10, 0));
         assert_eq!(kv.adopt(&mut PageTable::new(None), &tokens, &[], 0), 0);
     }
@@ -383,8 +389,8 @@ mod tests {
         let (mut a, _) = run(&mut kv, &tokens, &[]);
         let (mut b, found) = run(&mut kv, &tokens, &[]);
         assert_eq!(found, 0);
-        kv.release(&mut a, None);
-        kv.release(&mut b, None);
+        kv.release(&mut a);
+        kv.release(&mut b);
         assert_eq!((kv.free_pages(), kv.kept_pages()), (10, 0));
     }
 
@@ -400,7 +406,7 @@ mod tests {
             let mut b = PageTable::new(None);
             assert_eq!(kv.adopt(&mut b, &tokens, &shown(first, second), 0), shared * 4, "{first} {second}");
             assert_eq!(b.pages, a.pages[..shared]);
-            kv.release(&mut b, None);
+            kv.release(&mut b);
         }
         assert_eq!(kv.adopt(&mut PageTable::new(None), &tokens, &[], 0), 0);
     }
@@ -411,18 +417,18 @@ mod tests {
         let (old, new): (Vec<u32>, Vec<u32>) = ((0..6).collect(), (10..16).collect());
         for tokens in [&old, &new] {
             let (mut table, _) = run(&mut kv, tokens, &[]);
-            kv.release(&mut table, None);
+            kv.release(&mut table);
         }
         // Looked at again: the first page of the older one is now younger than everything else.
         let mut table = PageTable::new(None);
         assert_eq!(kv.adopt(&mut table, &old[..3], &[], 0), 2);
-        kv.release(&mut table, None);
+        kv.release(&mut table);
         let mut big = PageTable::new(None);
         assert!(kv.reserve(&mut big, 6));
         let found = |kv: &mut PagedKv, tokens: &[u32]| {
             let mut table = PageTable::new(None);
             let found = kv.adopt(&mut table, &[tokens, &[99]].concat(), &[], 0);
-            kv.release(&mut table, None);
+            kv.release(&mut table);
             found
         };
         assert_eq!((found(&mut kv, &old), found(&mut kv, &new)), (2, 4));
@@ -444,7 +450,7 @@ mod tests {
         assert_eq!(kv.fork(&b, &wanted, &[], found), Some((a.pages[1], b.pages[1], 2)));
         assert_eq!(kv.fork(&b, &wanted[..6], &[], found), Some((a.pages[1], b.pages[1], 1)), "one token is left to compute");
         assert_eq!(kv.fork(&b, &wanted, &[Picture { tokens: 5..7, hash: "x".into() }], found), None);
-        kv.release(&mut a, None);
+        kv.release(&mut a);
     }
 
     /// What lies behind the window of all layers is given back, is found by others as long as it is kept, and nothing is offered after it.
@@ -459,8 +465,8 @@ mod tests {
         kv.publish(&mut a, &tokens, &[], 8, FULL);
         let mut b = PageTable::new(None);
         assert_eq!(kv.adopt(&mut b, &[&tokens[..], &[9]].concat(), &[], 0), 6, "the fourth page came after the first was gone");
-        kv.release(&mut b, None);
-        kv.release(&mut a, None);
+        kv.release(&mut b);
+        kv.release(&mut a);
         assert_eq!(kv.free_pages(), 8);
     }
 }

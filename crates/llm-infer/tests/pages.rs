@@ -63,7 +63,7 @@ fn start(kv: &mut PagedKv, content: &mut Content, family: u32, length: usize, im
     live.computed = kv.adopt(&mut live.table, &live.tokens, &live.pictures, 0);
     assert!(live.computed < length);
     if !kv.reserve(&mut live.table, length) {
-        kv.release(&mut live.table, None);
+        kv.release(&mut live.table);
         return None;
     }
     if let Some((from, to, n)) = kv.fork(&live.table, &live.tokens, &live.pictures, live.computed) {
@@ -105,7 +105,7 @@ proptest! {
                     let first = first.min(live[i].tokens.len());
                     kv.slide(&mut live[i].table, first);
                 }
-                Op::End(i) if i < live.len() => kv.release(&mut live.swap_remove(i).table, None),
+                Op::End(i) if i < live.len() => kv.release(&mut live.swap_remove(i).table),
                 Op::Clear => kv.clear(),
                 _ => {}
             }
@@ -121,7 +121,7 @@ proptest! {
             prop_assert!(sharing || kv.kept_pages() == 0);
         }
         for mut sequence in live {
-            kv.release(&mut sequence.table, None);
+            kv.release(&mut sequence.table);
         }
         prop_assert_eq!(kv.free_pages(), PAGES);
         // And all of them can still be used.

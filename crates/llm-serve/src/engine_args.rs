@@ -53,8 +53,7 @@ impl EngineArgs {
             ensure!(self.guess_ngram > 0, "--guess-ngram must be at least 1");
             config.speculation = Speculation::Lookup { max_ngram: self.guess_ngram, tokens };
         }
-        config.aging =
-            Duration::try_from_secs_f64(self.aging_seconds).map_err(|e| anyhow::anyhow!("--aging-seconds {}: {e}", self.aging_seconds))?;
+        config.aging = Duration::try_from_secs_f64(self.aging_seconds).map_err(|e| anyhow::anyhow!("--aging-seconds {}: {e}", self.aging_seconds))?;
         config.exact = self.exact;
         Ok(config)
     }

@@ -302,7 +302,7 @@ impl Engine {
     }
 
     fn finish(&mut self, mut sequence: Sequence, reason: FinishReason) {
-        self.kv.release(&mut sequence.table, sequence.adapter.map(|id| id.0));
+        self.kv.release(&mut sequence.table);
         self.swapped_bytes -= sequence.swapped.take().map_or(0, |s| s.bytes);
         self.queue.leave(sequence.user);
         self.finished.push(sequence.done(reason));

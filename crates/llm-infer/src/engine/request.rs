@@ -1,7 +1,7 @@
 //! What goes into the engine and what comes out of it.
 
-use crate::adapters::AdapterId;
 use crate::Image;
+use crate::adapters::AdapterId;
 use crate::grammar::Grammar;
 use crate::sampling::Sampling;
 use std::time::{Duration, Instant};

@@ -53,7 +53,7 @@ impl Engine {
         let mut sequence = self.running.swap_remove(i);
         self.stats.preemptions += 1;
         self.swap_out(&mut sequence);
-        self.kv.release(&mut sequence.table, sequence.adapter.map(|id| id.0));
+        self.kv.release(&mut sequence.table);
         sequence.computed = 0;
         sequence.drafted = 0;
         sequence.preempted = true;
@@ -84,7 +84,7 @@ impl Engine {
         let needed = sequence.tokens.len().min(self.window.map_or(usize::MAX, |window| start + window));
         // One page for each of the others, which will soon want it.
         if !self.kv.reserve_leaving(&mut sequence.table, needed, self.running.len()) {
-            self.kv.release(&mut sequence.table, sequence.adapter.map(|id| id.0));
+            self.kv.release(&mut sequence.table);
             self.blocked = Some((id, self.kv.free_pages()));
             self.queue.waiting.push(sequence);
             return false;

@@ -27,7 +27,7 @@ impl Engine {
 
     fn abandon(&mut self) {
         for mut sequence in self.running.drain(..).chain(self.queue.waiting.drain(..)) {
-            self.kv.release(&mut sequence.table, sequence.adapter.map(|id| id.0));
+            self.kv.release(&mut sequence.table);
             self.swapped_bytes -= sequence.swapped.take().map_or(0, |s| s.bytes);
         }
         self.queue = super::Queue::new(self.config.aging);
