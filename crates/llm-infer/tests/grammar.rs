@@ -100,7 +100,7 @@ fn is_tree(value: &Value) -> bool {
 
 fn schemas() -> Vec<(Value, Check)> {
     let name = json!({"type": "string", "maxLength": 8});
-    vec![
+    let cases: [(Value, Check); 11] = [
         (
             json!({"type": "object", "properties": {
                 "name": name, "age": {"type": "integer", "minimum": 0, "maximum": 130},
@@ -148,7 +148,8 @@ fn schemas() -> Vec<(Value, Check)> {
             json!({"type": "array", "prefixItems": [{"type": "integer", "maximum": 99, "minimum": 0}, {"type": "string", "maxLength": 3}], "items": false, "minItems": 2}),
             |v| v.as_array().is_some_and(|a| a.len() == 2 && a[0].is_i64() && a[1].is_string()),
         ),
-    ]
+    ];
+    cases.into()
 }
 
 /// If this fails, a program that parses answers meets one it cannot parse.
@@ -387,21 +388,21 @@ fn bombs_do_not_go_off() {
     for _ in 0..45 {
         nested = json!({"type": "array", "items": nested});
     }
-    let chain =
-        (0..9000).map(|i| (format!("d{i}"), json!({"$ref": format!("#/$defs/d{}", i + 1)}))).chain([("d9000".into(), json!({"type": "null"}))]);
-    let doubling = (0..40).map(|i| {
+    let mut chain: serde_json::Map<String, Value> = (0..9000).map(|i| (format!("d{i}"), json!({"$ref": format!("#/$defs/d{}", i + 1)}))).collect();
+    chain.insert("d9000".into(), json!({"type": "null"}));
+    let double = |i: u32| {
         let next = json!({"$ref": format!("#/$defs/d{}", i + 1)});
         (format!("d{i}"), json!({"type": "object", "properties": {"a": next, "b": next}, "required": ["a", "b"]}))
-    });
+    };
+    let mut doubling: serde_json::Map<String, Value> = (0..40).map(double).collect();
+    doubling.insert("d40".into(), json!({"type": "null"}));
     let options =
         |n: usize| json!({"anyOf": (0..n).map(|i| json!({"type": "object", "properties": {(format!("p{i}")): {"const": i}}})).collect::<Vec<_>>()});
     let constraints = [
         Constraint::JsonSchema(deep),
         Constraint::JsonSchema(nested),
-        Constraint::JsonSchema(json!({"$ref": "#/$defs/d0", "$defs": chain.collect::<serde_json::Map<_, _>>()})),
-        Constraint::JsonSchema(
-            json!({"$ref": "#/$defs/d0", "$defs": doubling.chain([("d40".into(), json!({"type": "null"}))]).collect::<serde_json::Map<_, _>>()}),
-        ),
+        Constraint::JsonSchema(json!({"$ref": "#/$defs/d0", "$defs": chain})),
+        Constraint::JsonSchema(json!({"$ref": "#/$defs/d0", "$defs": doubling})),
         Constraint::JsonSchema(json!({"$ref": "#"})),
         Constraint::JsonSchema(json!({"allOf": [{"$ref": "#"}]})),
         Constraint::JsonSchema(json!({"allOf": (0..20).map(|_| options(20)).collect::<Vec<_>>()})),
@@ -548,6 +549,7 @@ fn tool_calls_are_whole_whatever_the_model_says_around_them() {
 /// A vocabulary as large as today's models have: how long the first grammar takes, and a mask. Run with `--nocapture` to see.
 #[test]
 fn a_large_vocabulary_is_ready_soon() {
+    const LETTERS: &[u8] = b" etaoinshrdlucmfwypvbgkjqxz0123456789\"{}:,";
     let mut rng = Seed(1).rng();
     let ranks: Vec<Vec<u8>> = {
         let mut seen: std::collections::BTreeSet<Vec<u8>> = (0..=255u8).map(|b| vec![b]).collect();
@@ -555,7 +557,7 @@ fn a_large_vocabulary_is_ready_soon() {
         while words.len() < 128_000 {
             // Merges of earlier tokens, as BPE has them.
             let mut word = words[rng.below(words.len().min(20_000))].clone();
-            word.push(b" etaoinshrdlucmfwypvbgkjqxz0123456789\"{}:,"[rng.below(43)]);
+            word.push(LETTERS[rng.below(LETTERS.len())]);
             if word.len() < 14 && seen.insert(word.clone()) {
                 words.push(word);
             }
