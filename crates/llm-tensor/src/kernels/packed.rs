@@ -203,7 +203,8 @@ fn with_floats(x: &[f32], w: &Packed, rows: &Rows) -> Vec<f32> {
     let (inputs, outputs, padded) = (w.inputs(), w.outputs(), w.padded());
     assert!(x.len().is_multiple_of(inputs), "packed linear: input is no whole number of rows");
     let n = x.len() / inputs;
-    let x_np = &*spread(x, w);
+    let x_np = spread(x, w);
+    let x_np: &[f32] = &x_np;
     let invariant = row_invariant();
     let direct = n <= DIRECT && !invariant;
     let per_row = padded / w.stride();
