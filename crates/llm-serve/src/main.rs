@@ -27,7 +27,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct ServeArgs {
-    /// Model folder: config.json, model.safetensors, tokenizer.json.
+    /// Model folder (config.json, model.safetensors, tokenizer.json) or GGUF file.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Name of the model in the API [default: the folder's name].

@@ -6,7 +6,7 @@ use llm_tensor::kernels::{RowInvariant, matmul, packed};
 use llm_tensor::nn::{Embedding, Linear, Weight, parameter_from};
 use llm_tensor::quant::bitsandbytes::{Absmax, Int8, Table4};
 use llm_tensor::quant::gptq::Gptq;
-use llm_tensor::quant::{Activations, Meaning, Packed};
+use llm_tensor::quant::{Activations, Meaning, Packed, awq};
 use llm_tensor::weights::{Dtype, RawTensor, SaveOptions, Weights, save_mixed_folder};
 use llm_tensor::{Precision, host, ops, params, rayon};
 use proptest::prelude::*;
@@ -49,6 +49,18 @@ fn gptq_fixtures_are_read_and_packed_again_bit_by_bit() {
     assert!((0..32 * 64).all(|i| unpacked.codes[i] == in_out[i % 64 * 32 + i / 64]));
     let zeros = bytes(&weights, "unpacked.zeros_u8");
     assert!((0..32 * 2).all(|i| unpacked.zeros[i] == zeros[i % 2 * 32 + i / 2]));
+}
+
+#[test]
+fn awq_fixtures_are_read() {
+    let weights = fixture("gptq_awq.safetensors");
+    let matrix = awq::read(&weights, "awq", [32, 64]).unwrap();
+    assert_eq!((matrix.bits(), matrix.group(), matrix.order()), (4, 32, None));
+    assert_eq!(matrix.dequantize(), weights.get("awq.dequantized_out_in").unwrap().values);
+    for (shape, names) in [([64, 64], "awq.qweight"), ([32, 128], "expected I32 [128, 4]"), ([30, 64], "multiple of 8")] {
+        let message = awq::read(&weights, "awq", shape).unwrap_err();
+        assert!(message.contains(names), "{message}");
+    }
 }
 
 #[test]

@@ -5,13 +5,17 @@
 //! | `packed` | [`Packed`]: a matrix in memory, and how its inputs are multiplied ([`Activations`]) |
 //! | `panels` | [`Panels`]: the same codes, 16 rows side by side, for products with inputs in 8 bits |
 //! | [`gptq`] | `qweight`, `qzeros`, `scales`, `g_idx` of AutoGPTQ and GPTQModel |
+//! | [`awq`] | `qweight`, `qzeros`, `scales` of AutoAWQ, version `gemm` |
+//! | [`gguf`] | the blocks of llama.cpp |
 //! | [`bitsandbytes`] | 4-bit tables (NF4, FP4) with one or two levels of scales; int8 rows |
 //!
 //! How values become codes is not here but in `llm-quant`; this module stores and decodes.
 //!
 //! Legend: I input features, O output features, G groups, P padded row length.
 
+pub mod awq;
 pub mod bitsandbytes;
+pub mod gguf;
 pub mod gptq;
 mod packed;
 mod panels;
