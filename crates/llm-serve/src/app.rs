@@ -48,6 +48,8 @@ pub struct Served {
     pub adapters: Adapters,
     /// Prompt and reply together, in tokens.
     pub context: usize,
+    /// Numbers of an embedding.
+    pub hidden_size: usize,
     /// Short hash of the weights.
     pub fingerprint: String,
     /// Unix seconds of loading.

@@ -21,8 +21,8 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
-use llm_infer::grammar::{self, Grammar};
 use llm_infer::Constraint;
+use llm_infer::grammar::{self, Grammar};
 use llm_tokenizer::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
 

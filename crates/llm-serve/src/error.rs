@@ -112,6 +112,11 @@ impl ApiError {
         }
     }
 
+    /// 409: the request is fine, the state of the server is another one.
+    pub fn conflict(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { status: StatusCode::CONFLICT, code: Some("conflict"), ..Self::invalid(param, message) }
+    }
+
     /// 405.
     pub fn method_not_allowed(method: &str, path: &str) -> Self {
         Self {

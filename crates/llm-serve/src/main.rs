@@ -20,8 +20,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve a model: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health.
+    /// Serve a model over the OpenAI and Anthropic APIs.
     Serve(ServeArgs),
+    /// Print the OpenAPI document of everything served.
+    Openapi,
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,11 +58,18 @@ struct ServeArgs {
     /// Fetch http images from this host (name or address, with :PORT if it is not 80); may be repeated. Without it, only data: URLs are taken.
     #[arg(long, value_name = "HOST")]
     allow_image_host: Vec<AllowedHost>,
+    /// LoRA adapters in this directory may be loaded and unloaded at run time (POST /v1/load_lora_adapter).
+    #[arg(long, value_name = "DIR")]
+    adapters: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     llm_run::program::main(|| match Cli::parse().command {
         Command::Serve(args) => serve(args),
+        Command::Openapi => {
+            println!("{:#}", llm_serve::api::openapi::document());
+            Ok(())
+        }
     })
 }
 
@@ -83,6 +92,7 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         drain: Duration::from_secs(args.drain_seconds),
         body_limit: DEFAULT_BODY_LIMIT,
         images,
+        adapters: args.adapters,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
     runtime.block_on(async {

@@ -3,12 +3,14 @@
 //! The port is taken first (a port in use is known at once), `/health` answers 503 while the model loads, and on shutdown
 //! no new connection is accepted while replies under way run to their end, for at most `drain`.
 
+use crate::adapters::Adapters;
 use crate::app::{App, Served, now};
 use crate::defaults::Defaults;
 use crate::error::{Error, Result};
 use crate::images::{Eyes, ImageLimits, ImageLoader};
 use crate::routes::router;
 use crate::worker::Worker;
+use llm_infer::grammar::Grammars;
 use llm_infer::{Engine, EngineConfig, Model};
 use llm_tensor::DeviceSpec;
 use llm_tokenizer::Tokenizer;
@@ -46,6 +48,8 @@ pub struct ServerConfig {
     pub body_limit: usize,
     /// Bounds of images, for a model that sees.
     pub images: ImageLimits,
+    /// The directory that LoRA adapters may be loaded from at run time; `None`: from nowhere.
+    pub adapters: Option<PathBuf>,
 }
 
 /// 8 MiB: a prompt of two million tokens. Images come on top.
@@ -141,13 +145,20 @@ async fn load(config: &ServerConfig) -> Result<Served> {
     let (dir, device) = (config.model.clone(), config.device);
     let describe = |model: &Model, engine: &Engine| {
         let eyes = model.vision.as_ref().map(Eyes::of);
-        (model.id.clone(), model.hash.clone(), model.tokenizer.clone(), eyes, engine.context_length())
+        let (ends, hidden_size) = (model.eos_token_ids.clone(), model.decoder.config().hidden_size);
+        (model.id.clone(), model.hash.clone(), model.tokenizer.clone(), eyes, engine.context_length(), ends, hidden_size)
     };
-    let (worker, (id, hash, tokenizer, eyes, context)) = Worker::start(move || Ok(Model::load(&dir, &device)?), config.engine, describe).await?;
+    let adapters = Adapters::new(config.adapters.as_deref())?;
+    let (worker, (id, hash, tokenizer, eyes, context, ends, hidden_size)) =
+        Worker::start(move || Ok(Model::load(&dir, &device)?), config.engine, describe).await?;
+    let turn_ends = turn_ends(&tokenizer, &ends);
     Ok(Served {
         name: config.served_model_name.clone().unwrap_or(id),
         defaults,
-        turn_ends: turn_ends(&tokenizer),
+        grammars: Grammars::new(&tokenizer, &turn_ends),
+        turn_ends,
+        adapters,
+        hidden_size,
         tokenizer,
         eyes,
         context,
@@ -158,8 +169,11 @@ async fn load(config: &ServerConfig) -> Result<Served> {
     })
 }
 
-/// What ends a turn in the families we read. The engine knows the end tokens of the model's own files.
-fn turn_ends(tokenizer: &Tokenizer) -> Vec<u32> {
-    let named = ["<|eot_id|>", "<|im_end|>"].iter().filter_map(|name| tokenizer.special_id(name));
-    tokenizer.eos_id().into_iter().chain(named).collect()
+/// What ends a turn in the families we read, and `ends`, which the model's own files name.
+fn turn_ends(tokenizer: &Tokenizer, ends: &[u32]) -> Vec<u32> {
+    let named = ["<|eot_id|>", "<|im_end|>", "<|eom_id|>"].iter().filter_map(|name| tokenizer.special_id(name));
+    let mut all: Vec<u32> = tokenizer.eos_id().into_iter().chain(named).chain(ends.iter().copied()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }

@@ -88,8 +88,10 @@ fn take_conversation(fields: &mut Fields, max_tokens: Option<i64>) -> Result<Con
 }
 
 fn take_thinking(fields: &mut Fields, max_tokens: Option<i64>) -> Result<bool, ApiError> {
-    let schema = || json!({"type": "object", "required": ["type"], "properties": {"type": {"enum": ["enabled", "disabled", "adaptive"]},
-        "budget_tokens": {"type": "integer", "minimum": MIN_BUDGET}}});
+    let schema = || {
+        json!({"type": "object", "required": ["type"], "properties": {"type": {"enum": ["enabled", "disabled", "adaptive"]},
+        "budget_tokens": {"type": "integer", "minimum": MIN_BUDGET}}})
+    };
     let Some(value) = fields.take("thinking", schema) else { return Ok(false) };
     let mut thinking = Fields::nested("thinking", value)?;
     let kind = thinking.word("type", &["enabled", "disabled", "adaptive"])?.ok_or_else(|| thinking.missing("type"))?;
@@ -106,8 +108,10 @@ fn take_thinking(fields: &mut Fields, max_tokens: Option<i64>) -> Result<bool, A
 }
 
 fn take_choice(fields: &mut Fields) -> Result<(ToolChoice, bool), ApiError> {
-    let schema = || json!({"type": "object", "required": ["type"], "properties": {"type": {"enum": ["auto", "any", "tool", "none"]},
-        "name": {"type": "string"}, "disable_parallel_tool_use": {"type": "boolean"}}});
+    let schema = || {
+        json!({"type": "object", "required": ["type"], "properties": {"type": {"enum": ["auto", "any", "tool", "none"]},
+        "name": {"type": "string"}, "disable_parallel_tool_use": {"type": "boolean"}}})
+    };
     let Some(value) = fields.take("tool_choice", schema) else { return Ok((ToolChoice::Auto, false)) };
     let mut choice = Fields::nested("tool_choice", value)?;
     let single = choice.boolean("disable_parallel_tool_use")?.unwrap_or(false);

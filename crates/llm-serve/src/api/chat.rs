@@ -271,7 +271,10 @@ mod tests {
             (json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": 1}}]}), "tools[0].function.parameters"),
             (json!({"tools": [{"type": "function", "function": {"name": "f", "code": 1}}]}), "tools[0].function.code"),
             (json!({"tools": vec![tool("f"); 129]}), "tools"),
-            (json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"description": "x".repeat(70_000)}}}]}), "tools[0].function.parameters"),
+            (
+                json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"description": "x".repeat(70_000)}}}]}),
+                "tools[0].function.parameters",
+            ),
             (json!({"messages": vec![json!({"role": "user", "content": ""}); 4097]}), "messages"),
             (json!({"reasoning_effort": "much"}), "reasoning_effort"),
             (json!({"stop": "x".repeat(2000)}), "stop"),

@@ -133,8 +133,7 @@ impl Fields {
         let at = self.at(name);
         let number = value.as_i64().ok_or_else(|| wrong_type(&at, "an integer", &value))?;
         if !range.contains(&number) {
-            let bounds =
-                if unbounded { format!("at least {}", range.start()) } else { format!("between {} and {}", range.start(), range.end()) };
+            let bounds = if unbounded { format!("at least {}", range.start()) } else { format!("between {} and {}", range.start(), range.end()) };
             let message = format!("'{at}' must be {bounds}, not {number}");
             return Err(ApiError::invalid(at, message));
         }

@@ -248,4 +248,3 @@ fn parse_image_url(at: &str, value: Value) -> Result<String, ApiError> {
         other => Err(ApiError::invalid(at, format!("an image_url needs a string 'url', not {}", other.as_ref().map_or("nothing", kind)))),
     }
 }
-

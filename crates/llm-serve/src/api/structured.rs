@@ -66,7 +66,9 @@ type Named = (&'static str, Constraint);
 
 fn constraints(fields: &mut Fields, [json, regex, choice, grammar]: [&'static str; 4]) -> Result<Vec<Named>, ApiError> {
     let mut found = Vec::new();
-    if let Some(value) = fields.take(json, || json!({"anyOf": [{"type": "object"}, {"type": "string"}], "description": "A JSON schema, or its text."})) {
+    if let Some(value) =
+        fields.take(json, || json!({"anyOf": [{"type": "object"}, {"type": "string"}], "description": "A JSON schema, or its text."}))
+    {
         let param = fields.at(json);
         let schema = match value {
             Value::String(text) => serde_json::from_str(&text).map_err(|e| ApiError::invalid(&param, format!("'{param}' is not JSON: {e}")))?,

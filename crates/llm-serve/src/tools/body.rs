@@ -91,9 +91,7 @@ pub(super) fn bare(text: &str, marker: Option<&str>, names: &[String], end: bool
         return Body::Not;
     }
     match json(inner, end) {
-        Body::Calls(calls, length) if calls.iter().all(|call| names.contains(&call.name)) => {
-            Body::Calls(calls, text.len() - inner.len() + length)
-        }
+        Body::Calls(calls, length) if calls.iter().all(|call| names.contains(&call.name)) => Body::Calls(calls, text.len() - inner.len() + length),
         Body::More => Body::More,
         _ => Body::Not,
     }

@@ -245,7 +245,13 @@ mod tests {
             ),
             // Arguments as text, as some models write them.
             (Format::Hermes, false, r#"<tool_call>{"name":"add","arguments":"{\"a\": 1}"}</tool_call>"#, "", add.clone()),
-            (Format::Mistral, false, "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {\"a\": 1}}, {\"name\": \"now\", \"arguments\": {}}]", "", both.clone()),
+            (
+                Format::Mistral,
+                false,
+                "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {\"a\": 1}}, {\"name\": \"now\", \"arguments\": {}}]",
+                "",
+                both.clone(),
+            ),
             (Format::Mistral, false, "[TOOL_CALLS]add[ARGS]{\"a\": 1}[TOOL_CALLS]now[ARGS]{}", "", both.clone()),
             (Format::Llama, false, r#"{"name": "add", "parameters": {"a": 1}}"#, "", add.clone()),
             (Format::Llama, false, r#"<|python_tag|>{"name": "add", "parameters": {"a": 1}}; {"name": "now", "parameters": {}}"#, "", both.clone()),

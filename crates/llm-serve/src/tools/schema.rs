@@ -52,7 +52,8 @@ mod tests {
     /// If this fails, a tool with nested classes cannot be forced: its references point to nothing.
     #[test]
     fn references_move_with_their_schema() {
-        let nested = json!({"type": "object", "properties": {"city": {"$ref": "#/$defs/City"}, "self": {"$ref": "#"}}, "$defs": {"City": {"type": "string"}}});
+        let nested =
+            json!({"type": "object", "properties": {"city": {"$ref": "#/$defs/City"}, "self": {"$ref": "#"}}, "$defs": {"City": {"type": "string"}}});
         let plain = json!({"type": "object"});
         let schema = forced(&[("plain", &plain), ("nested", &nested)], "arguments", true);
         let targets = [

@@ -52,6 +52,7 @@ impl TestServer {
             drain,
             body_limit,
             images,
+            adapters: None,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let server = runtime.block_on(Server::bind(config)).unwrap();
