@@ -24,6 +24,14 @@ pub enum Error {
         /// One line per tensor.
         problems: Vec<String>,
     },
+    /// An adapter does not fit its model, or cannot be used in that way; every problem is listed.
+    #[error("{}: the adapter does not fit:\n  {}", path.display(), shortened(problems))]
+    Adapter {
+        /// The adapter's file or folder.
+        path: PathBuf,
+        /// One line per problem.
+        problems: Vec<String>,
+    },
     /// Tokenizer and model do not belong together; every problem is listed.
     #[error("{}: tokenizer and model do not belong together:\n  {}", path.display(), shortened(problems))]
     Vocabulary {

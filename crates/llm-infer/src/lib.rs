@@ -7,6 +7,7 @@
 //! | [`vision`] | `Vision`, `Image` | what a model that sees has besides, and images ready for it |
 //! | [`pages`] | `PagedKv` | which page of the cache belongs to whom; prefixes are shared |
 //! | [`engine`] | `Engine`, `Request` | requests join and leave the batch at every step |
+//! | [`adapters`] | `Adapters` | LoRA adapters of an engine |
 //! | [`score`](mod@score) | `score` | log-probabilities of given tokens |
 //! | [`likelihood`] | `likelihoods` | how likely are many endings of shared beginnings |
 //! | [`beam`] | `beam_search` | the likeliest answers instead of a drawn one |
@@ -20,6 +21,7 @@
 
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
+pub mod adapters;
 pub mod beam;
 pub mod embed;
 pub mod engine;
@@ -32,6 +34,7 @@ pub mod score;
 pub mod speculative;
 pub mod vision;
 
+pub use adapters::{AdapterId, Adapters};
 pub use beam::{Beam, BeamSettings, EarlyStopping, beam_search};
 pub use embed::{Pooling, embed};
 pub use engine::{Completion, Engine, EngineConfig, Event, FinishReason, Preemption, Request, RequestId, Speculation, Stats, Timings};
