@@ -80,7 +80,7 @@ pub async fn load(State(app): State<Arc<App>>, body: Result<Bytes, BytesRejectio
     }
     let dir = tokio::task::spawn_blocking(move || resolve(&root, &path)).await.map_err(|_| ApiError::internal("looking for the adapter panicked"))?;
     let dir = dir.ok_or_else(|| ApiError::invalid("lora_path", "there is no such adapter in the server's directory of adapters"))?;
-    let id = served.worker.load_adapter(dir).await?;
+    let id = served.worker.load_adapter(dir).await.map_err(|e| ApiError { param: Some("lora_path".into()), ..e })?;
     served.adapters.insert(name.clone(), Loaded { id, created: crate::app::now() });
     Ok(Json(AdapterReply { status: "loaded", lora_name: name }))
 }
@@ -94,7 +94,8 @@ pub async fn unload(State(app): State<Arc<App>>, body: Result<Bytes, BytesReject
     let Some(id) = served.adapters.find(&name) else {
         return Err(ApiError { status: StatusCode::NOT_FOUND, ..ApiError::invalid("lora_name", format!("there is no adapter '{name}'")) });
     };
-    served.worker.unload_adapter(id).await?;
+    // Refused while a reply uses it.
+    served.worker.unload_adapter(id).await.map_err(|e| if e.status == StatusCode::BAD_REQUEST { ApiError::conflict("lora_name", e.message) } else { e })?;
     served.adapters.remove(&name);
     Ok(Json(AdapterReply { status: "unloaded", lora_name: name }))
 }

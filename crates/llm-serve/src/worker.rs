@@ -163,9 +163,9 @@ impl Worker {
         let (sender, answer) = oneshot::channel();
         let question = move |model: &Model, engine: &mut Engine| {
             let answer = std::panic::catch_unwind(AssertUnwindSafe(|| question(model, engine)));
-            let answer = answer.unwrap_or_else(|_| Err(llm_infer::Error::Request("the model panicked".into())));
+            let answer = answer.map_or_else(|_| Err(ApiError::internal("the model panicked")), |answer| answer.map_err(|e| refused(&e)));
             // Whoever asked may have gone.
-            let _ = sender.send(answer.map_err(|e| refused(&e)));
+            let _ = sender.send(answer);
         };
         self.commands.send(Command::Ask(Box::new(question))).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
