@@ -9,6 +9,7 @@
 //! | [`engine`] | `Engine`, `Request` | requests join and leave the batch at every step |
 //! | [`score`](mod@score) | `score` | log-probabilities of given tokens |
 //! | [`likelihood`] | `likelihoods` | how likely are many endings of shared beginnings |
+//! | [`speculative`] | `Controller` | guess tokens, check them in one pass |
 //!
 //! Evaluation, rollouts and the server all generate through here: what is scored is what is served.
 //!
@@ -22,9 +23,10 @@ pub mod likelihood;
 pub mod model;
 pub mod pages;
 pub mod score;
+pub mod speculative;
 pub mod vision;
 
-pub use engine::{Completion, Engine, EngineConfig, Event, FinishReason, Request, RequestId};
+pub use engine::{Completion, Engine, EngineConfig, Event, FinishReason, Preemption, Request, RequestId, Speculation, Stats, Timings};
 pub use error::{Error, Result};
 pub use likelihood::{Likelihood, Scored, likelihoods};
 pub use llm_tensor::sample as sampling;

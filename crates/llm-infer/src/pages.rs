@@ -46,6 +46,11 @@ impl PagedKv {
         Self { page_size, free: (0..pages as u32).rev().collect(), references: vec![0; pages], keys: vec![None; pages], shared: HashMap::new() }
     }
 
+    /// All pages.
+    pub fn pages(&self) -> usize {
+        self.references.len()
+    }
+
     /// Pages nobody uses.
     pub fn free_pages(&self) -> usize {
         self.free.len()

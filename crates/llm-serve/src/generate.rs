@@ -84,6 +84,7 @@ impl Choices {
                         FinishReason::Stop => "stop",
                         FinishReason::Length => "length",
                         FinishReason::Cancelled => return Err(ApiError::internal("the engine cancelled the request")),
+                        FinishReason::Deadline => return Err(ApiError::unavailable("the request took longer than it may")),
                     };
                     self.open -= 1;
                     *slot = None;

@@ -238,6 +238,7 @@ impl EngineLoop<'_> {
 
     fn forward(&mut self, event: Event) {
         let (id, update) = match event {
+            Event::Started { .. } => return,
             Event::Token { id, token, logprob, top } => (id, Update::Token { token, logprob, top }),
             Event::Done { id, completion } => (id, Update::Done(completion.finish_reason)),
         };

@@ -6,6 +6,14 @@
 //!
 //! An image is as many placeholders in the prompt as it has tokens, and rows of its features take their places, chunk by chunk.
 
+mod config;
+mod request;
+mod stats;
+
+pub use config::{EngineConfig, Preemption, Speculation};
+pub use request::{Completion, Event, FinishReason, Request, RequestId, Timings};
+pub use stats::Stats;
+
 use crate::pages::{PagedKv, Picture};
 use crate::sampling::{self, Choice, History, Sampling};
 use crate::vision::{self, FeatureCache};
@@ -16,100 +24,7 @@ use llm_tensor::host;
 use llm_tensor::rayon::prelude::*;
 use llm_tokenizer::{DecodeStream, Tokenizer};
 use std::collections::VecDeque;
-
-/// Sizes of an engine.
-#[derive(Debug, Clone, Copy)]
-pub struct EngineConfig {
-    /// Sequences that generate at the same time.
-    pub max_batch: usize,
-    /// Tokens per forward pass.
-    pub max_step_tokens: usize,
-    /// Pages of the key/value cache; 0 means enough for `max_batch` full contexts, at most 1 GiB.
-    pub kv_pages: usize,
-    /// Tokens per page.
-    pub page_size: usize,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self { max_batch: 64, max_step_tokens: 512, kv_pages: 0, page_size: 16 }
-    }
-}
-
-/// What to generate.
-#[derive(Debug, Clone, Default)]
-pub struct Request {
-    /// Token ids, at least one, with one placeholder for each image.
-    pub prompt: Vec<u32>,
-    /// How to continue.
-    pub sampling: Sampling,
-    /// The images of the placeholders, in order.
-    pub images: Vec<Image>,
-}
-
-impl Request {
-    /// A request of text only.
-    pub fn new(prompt: Vec<u32>, sampling: Sampling) -> Self {
-        Self { prompt, sampling, images: Vec::new() }
-    }
-
-    /// The same with images.
-    pub fn with_images(mut self, images: Vec<Image>) -> Self {
-        self.images = images;
-        self
-    }
-}
-
-/// Names a request within its engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(pub u64);
-
-/// Why a generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinishReason {
-    /// An end token or a stop text.
-    Stop,
-    /// `max_tokens` or the context was reached.
-    Length,
-    /// The caller gave up.
-    Cancelled,
-}
-
-/// A finished generation.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Completion {
-    /// Generated tokens, without the end token. A stop text's tokens are included.
-    pub tokens: Vec<u32>,
-    /// Log-probability of each under the unmodified distribution.
-    pub logprobs: Vec<f32>,
-    /// Why it ended.
-    pub finish_reason: FinishReason,
-    /// The token that ended it, if one did; it is not among `tokens`.
-    pub end_token: Option<u32>,
-}
-
-/// What a step produced.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// One more token.
-    Token {
-        /// Whose.
-        id: RequestId,
-        /// The token.
-        token: u32,
-        /// Its log-probability.
-        logprob: f32,
-        /// Alternatives, if asked for.
-        top: Vec<(u32, f32)>,
-    },
-    /// The end.
-    Done {
-        /// Whose.
-        id: RequestId,
-        /// Everything generated.
-        completion: Completion,
-    },
-}
+use std::time::Instant;
 
 #[derive(Debug)]
 struct Sequence {
@@ -127,6 +42,11 @@ struct Sequence {
     computed: usize,
     text: Option<StopText>,
     end_token: Option<u32>,
+    deadline: Option<Instant>,
+    submitted: Instant,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
+    cached_tokens: usize,
 }
 
 /// An image of a sequence.
@@ -174,14 +94,13 @@ pub struct Engine {
     finished: Vec<Event>,
     next_id: u64,
     capacity: usize,
+    stats: Stats,
 }
 
 impl Engine {
     /// Allocate the cache for a model.
     pub fn new(model: &Model, config: EngineConfig) -> Result<Self> {
-        if config.max_batch == 0 || config.page_size == 0 || config.max_step_tokens < config.max_batch {
-            return Err(Error::Request("engine: max_batch and page_size must be positive, and max_step_tokens at least max_batch".into()));
-        }
+        config.check()?;
         let decoder = model.decoder.untracked();
         let context = decoder.config().max_position_embeddings;
         let pages = match config.kv_pages {
@@ -204,6 +123,7 @@ impl Engine {
             running: Vec::new(),
             finished: Vec::new(),
             next_id: 0,
+            stats: Stats::default(),
         })
     }
 
@@ -224,7 +144,7 @@ impl Engine {
 
     /// Queue a request.
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
-        let Request { prompt, mut sampling, images } = request;
+        let Request { prompt, mut sampling, images, deadline, .. } = request;
         let vocab = self.decoder.config().vocab_size as u32;
         if prompt.is_empty() {
             return Err(Error::Request("the prompt has no tokens".into()));
@@ -242,10 +162,7 @@ impl Engine {
         let id = RequestId(self.next_id);
         self.next_id += 1;
         if sampling.max_tokens == 0 {
-            self.finished.push(Event::Done {
-                id,
-                completion: Completion { tokens: vec![], logprobs: vec![], finish_reason: FinishReason::Length, end_token: None },
-            });
+            self.finished.push(Event::Done { id, completion: Completion::of(vec![], vec![], FinishReason::Length) });
             return Ok(id);
         }
         let text = (!sampling.stop.is_empty()).then(|| StopText { stream: self.tokenizer.decode_stream(false), text: String::new() });
@@ -261,6 +178,11 @@ impl Engine {
             computed: 0,
             text,
             end_token: None,
+            deadline,
+            submitted: Instant::now(),
+            started: None,
+            first_token: None,
+            cached_tokens: 0,
         });
         Ok(id)
     }
@@ -295,13 +217,17 @@ impl Engine {
 
     /// Stop a request; its pages are free at once. Unknown and finished ids are ignored.
     pub fn cancel(&mut self, id: RequestId) {
+        self.end(id, FinishReason::Cancelled);
+    }
+
+    fn end(&mut self, id: RequestId, reason: FinishReason) {
         if let Some(at) = self.waiting.iter().position(|s| s.id == id) {
             if let Some(sequence) = self.waiting.remove(at) {
-                self.finish(sequence, FinishReason::Cancelled);
+                self.finish(sequence, reason);
             }
         } else if let Some(at) = self.running.iter().position(|s| s.id == id) {
             let sequence = self.running.remove(at);
-            self.finish(sequence, FinishReason::Cancelled);
+            self.finish(sequence, reason);
         }
     }
 
@@ -325,13 +251,35 @@ impl Engine {
         self.kv.free_pages()
     }
 
+    /// What was done so far, and what is going on.
+    pub fn stats(&self) -> Stats {
+        let kv_pages_used = self.kv.pages() - self.kv.free_pages();
+        Stats { running: self.running.len(), waiting: self.waiting.len(), kv_pages: self.kv.pages(), kv_pages_used, ..self.stats }
+    }
+
+    /// End what took longer than it may.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let late = |s: &Sequence| s.deadline.is_some_and(|d| d <= now);
+        let ids: Vec<RequestId> = self.waiting.iter().chain(&self.running).filter(|s| late(s)).map(|s| s.id).collect();
+        ids.into_iter().for_each(|id| self.end(id, FinishReason::Deadline));
+    }
+
     fn finish(&mut self, sequence: Sequence, finish_reason: FinishReason) {
         self.kv.release(&sequence.pages);
         let tokens = sequence.tokens[sequence.prompt..].to_vec();
-        self.finished.push(Event::Done {
-            id: sequence.id,
-            completion: Completion { tokens, logprobs: sequence.logprobs, finish_reason, end_token: sequence.end_token },
-        });
+        self.stats.generation_tokens += tokens.len() as u64;
+        let (now, submitted) = (Instant::now(), sequence.submitted);
+        let started = sequence.started.unwrap_or(now);
+        let first = sequence.first_token.unwrap_or(now).max(started);
+        let timings = Timings { queue: started - submitted, prefill: first - started, decode: now - first };
+        let completion = Completion {
+            end_token: sequence.end_token,
+            cached_tokens: sequence.cached_tokens,
+            timings,
+            ..Completion::of(tokens, sequence.logprobs, finish_reason)
+        };
+        self.finished.push(Event::Done { id: sequence.id, completion });
     }
 
     /// Give every running sequence room for its next token, preempting the youngest while pages are short.
@@ -344,6 +292,7 @@ impl Engine {
                 continue;
             }
             let Some(mut victim) = self.running.pop() else { break };
+            self.stats.preemptions += 1;
             self.kv.release(&victim.pages);
             victim.pages.clear();
             victim.computed = 0;
@@ -362,6 +311,15 @@ impl Engine {
                 sequence.pages.clear();
                 self.waiting.push_front(sequence);
                 break;
+            }
+            if sequence.started.is_none() {
+                let now = Instant::now();
+                (sequence.started, sequence.cached_tokens) = (Some(now), sequence.computed);
+                self.stats.prompt_tokens += sequence.prompt as u64;
+                self.stats.prefix_cache_queries += sequence.prompt as u64;
+                self.stats.prefix_cache_hits += sequence.computed as u64;
+                let queued = now - sequence.submitted;
+                self.finished.push(Event::Started { id: sequence.id, cached_tokens: sequence.computed, queued });
             }
             // Everything scheduled below is written before it is read, so a twin admitted next may already point to it.
             let room = self.config.max_step_tokens.saturating_sub(self.running.iter().map(|s| s.tokens.len() - s.computed).sum());
@@ -403,12 +361,14 @@ impl Engine {
 
     /// One forward pass; returns what it produced. Does nothing when idle.
     pub fn step(&mut self) -> Result<Vec<Event>> {
+        self.expire();
         self.make_room();
         self.admit();
         let mut events = std::mem::take(&mut self.finished);
         if self.running.is_empty() {
             return Ok(events);
         }
+        self.stats.steps += 1;
         let schedule = self.schedule();
         self.look(&schedule)?;
         let (mut ids, mut positions, mut pages) = (Vec::new(), Vec::new(), Vec::new());
@@ -489,6 +449,7 @@ impl Engine {
             sequence.end_token = Some(token);
             return Some(FinishReason::Stop);
         }
+        sequence.first_token.get_or_insert_with(Instant::now);
         sequence.tokens.push(token);
         sequence.logprobs.push(logprob);
         events.push(Event::Token { id: sequence.id, token, logprob, top });
