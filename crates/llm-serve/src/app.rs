@@ -2,8 +2,11 @@
 
 use crate::api::response::Head;
 use crate::api::sampling::SamplingParams;
+use crate::call::Call;
 use crate::defaults::Defaults;
 use crate::error::ApiError;
+use crate::guard::SlowBody;
+use crate::house::House;
 use crate::images::{Eyes, ImageLoader};
 use crate::worker::Worker;
 use axum::body::Bytes;
@@ -11,10 +14,10 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use llm_infer::Request;
 use llm_tokenizer::Tokenizer;
+use std::error::Error as _;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
 
 /// State behind the router.
 #[derive(Default)]
@@ -25,6 +28,8 @@ pub struct App {
     pub body_limit: usize,
     /// Images of requests.
     pub images: ImageLoader,
+    /// Who may do what, and what is counted.
+    pub house: Arc<House>,
 }
 
 /// A loaded model.
@@ -51,10 +56,7 @@ pub struct Served {
     pub sequence: AtomicU64,
 }
 
-/// Unix seconds.
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
+pub use crate::clock::now;
 
 impl App {
     /// The model, or 503 while it is loading.
@@ -64,11 +66,27 @@ impl App {
 
     /// The request body, or why it could not be read.
     pub fn body(&self, body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
-        body.map_err(|rejection| match rejection.status() {
+        let body = body.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(self.body_limit),
-            _ => ApiError::bad_request(format!("the request body could not be read: {rejection}")),
-        })
+            _ => slow(&rejection).unwrap_or_else(|| ApiError::bad_request(format!("the request body could not be read: {rejection}"))),
+        })?;
+        if let (Some(prompts), Some(call)) = (&self.house.prompts, Call::current()) {
+            prompts.write(&call, &body);
+        }
+        Ok(body)
     }
+}
+
+/// A body that took too long is another error than one that broke off.
+fn slow(rejection: &BytesRejection) -> Option<ApiError> {
+    let mut cause = rejection.source();
+    while let Some(error) = cause {
+        if let Some(SlowBody(limit)) = error.downcast_ref() {
+            return Some(ApiError::slow_body(*limit));
+        }
+        cause = error.source();
+    }
+    None
 }
 
 impl Served {

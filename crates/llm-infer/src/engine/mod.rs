@@ -8,6 +8,7 @@
 
 mod config;
 mod request;
+mod resume;
 mod stats;
 
 pub use config::{EngineConfig, Preemption, Speculation};

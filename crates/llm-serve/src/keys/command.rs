@@ -104,9 +104,7 @@ pub fn run(command: KeysCommand) -> Result<String> {
             let key = store::revoke(&database::open(&db)?, &db, &key)?;
             Ok(format!("{} ({}) is refused from now on\n", key.name, key.id))
         }
-        KeysCommand::Rotate(Which { db, key }) => {
-            store::rotate(&database::open(&db)?, &db, &key).map(|(key, secret)| shown_once(&key, &secret))
-        }
+        KeysCommand::Rotate(Which { db, key }) => store::rotate(&database::open(&db)?, &db, &key).map(|(key, secret)| shown_once(&key, &secret)),
     }
 }
 

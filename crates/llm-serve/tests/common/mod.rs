@@ -1,11 +1,12 @@
 //! A server in this process on a free port, a client, and the library's own answer to compare with.
 #![allow(dead_code, missing_docs)]
 
+pub mod house;
 pub mod seeing;
 mod tiny;
 
 use llm_infer::{Completion, Engine, EngineConfig, Model, Request, Sampling};
-use llm_serve::{ImageLimits, Server, ServerConfig};
+use llm_serve::{HouseConfig, ImageLimits, Server, ServerConfig};
 use llm_tensor::DeviceSpec;
 use llm_tokenizer::Message;
 use serde_json::{Value, json};
@@ -40,7 +41,16 @@ impl TestServer {
         Self::start_model(tiny_model(), max_batch, drain, BODY_LIMIT, ImageLimits::default())
     }
 
+    /// With rules of the house.
+    pub fn start_house(max_batch: usize, house: HouseConfig) -> Self {
+        Self::start_full(tiny_model(), max_batch, Duration::from_secs(30), BODY_LIMIT, ImageLimits::default(), house)
+    }
+
     pub fn start_model(dir: tempfile::TempDir, max_batch: usize, drain: Duration, body_limit: usize, images: ImageLimits) -> Self {
+        Self::start_full(dir, max_batch, drain, body_limit, images, HouseConfig::default())
+    }
+
+    fn start_full(dir: tempfile::TempDir, max_batch: usize, drain: Duration, body_limit: usize, images: ImageLimits, house: HouseConfig) -> Self {
         let engine = EngineConfig { max_batch, ..EngineConfig::default() };
         let config = ServerConfig {
             model: dir.path().to_path_buf(),
@@ -52,6 +62,7 @@ impl TestServer {
             drain,
             body_limit,
             images,
+            house,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let server = runtime.block_on(Server::bind(config)).unwrap();
