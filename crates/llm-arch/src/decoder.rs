@@ -22,7 +22,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use llm_moe::{Moe, Routing};
 use llm_run::Seed;
-use llm_tensor::nn::{Embedding, Linear, Norm};
+use llm_tensor::nn::{Embedding, Linear, LoraBank, Norm};
 use llm_tensor::ops::{self, AttentionSpan, Indices, Pairing, RopeTable};
 use llm_tensor::{Precision, burn};
 
@@ -271,7 +271,10 @@ impl Decoder {
 
     /// Scores over the vocabulary: `[N, D]` -> `[N, V]`.
     pub fn logits(&self, hidden_ND: Tensor<2>) -> Tensor<2> {
-        let logits_NV = ops::linear(hidden_ND, self.output_weight());
+        let logits_NV = match self.adapted_head() {
+            Some(head) => head.weight.forward(hidden_ND),
+            None => ops::linear(hidden_ND, self.output_weight()),
+        };
         match self.config.final_logit_softcapping {
             Some(cap) => logits_NV.div_scalar(cap).tanh().mul_scalar(cap),
             None => logits_NV,
@@ -280,8 +283,16 @@ impl Decoder {
 
     /// Negative log-likelihoods `[N]` of the targets in nats, without the `[N, V]` logits. [`ops::IGNORE`] gives 0.
     pub fn nll(&self, hidden_ND: Tensor<2>, targets: Indices) -> Tensor<1> {
+        if self.adapted_head().is_some() {
+            return ops::cross_entropy(self.logits(hidden_ND), targets);
+        }
         let softcap = self.config.final_logit_softcapping.map(|cap| cap as f32);
         ops::linear_cross_entropy(hidden_ND, self.output_weight(), targets, softcap)
+    }
+
+    /// The output projection, where rows of the next pass use another one.
+    fn adapted_head(&self) -> Option<&Linear> {
+        self.lm_head.as_ref().filter(|head| head.weight.bank().is_some_and(LoraBank::active))
     }
 
     /// `[V, D]` of the output projection.

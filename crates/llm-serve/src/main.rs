@@ -2,9 +2,10 @@
 
 mod flags;
 
+mod engine_args;
+
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use llm_infer::EngineConfig;
 use llm_serve::keys::command::KeysCommand;
 use llm_serve::ledger::report::By;
 use llm_serve::ledger::{database, report};
@@ -70,9 +71,8 @@ struct ServeArgs {
     /// auto, cpu, cuda[:N], vulkan[:N] or webgpu[:N].
     #[arg(long, default_value = "auto")]
     device: DeviceSpec,
-    /// Requests that generate at the same time; more wait.
-    #[arg(long, value_name = "N")]
-    max_batch: Option<usize>,
+    #[command(flatten)]
+    engine: engine_args::EngineArgs,
     /// After Ctrl-C or SIGTERM, running replies have this long to finish.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_seconds: u64,
@@ -120,12 +120,6 @@ fn usage(args: &UsageArgs) -> anyhow::Result<()> {
 }
 
 fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let mut engine = EngineConfig::default();
-    if let Some(max_batch) = args.max_batch {
-        anyhow::ensure!(max_batch > 0, "--max-batch must be at least 1");
-        engine.max_batch = max_batch;
-        engine.max_step_tokens = engine.max_step_tokens.max(max_batch);
-    }
     let images =
         ImageLimits { max_bytes: args.max_image_bytes, max_images: args.max_images, allowed_hosts: args.allow_image_host, ..ImageLimits::default() };
     let config = ServerConfig {
@@ -134,7 +128,7 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         host: args.host,
         port: args.port,
         device: args.device,
-        engine,
+        engine: args.engine.config()?,
         drain: Duration::from_secs(args.drain_seconds),
         body_limit: DEFAULT_BODY_LIMIT,
         images,

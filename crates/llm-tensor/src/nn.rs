@@ -1,11 +1,14 @@
 //! Layers of a decoder, made from tensors that already have their values.
 //!
-//! [`Linear`] is the one door for projections: its [`Weight`] is dense or quantised, and nobody above needs to know.
+//! [`Linear`] is the one door for projections: its [`Weight`] is dense or quantised, with or without adapters ([`lora`]), and nobody above needs to
+//! know.
 //!
 //! Legend: N tokens, I/O features, V vocabulary, D hidden.
 
+pub mod lora;
 mod weight;
 
+pub use lora::LoraBank;
 pub use weight::{Watcher, Weight};
 
 use crate::{Precision, host, ops};

@@ -7,7 +7,7 @@ use llm_run::atomic::AtomicDir;
 use llm_tensor::Precision;
 use llm_tensor::burn::tensor::Device;
 use llm_tensor::weights::SaveOptions;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Files that belong to a model folder and are copied as they are.
 const COMPANIONS: [&str; 8] = [
@@ -38,7 +38,7 @@ pub struct Convert {
 }
 
 /// `5GB`, `500MB`, `20KB` or bytes, in powers of ten as Hugging Face counts.
-fn size(text: &str) -> Result<usize, String> {
+pub(super) fn size(text: &str) -> Result<usize, String> {
     let upper = text.trim().to_uppercase();
     let (digits, factor) = [("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("B", 1.0), ("", 1.0)]
         .iter()
@@ -48,18 +48,24 @@ fn size(text: &str) -> Result<usize, String> {
     bytes.map(|n| n as usize).ok_or_else(|| format!("`{text}` is no size; write something like 5GB or 500MB"))
 }
 
+/// Copy the tokenizer and whatever else belongs to a model folder.
+pub(super) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
+    for name in COMPANIONS {
+        let file = from.join(name);
+        if file.exists() {
+            std::fs::copy(&file, to.join(name)).with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
 impl Convert {
     pub fn run(&self) -> Result<()> {
         ensure!(!self.out.exists(), "{} exists already; choose a new folder", self.out.display());
         let decoder = hf::load(&self.model, &Device::flex())?;
         let folder = AtomicDir::create(&self.out)?;
         hf::save_as(folder.path(), &decoder, SaveOptions { precision: self.precision, max_shard_bytes: self.max_shard_size })?;
-        for name in COMPANIONS {
-            let from = self.model.join(name);
-            if from.exists() {
-                std::fs::copy(&from, folder.path().join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
-            }
-        }
+        copy_companions(&self.model, folder.path())?;
         folder.commit()?;
         eprintln!("wrote {} parameters in {} to {}", decoder.num_parameters(), self.precision, self.out.display());
         Ok(())

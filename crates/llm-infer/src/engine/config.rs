@@ -1,6 +1,7 @@
 //! Sizes and habits of an engine.
 
 use crate::{Error, Result};
+use llm_arch::KvDtype;
 use std::time::Duration;
 
 /// Where a sequence's keys and values go when it is preempted.
@@ -44,6 +45,8 @@ pub struct EngineConfig {
     pub kv_pages: usize,
     /// Tokens per page.
     pub page_size: usize,
+    /// Number format of keys and values.
+    pub kv_dtype: KvDtype,
     /// Share pages among requests with a common prefix, and keep them after the requests end until somebody needs the room.
     pub prefix_cache: bool,
     /// What becomes of a preempted sequence's keys and values.
@@ -52,6 +55,9 @@ pub struct EngineConfig {
     pub swap_bytes: usize,
     /// Several tokens per pass.
     pub speculation: Speculation,
+    /// Time of a guess as a share of what a sequence takes of a pass: how many are worth it depends on this and on how often they are right.
+    /// None measures it; a number makes the count of guesses a function of the requests.
+    pub guess_cost: Option<f64>,
     /// Waiting so long counts as much as a priority lower by one, so no request waits for ever; zero turns this off.
     pub aging: Duration,
     /// Bitwise the same numbers, whatever else is in the batch and however a prompt is cut. Costs speed.
@@ -65,10 +71,12 @@ impl Default for EngineConfig {
             max_step_tokens: 512,
             kv_pages: 0,
             page_size: 16,
+            kv_dtype: KvDtype::F32,
             prefix_cache: true,
             preemption: Preemption::default(),
             swap_bytes: 1 << 30,
             speculation: Speculation::default(),
+            guess_cost: None,
             aging: Duration::from_secs(2),
             exact: false,
         }

@@ -1,6 +1,8 @@
 //! What goes into the engine and what comes out of it.
 
 use crate::Image;
+use crate::adapters::AdapterId;
+use crate::grammar::Grammar;
 use crate::sampling::Sampling;
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,10 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Whose request it is. Among equal priorities the user who was served least is next; requests of one user keep their order.
     pub fairness: u64,
+    /// The language that the answer must be in, at its beginning.
+    pub grammar: Option<Grammar>,
+    /// The adapter ([`crate::Engine::load_adapter`]) to answer with; none for the model itself.
+    pub adapter: Option<AdapterId>,
 }
 
 impl Request {
@@ -43,7 +49,7 @@ pub struct RequestId(pub u64);
 pub enum FinishReason {
     /// An end token, a stop text, or a grammar that is complete.
     Stop,
-    /// `max_tokens` or the context was reached.
+    /// `max_tokens` or the context was reached, or the parser of a grammar gave up: the answer is cut off.
     Length,
     /// The caller gave up.
     Cancelled,

@@ -11,21 +11,26 @@ impl Engine {
             return Err(Error::Request(format!("{} tokens cannot be the beginning of this reply", tokens.len())));
         }
         let id = self.submit(request)?;
-        if let Some(sequence) = self.waiting.iter_mut().find(|sequence| sequence.id == id) {
-            for (&token, &logprob) in tokens.iter().zip(logprobs) {
-                sequence.tokens.push(token);
-                sequence.logprobs.push(logprob);
-                if let Some(text) = &mut sequence.text {
-                    // It did not stop there the first time.
-                    text.push(token, &sequence.sampling.stop);
-                }
-            }
+        let begun = match self.queue.waiting.iter_mut().find(|sequence| sequence.id == id) {
+            Some(sequence) => sequence.resume(tokens, logprobs),
+            None => Ok(()),
+        };
+        if begun.is_err() {
+            self.withdraw(id);
         }
-        Ok(id)
+        begun.map(|()| id)
     }
 
     /// The requests that generate now.
     pub fn running(&self) -> Vec<RequestId> {
         self.running.iter().map(|sequence| sequence.id).collect()
+    }
+
+    /// Take a request out of the queue as if it had never come.
+    fn withdraw(&mut self, id: RequestId) {
+        if let Some(at) = self.queue.waiting.iter().position(|s| s.id == id) {
+            let sequence = self.queue.waiting.swap_remove(at);
+            self.queue.leave(sequence.user);
+        }
     }
 }

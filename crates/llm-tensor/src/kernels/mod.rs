@@ -17,6 +17,7 @@ pub mod divergence;
 pub mod dynamic_map;
 pub mod embedding;
 pub mod grouped;
+pub mod kv;
 mod lanes;
 pub mod layer_norm;
 pub mod linear_cross_entropy;
