@@ -93,7 +93,10 @@ impl Lease {
                 hasher.finish()
             });
             for request in requests {
-                request.priority = call.key.as_ref().map_or(0, |key| key.priority);
+                if let Some(key) = &call.key {
+                    // Whose key it is decides; a request may only step back from there.
+                    request.priority = key.priority.saturating_add(request.priority.max(0));
+                }
                 request.deadline = call.deadline();
                 request.fairness = user;
             }

@@ -160,6 +160,11 @@ impl ApiError {
         }
     }
 
+    /// 409: the request is fine, the state of the server is another one.
+    pub fn conflict(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { status: StatusCode::CONFLICT, code: Some("conflict"), ..Self::invalid(param, message) }
+    }
+
     /// 405.
     pub fn method_not_allowed(method: &str, path: &str) -> Self {
         Self {
@@ -198,22 +203,6 @@ impl ApiError {
     pub fn after(mut self, again: Duration) -> Self {
         self.retry_after = Some(again);
         self
-    }
-
-    /// Anthropic's error object (API reference, "Errors").
-    pub fn anthropic_body(&self) -> serde_json::Value {
-        let kind = match self.status.as_u16() {
-            401 => "authentication_error",
-            403 => "permission_error",
-            404 => "not_found_error",
-            413 => "request_too_large",
-            429 => "rate_limit_error",
-            503 => "overloaded_error",
-            408 | 504 => "timeout_error",
-            400..500 => "invalid_request_error",
-            _ => "api_error",
-        };
-        serde_json::json!({"type": "error", "error": {"type": kind, "message": self.message}})
     }
 
     /// OpenAI's error object.

@@ -4,6 +4,7 @@
 //! on the body. Which scope a path needs is decided on the same string that the router compares; a path nobody thought of needs `admin`.
 
 use crate::access::{Line, Tally};
+use crate::api::anthropic_reply::error_body;
 use crate::app::App;
 use crate::call::{Call, too_fast};
 use crate::clock;
@@ -217,7 +218,7 @@ fn declared_length(headers: &HeaderMap) -> Option<usize> {
 /// The same error in Anthropic's words.
 fn reworded(error: &ApiError, response: Response) -> Response {
     let (mut parts, _) = response.into_parts();
-    let (worded, body) = Json(error.anthropic_body()).into_response().into_parts();
+    let (worded, body) = Json(error_body(error)).into_response().into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.extend(worded.headers);
     Response::from_parts(parts, body)

@@ -14,8 +14,11 @@
 //! | [`limits`], [`admission`] | `Limiter`, `Admission` | token buckets; a queue with a bound |
 //! | [`metrics`], [`otlp`], [`cors`], [`clock`] | `Metrics`, `Spans`, `Cors` | Prometheus, traces, web pages of other origins, dates |
 //! | [`routes`] | `router` | paths, `/v1/models`, `/health`, `/ready`, `/metrics`, 404, 405 |
-//! | [`chat`], [`completions`] | `handle` | the two generating endpoints |
-//! | [`api`] | `ChatRequest`, `CompletionRequest`, replies | the wire format and its validation |
+//! | [`chat`], [`completions`], [`anthropic`] | `handle` | the generating endpoints |
+//! | [`embeddings`], [`tokens`], [`adapters`] | `handle` | vectors; text and ids; LoRA adapters by name |
+//! | [`api`] | `ChatRequest`, `CompletionRequest`, replies | the wire format, its validation and its OpenAPI document |
+//! | [`prompt`], [`fim`] | `Prompt`, `Marks` | messages to ids; prompts with a gap |
+//! | [`tools`], [`turn`] | `ToolParser`, `Turn` | calls in the model's text; thinking, content and calls of one choice |
 //! | [`images`], [`fetch`](mod@fetch) | `ImageLoader`, `AllowedHost` | `image_url` parts to images, within bounds |
 //! | [`worker`] | `Worker`, `Generation` | the thread that owns the engine |
 //! | [`generate`] | `Choices`, `Step` | n choices of one call, tokens counted |
@@ -34,7 +37,9 @@
 
 pub mod accept;
 pub mod access;
+pub mod adapters;
 pub mod admission;
+pub mod anthropic;
 pub mod api;
 pub mod app;
 pub mod assemble;
@@ -44,8 +49,10 @@ pub mod clock;
 pub mod completions;
 pub mod cors;
 pub mod defaults;
+pub mod embeddings;
 pub mod error;
 pub mod fetch;
+pub mod fim;
 pub mod generate;
 pub mod guard;
 pub mod house;
@@ -56,6 +63,7 @@ pub mod limits;
 pub mod logprobs;
 pub mod metrics;
 pub mod otlp;
+pub mod prompt;
 pub mod reasoning;
 pub mod routes;
 pub mod server;
@@ -64,6 +72,9 @@ pub mod sse;
 pub mod stall;
 pub mod stop;
 pub mod tls;
+pub mod tokens;
+pub mod tools;
+pub mod turn;
 pub mod worker;
 
 pub use error::{ApiError, Error, Result};

@@ -26,9 +26,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve a model: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health, GET /ready, GET /metrics.
+    /// Serve a model over the OpenAI and Anthropic APIs.
     #[command(args_override_self = true)]
     Serve(Box<ServeArgs>),
+    /// Print the OpenAPI document of everything served.
+    Openapi,
     /// API keys: make, list, end and renew them.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -85,6 +87,9 @@ struct ServeArgs {
     /// Fetch http images from this host (name or address, with :PORT if it is not 80); may be repeated. Without it, only data: URLs are taken.
     #[arg(long, value_name = "HOST")]
     allow_image_host: Vec<AllowedHost>,
+    /// LoRA adapters in this directory may be loaded and unloaded at run time (POST /v1/load_lora_adapter).
+    #[arg(long, value_name = "DIR")]
+    adapters: Option<PathBuf>,
     #[command(flatten)]
     rules: flags::Rules,
     #[command(flatten)]
@@ -101,6 +106,10 @@ fn run() -> anyhow::Result<()> {
     let arguments = settings::expand(std::env::args_os().collect())?;
     match Cli::parse_from(arguments).command {
         Command::Serve(args) => serve(*args),
+        Command::Openapi => {
+            println!("{:#}", llm_serve::api::openapi::document());
+            Ok(())
+        }
         Command::Keys(command) => {
             print!("{}", keys::command::run(command)?);
             Ok(())
@@ -132,6 +141,7 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         drain: Duration::from_secs(args.drain_seconds),
         body_limit: DEFAULT_BODY_LIMIT,
         images,
+        adapters: args.adapters,
         house: flags::house(args.rules, args.connections, args.logs),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;

@@ -4,6 +4,7 @@
 //! run to their end, for at most `drain`, while new requests get 503. Last, the ledger is written.
 
 use crate::accept::{Acceptor, Bounds};
+use crate::adapters::Adapters;
 use crate::app::{App, Served, now};
 use crate::defaults::Defaults;
 use crate::error::{Error, Result};
@@ -12,6 +13,7 @@ use crate::images::{Eyes, ImageLimits, ImageLoader};
 use crate::routes::router;
 use crate::tls::Tls;
 use crate::worker::{Watch, Worker};
+use llm_infer::grammar::Grammars;
 use llm_infer::{Engine, EngineConfig, Model};
 use llm_tensor::DeviceSpec;
 use llm_tokenizer::Tokenizer;
@@ -52,6 +54,8 @@ pub struct ServerConfig {
     pub images: ImageLimits,
     /// Keys, limits, logs, TLS.
     pub house: HouseConfig,
+    /// The directory that LoRA adapters may be loaded from at run time; `None`: from nowhere.
+    pub adapters: Option<PathBuf>,
 }
 
 /// 8 MiB: a prompt of two million tokens. Images come on top.
@@ -187,15 +191,21 @@ async fn load(config: &ServerConfig, house: &House) -> Result<Served> {
     let (dir, device) = (config.model.clone(), config.device);
     let describe = |model: &Model, engine: &Engine| {
         let eyes = model.vision.as_ref().map(Eyes::of);
-        (model.id.clone(), model.hash.clone(), model.tokenizer.clone(), eyes, engine.context_length())
+        let (ends, hidden_size) = (model.eos_token_ids.clone(), model.decoder.config().hidden_size);
+        (model.id.clone(), model.hash.clone(), model.tokenizer.clone(), eyes, engine.context_length(), ends, hidden_size)
     };
+    let adapters = Adapters::new(config.adapters.as_deref())?;
     let watch = Watch { metrics: Arc::clone(&house.metrics), hook: config.house.step_hook.clone() };
-    let (worker, (id, hash, tokenizer, eyes, context)) =
+    let (worker, (id, hash, tokenizer, eyes, context, ends, hidden_size)) =
         Worker::start(move || Ok(Model::load(&dir, &device)?), config.engine, watch, describe).await?;
+    let turn_ends = turn_ends(&tokenizer, &ends);
     Ok(Served {
         name: config.served_model_name.clone().unwrap_or(id),
         defaults,
-        turn_ends: turn_ends(&tokenizer),
+        grammars: Grammars::new(&tokenizer, &turn_ends),
+        turn_ends,
+        adapters,
+        hidden_size,
         tokenizer,
         eyes,
         context,
@@ -206,8 +216,11 @@ async fn load(config: &ServerConfig, house: &House) -> Result<Served> {
     })
 }
 
-/// What ends a turn in the families we read. The engine knows the end tokens of the model's own files.
-fn turn_ends(tokenizer: &Tokenizer) -> Vec<u32> {
-    let named = ["<|eot_id|>", "<|im_end|>"].iter().filter_map(|name| tokenizer.special_id(name));
-    tokenizer.eos_id().into_iter().chain(named).collect()
+/// What ends a turn in the families we read, and `ends`, which the model's own files name.
+fn turn_ends(tokenizer: &Tokenizer, ends: &[u32]) -> Vec<u32> {
+    let named = ["<|eot_id|>", "<|im_end|>", "<|eom_id|>"].iter().filter_map(|name| tokenizer.special_id(name));
+    let mut all: Vec<u32> = tokenizer.eos_id().into_iter().chain(named).chain(ends.iter().copied()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }

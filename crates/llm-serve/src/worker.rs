@@ -13,10 +13,12 @@ mod recovery;
 use crate::error::{ApiError, Error, Result};
 use crate::metrics::Metrics;
 use crate::metrics::catalogue::{Ended, Finished};
+use llm_infer::adapters::AdapterId;
 use llm_infer::{Completion, Engine, EngineConfig, Event, FinishReason, Model, Request, RequestId, TokenScore};
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc as blocking;
 use std::sync::{Arc, Weak};
@@ -92,9 +94,17 @@ struct Job {
 /// Log-probabilities of the tokens of one prompt, from its second token on.
 pub type PromptScores = Vec<TokenScore>;
 
+type Question = Box<dyn FnOnce(&Model, &mut Engine) + Send>;
+
 enum Command {
     Run(Job),
-    Score { prompts: Vec<Vec<u32>>, top: usize, answer: oneshot::Sender<Result<Vec<PromptScores>, ApiError>> },
+    /// Something else for which the model has to be at hand.
+    Ask(Question),
+    Score {
+        prompts: Vec<Vec<u32>>,
+        top: usize,
+        answer: oneshot::Sender<Result<Vec<PromptScores>, ApiError>>,
+    },
     Stop,
 }
 
@@ -178,6 +188,38 @@ impl Worker {
         let (answer, scores) = oneshot::channel();
         self.commands.send(Command::Score { prompts, top, answer }).map_err(|_| gone())?;
         scores.await.map_err(|_| gone())?
+    }
+
+    /// A unit vector for each text: the hidden state of its last token. Running requests wait for it.
+    pub async fn embed(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>, ApiError> {
+        self.ask(move |model, _| llm_infer::embed(model, &texts, llm_infer::Pooling::Last, true)).await
+    }
+
+    /// Read a PEFT folder; requests may name it from then on.
+    pub async fn load_adapter(&self, dir: PathBuf) -> Result<AdapterId, ApiError> {
+        self.ask(move |_, engine| engine.load_adapter(&dir)).await
+    }
+
+    /// Forget an adapter.
+    pub async fn unload_adapter(&self, id: AdapterId) -> Result<(), ApiError> {
+        self.ask(move |_, engine| engine.unload_adapter(id)).await
+    }
+
+    /// Run something between two steps, and wait for its answer.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Model, &mut Engine) -> llm_infer::Result<T> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let gone = || ApiError::unavailable("the engine is not running");
+        let (sender, answer) = oneshot::channel();
+        let question = move |model: &Model, engine: &mut Engine| {
+            let answer = std::panic::catch_unwind(AssertUnwindSafe(|| question(model, engine)));
+            let answer = answer.unwrap_or_else(|_| Err(llm_infer::Error::Request("the model panicked".into())));
+            // Whoever asked may have gone.
+            let _ = sender.send(answer.map_err(|e| refused(&e)));
+        };
+        self.commands.send(Command::Ask(Box::new(question))).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// Requests that the engine holds at this moment.
@@ -271,6 +313,7 @@ impl EngineLoop<'_> {
             for command in first.into_iter().chain(inbox.try_iter()) {
                 match command {
                     Command::Run(job) => self.admit(job),
+                    Command::Ask(question) => question(self.model, &mut self.engine),
                     Command::Score { prompts, top, answer } => {
                         let model = self.model;
                         let all = || prompts.iter().map(|prompt| llm_infer::score_top(model, prompt, top).map_err(|e| refused(&e))).collect();

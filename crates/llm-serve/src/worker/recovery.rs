@@ -115,6 +115,7 @@ impl EngineLoop<'_> {
     fn rebuild(&mut self) -> bool {
         self.watch.metrics.restarts.inc();
         self.watch.metrics.engine_lost();
+        let adapters: Vec<_> = self.engine.adapters().loaded().map(|(id, dir)| (id, dir.to_path_buf())).collect();
         // The smallest engine first, in the place of the one that failed: two caches of full size may not fit into memory.
         let smallest = EngineConfig { kv_pages: 1, ..self.config };
         for config in [smallest, self.config] {
@@ -128,6 +129,12 @@ impl EngineLoop<'_> {
                     eprintln!("engine: cannot start again: it panicked");
                     return false;
                 }
+            }
+        }
+        for (id, dir) in adapters {
+            // Requests that name an adapter whose folder is gone fail by themselves.
+            if let Err(error) = self.engine.load_adapter_as(id, &dir) {
+                eprintln!("engine: {error}");
             }
         }
         true
