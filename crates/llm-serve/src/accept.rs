@@ -60,8 +60,7 @@ impl Acceptor {
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
-                // An error means that the sender is gone, and with it the server.
-                _ = closing.wait_for(|&closing| closing) => break,
+                () = closed(&mut closing) => break,
                 Some(_) = connections.join_next() => continue,
                 accepted = listener.accept() => accepted,
             };
@@ -119,12 +118,18 @@ impl Acceptor {
         // Errors are those of the client: it left, it was too slow, or it spoke no HTTP (and was told so).
         tokio::select! {
             _ = connection.as_mut() => {}
-            _ = closing.wait_for(|&closing| closing) => {
+            () = closed(&mut closing) => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
             }
         }
     }
+}
+
+/// Resolves when the server ends.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it the server.
+    let _ = closing.wait_for(|&closing| closing).await;
 }
 
 /// The error belongs to a client that is gone already.

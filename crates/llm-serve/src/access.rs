@@ -153,11 +153,11 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let Call { id, key, method, path, endpoint, peer, tally, house, .. } = &*self.call;
+        let Call { id, key, method, path, peer, tally, house, .. } = &*self.call;
         // 499: nginx's number for "the client closed the connection before there was a status".
         let status = self.status.map_or(499, |s| s.as_u16());
         let total = self.call.started.elapsed();
-        house.metrics.http(endpoint, status, total);
+        house.metrics.http(self.call.endpoint, status, total);
         let (prompt, cached, completion) = tally.tokens();
         let (queue, first) = tally.times();
         let (cut, ms) = (tally.cut.load(Ordering::Relaxed), |d: Duration| (d.as_secs_f64() * 1e4).round() / 10.0);

@@ -5,6 +5,7 @@
 
 use crate::access::{Line, Tally};
 use crate::api::anthropic_reply::error_body;
+use crate::api::openapi::path_is_anthropic;
 use crate::app::App;
 use crate::call::{Call, too_fast};
 use crate::clock;
@@ -127,7 +128,7 @@ pub async fn handle(State(app): State<Arc<App>>, mut request: Request, next: Nex
             response.map(|body| Body::new(Held { body, _in_flight: in_flight }))
         }
     };
-    if path.starts_with("/v1/messages")
+    if path_is_anthropic(&path)
         && let Some(Refused(error)) = response.extensions().get::<Refused>().cloned()
     {
         response = reworded(&error, response);

@@ -137,17 +137,19 @@ impl Text {
     /// A sample.
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
         self.text.push_str(name);
-        let common = self.labels.iter().map(|(name, value)| (*name, value.as_str()));
+        let Self { text, labels: common } = self;
         let mut separator = '{';
-        for (label, value) in common.chain(labels.iter().copied()) {
+        let mut pair = |label: &str, value: &str| {
             let value = value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
-            let _ = write!(self.text, "{separator}{label}=\"{value}\"");
+            let _ = write!(text, "{separator}{label}=\"{value}\"");
             separator = ',';
-        }
+        };
+        common.iter().for_each(|(label, value)| pair(label, value));
+        labels.iter().for_each(|(label, value)| pair(label, value));
         if separator == ',' {
-            self.text.push('}');
+            text.push('}');
         }
-        let _ = writeln!(self.text, " {}", number(value));
+        let _ = writeln!(text, " {}", number(value));
     }
 
     /// A counter on its own.
