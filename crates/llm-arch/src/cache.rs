@@ -9,7 +9,7 @@
 //! Numbers are `f32`, `bf16`, or 8 bits with a scale for each token and head ([`KvDtype`]). What is stored is what is read, also by the step that
 //! stores it: an answer does not depend on how its prompt was cut.
 
-use crate::DecoderConfig;
+use crate::{DecoderConfig, Error, Result};
 use llm_tensor::kernels::kv::Cells;
 use llm_tensor::kernels::paged_attention::{self, Pool, Query, Shape};
 use llm_tensor::ops::{Indices, Score};
@@ -118,11 +118,11 @@ impl KvPool {
     }
 
     /// Put back what [`KvPool::read_page`] gave, into any page of a pool of the same model, page size and format.
-    ///
-    /// # Panics
-    /// When these are not [`KvPool::bytes_per_page`] bytes: who reads them from a file looks first.
-    pub fn write_page(&mut self, page: u32, bytes: &[u8]) {
-        assert_eq!(bytes.len(), self.bytes_per_page(), "bytes of a page");
+    pub fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<()> {
+        let (found, expected) = (bytes.len(), self.bytes_per_page());
+        if found != expected {
+            return Err(Error::Cache(format!("a saved page has {found} bytes, expected {expected}; it belongs to another model or format")));
+        }
         let (rows, mut rest) = (self.rows(page), bytes);
         for Layer { keys, values, .. } in &mut self.layers {
             rest = keys.write_bytes(rows.clone(), rest);
@@ -130,6 +130,7 @@ impl KvPool {
                 rest = values.write_bytes(rows.clone(), rest);
             }
         }
+        Ok(())
     }
 
     /// Bytes of one page in all layers: [`KvPool::page_bytes`] of this pool.

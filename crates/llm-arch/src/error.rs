@@ -16,6 +16,9 @@ pub enum Error {
     /// The sizes contradict each other.
     #[error("model configuration: {0}")]
     Config(String),
+    /// A page of keys and values that does not belong here.
+    #[error("key/value cache: {0}")]
+    Cache(String),
     /// The weights do not fit the configuration; every problem is listed.
     #[error("{}: weights do not fit config.json:\n  {}", path.display(), shortened(problems))]
     Weights {

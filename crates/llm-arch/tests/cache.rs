@@ -94,8 +94,9 @@ fn pages_leave_and_come_back() {
             // Somebody else takes the pages in between.
             read(&decoder, &mut pool, &pages, &ids.iter().rev().copied().collect::<Vec<u32>>(), 0);
             let elsewhere = [2, 4, 6, 7, 8, 10];
-            elsewhere.iter().zip(&saved).for_each(|(&page, bytes)| pool.write_page(page, bytes));
+            elsewhere.iter().zip(&saved).for_each(|(&page, bytes)| pool.write_page(page, bytes).unwrap());
             assert_eq!(read(&decoder, &mut pool, &elsewhere, &ids, 20), want, "{name} {dtype}: written back");
+            assert!(pool.write_page(0, &saved[0][1..]).unwrap_err().to_string().contains("belongs to another model"));
             let copies = [0, 1, 3, 5, 9, 11];
             elsewhere.iter().zip(copies).for_each(|(&from, to)| pool.copy_page(from, to));
             assert_eq!(read(&decoder, &mut pool, &copies, &ids, 20), want, "{name} {dtype}: copied");

@@ -145,7 +145,7 @@ pub struct TokenMask(SimpleVob);
 impl TokenMask {
     /// False also for ids outside the vocabulary.
     pub fn allows(&self, token: u32) -> bool {
-        self.words().get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)
+        self.words().get(token as usize / 32).is_some_and(|word| (word >> (token % 32)) & 1 == 1)
     }
 
     /// Token `i` is bit `i % 32` of word `i / 32`.
@@ -206,7 +206,7 @@ impl Grammar {
                 continue;
             }
             for (bit, logit) in logits.iter_mut().enumerate() {
-                if word >> bit & 1 == 0 {
+                if (word >> bit) & 1 == 0 {
                     *logit = f32::NEG_INFINITY;
                 }
             }

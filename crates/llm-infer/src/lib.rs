@@ -41,6 +41,7 @@ pub use engine::{Completion, Engine, EngineConfig, Event, FinishReason, Preempti
 pub use error::{Error, Result};
 pub use grammar::{Constraint, Grammar, Grammars};
 pub use likelihood::{Likelihood, Scored, likelihoods};
+pub use llm_arch::KvDtype;
 pub use llm_tensor::sample as sampling;
 pub use model::Model;
 pub use sampling::Sampling;

@@ -3,8 +3,11 @@
 use crate::adapters::Adapters;
 use crate::api::response::Head;
 use crate::api::sampling::SamplingParams;
+use crate::call::Call;
 use crate::defaults::Defaults;
 use crate::error::ApiError;
+use crate::guard::SlowBody;
+use crate::house::House;
 use crate::images::{Eyes, ImageLoader};
 use crate::worker::Worker;
 use axum::body::Bytes;
@@ -14,10 +17,10 @@ use llm_infer::adapters::AdapterId;
 use llm_infer::grammar::{Grammar, Grammars};
 use llm_infer::{Constraint, Request};
 use llm_tokenizer::Tokenizer;
+use std::error::Error as _;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
 
 /// State behind the router.
 #[derive(Default)]
@@ -28,6 +31,8 @@ pub struct App {
     pub body_limit: usize,
     /// Images of requests.
     pub images: ImageLoader,
+    /// Who may do what, and what is counted.
+    pub house: Arc<House>,
 }
 
 /// A loaded model.
@@ -60,6 +65,8 @@ pub struct Served {
     pub sequence: AtomicU64,
 }
 
+pub use crate::clock::now;
+
 /// What a request asks for by its `model`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -78,11 +85,6 @@ pub struct Limits {
     pub prompt: &'static str,
 }
 
-/// Unix seconds.
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
 impl App {
     /// The model, or 503 while it is loading.
     pub fn ready(&self) -> Result<&Served, ApiError> {
@@ -91,11 +93,27 @@ impl App {
 
     /// The request body, or why it could not be read.
     pub fn body(&self, body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
-        body.map_err(|rejection| match rejection.status() {
+        let body = body.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(self.body_limit),
-            _ => ApiError::bad_request(format!("the request body could not be read: {rejection}")),
-        })
+            _ => slow(&rejection).unwrap_or_else(|| ApiError::bad_request(format!("the request body could not be read: {rejection}"))),
+        })?;
+        if let (Some(prompts), Some(call)) = (&self.house.prompts, Call::current()) {
+            prompts.write(&call, &body);
+        }
+        Ok(body)
     }
+}
+
+/// A body that took too long is another error than one that broke off.
+fn slow(rejection: &BytesRejection) -> Option<ApiError> {
+    let mut cause = rejection.source();
+    while let Some(error) = cause {
+        if let Some(SlowBody(limit)) = error.downcast_ref() {
+            return Some(ApiError::slow_body(*limit));
+        }
+        cause = error.source();
+    }
+    None
 }
 
 impl Served {

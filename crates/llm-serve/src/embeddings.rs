@@ -3,6 +3,7 @@
 use crate::access::Tally;
 use crate::api::embeddings::{Embedding, EmbeddingReply, EmbeddingRequest, EmbeddingUsage, Encoding};
 use crate::app::App;
+use crate::call::Lease;
 use crate::completions::encode;
 use crate::error::ApiError;
 use axum::Json;
@@ -41,7 +42,10 @@ pub async fn handle(
     }
     let prompt_tokens = inputs.iter().map(Vec::len).sum();
     tally.set(prompt_tokens, 0);
-    let vectors = served.worker.embed(inputs).await?;
+    let mut lease = Lease::tokens(prompt_tokens, 1)?;
+    lease.submitted(prompt_tokens);
+    let vectors = served.worker.embed(inputs).await.inspect_err(|error| lease.failed(error))?;
+    lease.settle(prompt_tokens, 0).await?;
     let data = vectors.into_iter().enumerate().map(|(index, vector)| {
         let vector = dimensions.map_or_else(|| vector.clone(), |n| shorten(&vector, n));
         let embedding = match encoding {

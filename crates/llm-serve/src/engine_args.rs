@@ -1,7 +1,7 @@
 //! Flags of `llm-serve serve` that size the engine.
 
 use anyhow::ensure;
-use llm_infer::{EngineConfig, Preemption, Speculation};
+use llm_infer::{EngineConfig, KvDtype, Preemption, Speculation};
 use std::time::Duration;
 
 /// Sizes and habits of the engine (docs/serving.md, "The engine").
@@ -16,6 +16,9 @@ pub struct EngineArgs {
     /// Pages of the key/value cache; without it, enough for every reply at full length, at most 1 GiB.
     #[arg(long, value_name = "N")]
     kv_pages: Option<usize>,
+    /// Number format of cached keys and values: f32, bf16, int8 (docs/serving.md, "Cache formats").
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    kv_dtype: KvDtype,
     /// Do not share or keep the keys and values of common prefixes.
     #[arg(long)]
     no_prefix_cache: bool,
@@ -45,6 +48,7 @@ impl EngineArgs {
         config.max_step_tokens = self.max_step_tokens.unwrap_or(config.max_step_tokens.max(config.max_batch));
         ensure!(config.max_step_tokens >= config.max_batch, "--max-step-tokens must be at least --max-batch, {}", config.max_batch);
         config.kv_pages = self.kv_pages.unwrap_or(0);
+        config.kv_dtype = self.kv_dtype;
         config.prefix_cache = !self.no_prefix_cache;
         if let Some(mib) = self.swap_mib {
             (config.preemption, config.swap_bytes) = (Preemption::Swap, mib.saturating_mul(1 << 20));

@@ -1,13 +1,12 @@
 //! Paths, and the small endpoints.
 
-use crate::access;
 use crate::api::openapi;
 use crate::api::response::{ModelCard, ModelList};
 use crate::app::{App, Served, Target};
 use crate::error::ApiError;
-use crate::{adapters, anthropic, chat, completions, embeddings, tokens};
+use crate::{adapters, anthropic, chat, completions, embeddings, guard, metrics, tokens};
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
@@ -31,10 +30,12 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(numbers))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(app.body_limit))
-        .layer(middleware::from_fn(access::log))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), guard::handle))
         .with_state(app)
 }
 
@@ -66,15 +67,31 @@ async fn document() -> Json<Value> {
     Json(openapi::document())
 }
 
-/// 200 only when a request would be answered.
+/// The process lives: 503 asks for a new one.
 async fn health(State(app): State<Arc<App>>) -> Response {
     let Some(served) = app.served.get() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "loading"}))).into_response();
+        return Json(json!({"status": "loading"})).into_response();
     };
     if !served.worker.alive() {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "engine stopped"}))).into_response();
     }
     Json(json!({"status": "ok", "model": served.name, "active_requests": served.worker.active()})).into_response()
+}
+
+/// 200 only when a request would be answered.
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let status = match app.served.get() {
+        None => "loading",
+        Some(served) if !served.worker.alive() => "engine stopped",
+        Some(_) if app.house.is_draining() => "shutting down",
+        Some(served) => return Json(json!({"status": "ready", "model": served.name})).into_response(),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": status}))).into_response()
+}
+
+async fn numbers(State(app): State<Arc<App>>) -> Response {
+    let model = app.house.model.get().map_or("", String::as_str);
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], app.house.metrics.render(model)).into_response()
 }
 
 async fn not_found(request: Request) -> ApiError {

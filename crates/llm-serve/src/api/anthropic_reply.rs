@@ -105,6 +105,7 @@ pub fn error_body(error: &ApiError) -> Value {
         StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
         StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
         StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => "timeout_error",
         status if status.is_client_error() => "invalid_request_error",
         _ => "api_error",
     };

@@ -95,7 +95,7 @@ fn endpoints(schemas: &mut Schemas) -> Vec<Endpoint> {
     post("/v1/load_lora_adapter", "Load an adapter under a name.", Some(load), AdapterReply::schema(schemas), None);
     let unload = schemas.named("UnloadRequest", UnloadRequest::schema());
     post("/v1/unload_lora_adapter", "Forget an adapter.", Some(unload), AdapterReply::schema(schemas), None);
-    post("/health", "Whether a request would be answered.", None, json!({"type": "object", "required": ["status"]}), None);
+    post("/health", "Whether the process lives.", None, json!({"type": "object", "required": ["status"]}), None);
     post("/openapi.json", "This document.", None, json!({"type": "object", "required": ["openapi"]}), None);
     list
 }

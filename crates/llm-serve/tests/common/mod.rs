@@ -1,13 +1,14 @@
 //! A server in this process on a free port, a client, and the library's own answer to compare with.
 #![allow(dead_code, missing_docs)]
 
+pub mod house;
 pub mod schema;
 pub mod scripted;
 pub mod seeing;
 mod tiny;
 
 use llm_infer::{Completion, Engine, EngineConfig, Model, Request, Sampling};
-use llm_serve::{ImageLimits, Server, ServerConfig};
+use llm_serve::{HouseConfig, ImageLimits, Server, ServerConfig};
 use llm_tensor::DeviceSpec;
 use llm_tokenizer::Message;
 use serde_json::{Value, json};
@@ -42,6 +43,12 @@ impl TestServer {
         Self::start_model(tiny_model(), max_batch, drain, BODY_LIMIT, ImageLimits::default())
     }
 
+    /// With rules of the house.
+    pub fn start_house(max_batch: usize, house: HouseConfig) -> Self {
+        let change = |config: &mut ServerConfig| config.house = house;
+        Self::start_changed(tiny_model(), max_batch, Duration::from_secs(30), BODY_LIMIT, ImageLimits::default(), change)
+    }
+
     /// A model that says `pieces`, see [`scripted`].
     pub fn scripted(template: &str, pieces: &[&str], special: &[&str]) -> Self {
         Self::start_model(scripted::model(template, pieces, special), 8, Duration::from_secs(30), BODY_LIMIT, ImageLimits::default())
@@ -72,6 +79,7 @@ impl TestServer {
             body_limit,
             images,
             adapters: None,
+            house: HouseConfig::default(),
         };
         change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
