@@ -95,7 +95,11 @@ pub async fn unload(State(app): State<Arc<App>>, body: Result<Bytes, BytesReject
         return Err(ApiError { status: StatusCode::NOT_FOUND, ..ApiError::invalid("lora_name", format!("there is no adapter '{name}'")) });
     };
     // Refused while a reply uses it.
-    served.worker.unload_adapter(id).await.map_err(|e| if e.status == StatusCode::BAD_REQUEST { ApiError::conflict("lora_name", e.message) } else { e })?;
+    served
+        .worker
+        .unload_adapter(id)
+        .await
+        .map_err(|e| if e.status == StatusCode::BAD_REQUEST { ApiError::conflict("lora_name", e.message) } else { e })?;
     served.adapters.remove(&name);
     Ok(Json(AdapterReply { status: "unloaded", lora_name: name }))
 }

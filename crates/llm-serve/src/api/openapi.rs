@@ -31,7 +31,8 @@ pub fn document() -> Value {
     let mut schemas = Schemas::default();
     let mut paths = Map::new();
     for Endpoint { method, path, summary, request, reply, event, error } in endpoints(&mut schemas) {
-        let mut content = json!({"application/json": {"schema": reply}});
+        let media = if reply["type"] == "string" { "text/plain" } else { "application/json" };
+        let mut content = json!({media: {"schema": reply}});
         if let Some(event) = event {
             content["text/event-stream"] = json!({"schema": event});
         }
@@ -95,7 +96,10 @@ fn endpoints(schemas: &mut Schemas) -> Vec<Endpoint> {
     post("/v1/load_lora_adapter", "Load an adapter under a name.", Some(load), AdapterReply::schema(schemas), None);
     let unload = schemas.named("UnloadRequest", UnloadRequest::schema());
     post("/v1/unload_lora_adapter", "Forget an adapter.", Some(unload), AdapterReply::schema(schemas), None);
-    post("/health", "Whether the process lives.", None, json!({"type": "object", "required": ["status"]}), None);
+    let status = json!({"type": "object", "required": ["status"]});
+    post("/health", "Whether the process lives.", None, status.clone(), None);
+    post("/ready", "Whether a request would be answered.", None, status, None);
+    post("/metrics", "Numbers for Prometheus.", None, json!({"type": "string"}), None);
     post("/openapi.json", "This document.", None, json!({"type": "object", "required": ["openapi"]}), None);
     list
 }
