@@ -150,7 +150,7 @@ fn parse_calls(param: &str, value: Value) -> Result<Vec<PastCall>, ApiError> {
     if items.len() > MAX_CALLS {
         return Err(ApiError::invalid(param, format!("'{param}' takes at most {MAX_CALLS} calls, not {}", items.len())));
     }
-    let call = |(i, item)| {
+    let call = |(i, item): (usize, Value)| {
         let mut call = Fields::nested(&format!("{param}[{i}]"), item)?;
         // Some clients stream calls together and leave the position in.
         call.ignore("index");
