@@ -57,7 +57,7 @@ impl Fields {
         let asked = Rc::new(RefCell::new(Asked::default()));
         let map = sample.as_object().cloned().unwrap_or_default();
         let accepted = parse(Self { map, path: String::new(), asked: Some(Rc::clone(&asked)) }).is_ok();
-        let Asked { mut properties, required } = std::mem::take(&mut asked.borrow_mut());
+        let Asked { mut properties, required } = asked.take();
         for name in HARMLESS {
             properties.entry(*name).or_insert_with(|| json!({"description": "Accepted; changes nothing here."}));
         }
