@@ -166,12 +166,14 @@ mod tests {
     wire! {
         /// One.
         /// Two "quoted".
+        #[derive(serde::Serialize)]
         pub struct Inner {
             /// Always there.
             pub a: u32,
         }
 
         /// Outer.
+        #[derive(serde::Serialize)]
         pub struct Outer {
             /// All of it.
             #[serde(flatten)]
