@@ -75,6 +75,8 @@ pub(super) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
 /// An element type that can be written.
 fn written(text: &str) -> Result<BlockType, String> {
     let names = || WRITTEN.map(|kind| kind.to_string()).join(", ");

@@ -171,6 +171,11 @@ impl Engine {
         self.adapters.load(&mut self.decoder, dir)
     }
 
+    /// The same under the number that it had in the engine whose place this one takes.
+    pub fn load_adapter_as(&mut self, id: AdapterId, dir: &Path) -> Result<()> {
+        self.adapters.load_as(&mut self.decoder, id, dir)
+    }
+
     /// Forget an adapter. Refused while a request uses it.
     pub fn unload_adapter(&mut self, id: AdapterId) -> Result<()> {
         let users = self.queue.waiting.iter().chain(&self.running).filter(|s| s.adapter == Some(id)).count();
