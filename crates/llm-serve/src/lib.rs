@@ -17,6 +17,10 @@
 //! | [`reasoning`], [`stop`] | `ReasoningSplitter`, `StopMatcher` | `<think>` by token id; stop strings |
 //! | [`logprobs`], [`sse`], [`access`] | | log-probabilities, event streams, one log line per request |
 //! | [`defaults`] | `Defaults` | `generation_config.json` |
+//! | [`page`] | | the chat page at `/` |
+//! | [`route`] | `Router` | one address in front of several servers |
+//! | [`bench`](mod@bench) | `BenchArgs` | throughput and waiting, beside what the memory allows |
+//! | [`client`] | `Client`, `Events` | HTTP and event streams from the other side, for those two |
 //! | [`error`] | `Error`, `ApiError` | what ends the program, what ends a request |
 //!
 //! Invariants: only the engine thread touches the model; handlers never see a tensor. A reply is a function of weights,
@@ -29,7 +33,9 @@ pub mod access;
 pub mod api;
 pub mod app;
 pub mod assemble;
+pub mod bench;
 pub mod chat;
+pub mod client;
 pub mod completions;
 pub mod defaults;
 pub mod error;
@@ -37,7 +43,9 @@ pub mod fetch;
 pub mod generate;
 pub mod images;
 pub mod logprobs;
+pub mod page;
 pub mod reasoning;
+pub mod route;
 pub mod routes;
 pub mod server;
 pub mod sse;

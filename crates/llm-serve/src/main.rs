@@ -3,6 +3,8 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_infer::EngineConfig;
+use llm_serve::bench::BenchArgs;
+use llm_serve::route::RouteArgs;
 use llm_serve::{AllowedHost, DEFAULT_BODY_LIMIT, ImageLimits, Ready, Server, ServerConfig};
 use llm_tensor::DeviceSpec;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,6 +24,10 @@ struct Cli {
 enum Command {
     /// Serve a model: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health.
     Serve(ServeArgs),
+    /// One address in front of several servers: conversations stay where their prefix is cached.
+    Route(RouteArgs),
+    /// Measure a server: throughput, time to first token, time between tokens, beside what the memory allows.
+    Bench(BenchArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -61,6 +67,8 @@ struct ServeArgs {
 fn main() -> ExitCode {
     llm_run::program::main(|| match Cli::parse().command {
         Command::Serve(args) => serve(args),
+        Command::Route(args) => route(args),
+        Command::Bench(args) => args.run(),
     })
 }
 
@@ -90,6 +98,15 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         let interrupts = Interrupts::catch().context("cannot catch Ctrl-C")?;
         server.run(announce, interrupts.first()).await?;
         Ok(())
+    })
+}
+
+fn route(args: RouteArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
+    runtime.block_on(async {
+        let interrupts = Interrupts::catch().context("cannot catch Ctrl-C")?;
+        let announce = |address, up, all| println!("{up} of {all} upstreams are ready\nlistening on http://{}", reachable(address));
+        args.run(announce, interrupts.first()).await
     })
 }
 

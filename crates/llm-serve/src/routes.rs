@@ -4,7 +4,7 @@ use crate::access;
 use crate::api::response::ModelCard;
 use crate::app::{App, Served};
 use crate::error::ApiError;
-use crate::{chat, completions};
+use crate::{chat, completions, page};
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -21,6 +21,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/health", get(health))
+        .merge(page::paths())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(app.body_limit))
