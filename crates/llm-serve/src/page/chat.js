@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 const touchScreen = matchMedia('(pointer: coarse)');
 const narrow = matchMedia('(max-width: 52rem)');
 
-// The answer that grows, or null: { node, abort }.
+// The answer that grows, or null: { node, abort, conversation }.
 let running = null;
 let cards = [];
 let pictures = [];
