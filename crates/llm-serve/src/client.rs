@@ -15,13 +15,15 @@ use hyper_util::rt::TokioIo;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 /// A server on the network answers a connection within this time, or not at all.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Idle connections that are kept to one server.
 const KEPT: usize = 128;
+/// And for how long: shorter than servers keep them, so that a request does not meet a connection that is just being closed.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Why there is no reply.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +36,7 @@ pub enum Failure {
     Lost(hyper::Error),
 }
 
-type Pool = Mutex<Vec<SendRequest<Body>>>;
+type Pool = Mutex<Vec<(Instant, SendRequest<Body>)>>;
 
 /// One server.
 #[derive(Debug, Clone)]
@@ -87,10 +89,13 @@ impl Client {
 
     /// Send a request whose URI is a path; `Host` and `Content-Length` are set here.
     pub async fn send(&self, request: &Request<Bytes>) -> Result<Reply, Failure> {
-        while let Some(sender) = self.kept() {
-            // The server may have closed a kept connection at this moment: then, and only then, a new one is tried.
+        while let Some(mut sender) = self.kept() {
+            if sender.ready().await.is_err() {
+                continue;
+            }
             match self.over(sender, request).await {
-                Err(Failure::Lost(_)) => {}
+                // The connection had ended before anything was sent over it: then, and only then, a new one is tried.
+                Err(Failure::Lost(error)) if error.is_canceled() => {}
                 outcome => return outcome,
             }
         }
@@ -99,8 +104,8 @@ impl Client {
 
     fn kept(&self) -> Option<SendRequest<Body>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|sender| !sender.is_closed());
-        idle.pop()
+        idle.retain(|(since, sender)| !sender.is_closed() && since.elapsed() < IDLE);
+        idle.pop().map(|(_, sender)| sender)
     }
 
     async fn connect(&self) -> Result<SendRequest<Body>, Failure> {
@@ -173,7 +178,7 @@ impl Stream for ReplyBody {
                     if let Some((sender, idle)) = self.kept.take() {
                         let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
                         if idle.len() < KEPT && !sender.is_closed() {
-                            idle.push(sender);
+                            idle.push((Instant::now(), sender));
                         }
                     }
                     None

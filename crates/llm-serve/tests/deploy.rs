@@ -42,7 +42,7 @@ fn families() -> BTreeSet<String> {
 
 fn named(text: &str) -> BTreeSet<String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-    let words = text.split(|c| !word(c)).filter(|w| w.starts_with("vllm:") || w.starts_with("llm_route_"));
+    let words = text.split(|c| !word(c)).map(|w| w.trim_end_matches(':')).filter(|w| w.starts_with("vllm:") || w.starts_with("llm_route_"));
     words.map(|w| ["_bucket", "_sum", "_count"].iter().find_map(|s| w.strip_suffix(s)).unwrap_or(w).to_string()).collect()
 }
 
