@@ -26,6 +26,10 @@
 //! | [`reasoning`], [`stop`] | `ReasoningSplitter`, `StopMatcher` | `<think>` by token id; stop strings |
 //! | [`logprobs`], [`sse`], [`access`] | | log-probabilities, event streams, one log line per request |
 //! | [`defaults`] | `Defaults` | `generation_config.json` |
+//! | [`page`] | | the chat page at `/` |
+//! | [`route`] | `Router` | one address in front of several servers |
+//! | [`bench`](mod@bench) | `BenchArgs` | throughput and waiting, beside what the memory allows |
+//! | [`client`] | `Client`, `Events` | HTTP and event streams from the other side, for those two |
 //! | [`error`] | `Error`, `ApiError` | what ends the program, what ends a request |
 //!
 //! Invariants: only the engine thread touches the model; handlers never see a tensor. A reply is a function of weights,
@@ -43,8 +47,10 @@ pub mod anthropic;
 pub mod api;
 pub mod app;
 pub mod assemble;
+pub mod bench;
 pub mod call;
 pub mod chat;
+pub mod client;
 pub mod clock;
 pub mod completions;
 pub mod cors;
@@ -63,8 +69,10 @@ pub mod limits;
 pub mod logprobs;
 pub mod metrics;
 pub mod otlp;
+pub mod page;
 pub mod prompt;
 pub mod reasoning;
+pub mod route;
 pub mod routes;
 pub mod server;
 pub mod settings;

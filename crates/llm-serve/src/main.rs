@@ -6,9 +6,11 @@ mod engine_args;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use llm_serve::bench::BenchArgs;
 use llm_serve::keys::command::KeysCommand;
 use llm_serve::ledger::report::By;
 use llm_serve::ledger::{database, report};
+use llm_serve::route::RouteArgs;
 use llm_serve::{AllowedHost, DEFAULT_BODY_LIMIT, ImageLimits, Ready, Server, ServerConfig, clock, keys, settings};
 use llm_tensor::DeviceSpec;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,6 +31,10 @@ enum Command {
     /// Serve a model over the OpenAI and Anthropic APIs.
     #[command(args_override_self = true)]
     Serve(Box<ServeArgs>),
+    /// One address in front of several servers: conversations stay where their prefix is cached.
+    Route(RouteArgs),
+    /// Measure a server: throughput, time to first token, time between tokens, beside what the memory allows.
+    Bench(BenchArgs),
     /// Print the OpenAPI document of everything served.
     Openapi,
     /// API keys: make, list, end and renew them.
@@ -106,6 +112,8 @@ fn run() -> anyhow::Result<()> {
     let arguments = settings::expand(std::env::args_os().collect())?;
     match Cli::parse_from(arguments).command {
         Command::Serve(args) => serve(*args),
+        Command::Route(args) => route(args),
+        Command::Bench(args) => args.run(),
         Command::Openapi => {
             println!("{:#}", llm_serve::api::openapi::document());
             Ok(())
@@ -150,6 +158,15 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         let interrupts = Interrupts::catch().context("cannot catch Ctrl-C")?;
         server.run(announce, interrupts.first()).await?;
         Ok(())
+    })
+}
+
+fn route(args: RouteArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
+    runtime.block_on(async {
+        let interrupts = Interrupts::catch().context("cannot catch Ctrl-C")?;
+        let announce = |address, up, all| println!("{up} of {all} upstreams are ready\nlistening on http://{}", reachable(address));
+        args.run(announce, interrupts.first()).await
     })
 }
 

@@ -4,7 +4,7 @@ use crate::api::openapi;
 use crate::api::response::{ModelCard, ModelList};
 use crate::app::{App, Served, Target};
 use crate::error::ApiError;
-use crate::{adapters, anthropic, chat, completions, embeddings, guard, metrics, tokens};
+use crate::{adapters, anthropic, chat, completions, embeddings, guard, metrics, page, tokens};
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -32,6 +32,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(numbers))
+        .merge(page::paths())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(app.body_limit))
