@@ -298,7 +298,7 @@ impl Decoder {
         let (n, d) = (targets.len(), hidden_ND.dims()[1]);
         let parts = (0..n).step_by(NLL_ROWS).map(|first| {
             let last = n.min(first + NLL_ROWS);
-            ops::cross_entropy(self.logits(hidden_ND.clone().slice([first..last, 0..d])), targets[first..last].into())
+            ops::cross_entropy(self.logits(hidden_ND.clone().slice([first..last, 0..d])), Indices::from(&targets[first..last]))
         });
         let parts: Vec<_> = parts.collect();
         if parts.is_empty() { Tensor::zeros([0], &hidden_ND.device()) } else { Tensor::cat(parts, 0) }

@@ -65,7 +65,7 @@ fn main() {
             ("int4 by 128", int8(matrix(outputs, inputs, 128, Meaning::Bits4))),
             ("nf4 exact", matrix(outputs, inputs, 64, nf4)),
         ];
-        for rows in [1, 4, 16, 128] {
+        for rows in [1, 4, 16, 128, 512] {
             let x: Vec<f32> = (0..rows * inputs).map(|i| (i % 29) as f32 / 29.0 - 0.5).collect();
             let line = |name: &str, bytes: usize, f: &mut dyn FnMut()| {
                 let label = format!("{outputs} x {inputs}");
@@ -81,6 +81,9 @@ fn main() {
             if rows > matmul::FEW {
                 let _one_order = RowInvariant::begin();
                 line("f32 invariant", 4 * values.len(), &mut || drop(black_box(matmul::linear(&x, &values, inputs, outputs))));
+            }
+            if rows > 128 {
+                continue; // where dense products change over
             }
             for (name, pack) in &packs {
                 line(name, pack.bytes(), &mut || drop(black_box(kernels::packed::linear(&x, pack))));

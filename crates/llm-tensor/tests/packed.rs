@@ -274,6 +274,24 @@ proptest! {
 }
 
 #[test]
+fn inputs_in_8_bits_move_an_output_by_half_a_per_cent() {
+    // Nearly normal inputs: sums of 12 uniform numbers.
+    let mut state = 1u32;
+    let mut uniform = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32
+    };
+    let x: Vec<f32> = (0..4 * 512).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect();
+    for kind in [3, 4, 6] {
+        let w = matrix(64, 512, 32, kind, false, 2).with_activations(Activations::Int8);
+        let (y, want) = (packed::linear(&x, &w), matmul::linear(&x, &w.dequantize(), 512, 64));
+        let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>();
+        let error = (square(&mut y.iter().zip(&want).map(|(a, b)| a - b)) / square(&mut want.iter().copied())).sqrt();
+        assert!((0.002..0.008).contains(&error), "kind {kind}: {error}");
+    }
+}
+
+#[test]
 fn groups_of_16_take_no_more_room_than_their_codes() {
     let n = 64 * 256;
     for (kind, exact_bytes, bytes) in [(3, n, n), (4, n / 2, n / 2), (8, n, n * 3 / 4)] {

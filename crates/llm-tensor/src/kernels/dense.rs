@@ -11,9 +11,6 @@ use super::lanes::{Lanes, Portable, dispatched};
 use super::{LANES, Shared, filled, split};
 use std::ops::Range;
 
-/// One row of `x` at least is in registers with so many of `W`.
-type Sums<V, const R: usize, const C: usize> = [[V; C]; R];
-
 /// A product whose outputs are written column by column from several tasks.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
@@ -29,7 +26,7 @@ pub(crate) struct Product<'a> {
 
 #[inline(always)]
 fn dots<S: Lanes, const R: usize, const C: usize>(w: [&[f32]; R], x: [&[f32]; C]) -> [[f32; C]; R] {
-    let mut sums: Sums<S::V, R, C> = [[S::splat(0.0); C]; R];
+    let mut sums = [[S::splat(0.0); C]; R];
     let w_chunks = w.map(|w| w.as_chunks::<LANES>());
     let x_chunks = x.map(|x| x.as_chunks::<LANES>());
     let n = w_chunks[0].0.len();

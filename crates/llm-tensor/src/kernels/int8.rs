@@ -28,7 +28,7 @@ const BLOCK_BYTES: usize = 1 << 18;
 const SIX: usize = 3;
 /// Inputs below this are zero: their inverse would not be a number.
 const SMALLEST: f32 = 1e-30;
-/// Elements from which inputs are rounded on several threads.
+/// Elements that are worth a thread when inputs are rounded.
 const ROUND_FROM: usize = 1 << 15;
 
 /// Instructions that the products are written for.
@@ -167,16 +167,11 @@ impl Rounded {
         };
         let mut out = Self { words: vec![0; n * units * unit / 4], scales: vec![0.0; n * units], starts: vec![0; n * units], sums: Vec::new() };
         let mut unit_sums = vec![0f32; n * units];
-        let rows = out.words.chunks_exact_mut(units * unit / 4).zip(out.scales.chunks_exact_mut(units)).zip(out.starts.chunks_exact_mut(units));
-        let rows = rows.zip(unit_sums.chunks_exact_mut(units)).zip(x.chunks_exact(padded));
-        let round = |((((words, scales), starts), sums), x): ((((&mut [i32], &mut [f32]), &mut [i32]), &mut [f32]), &[f32])| {
+        let rows = out.words.par_chunks_exact_mut(units * unit / 4).zip(out.scales.par_chunks_exact_mut(units));
+        let rows = rows.zip(out.starts.par_chunks_exact_mut(units).zip(unit_sums.par_chunks_exact_mut(units))).zip(x.par_chunks_exact(padded));
+        rows.with_min_len(ROUND_FROM.div_ceil(padded)).for_each(|(((words, scales), (starts, sums)), x)| {
             round_row(&x[..units * unit], unit, zero, words, scales, starts, sums);
-        };
-        if x.len() >= ROUND_FROM && n > 1 {
-            rows.collect::<Vec<_>>().into_par_iter().for_each(round);
-        } else {
-            rows.for_each(round);
-        }
+        });
         if by_group {
             out.sums = unit_sums.chunks_exact(units / groups).map(sum).collect();
         }
@@ -347,19 +342,19 @@ mod arm {
 fn run(isa: Isa, p: Product, panels: Range<usize>) {
     match isa {
         Isa::Plain => task::<Plain>(p, panels),
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: `linear_with` is called with instructions that `Isa::available` found on the running processor.
-        #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { x86::avx2(p, panels) },
-        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         Isa::AvxVnni => unsafe { x86::avx_vnni(p, panels) },
-        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         Isa::Avx512Vnni => unsafe { x86::vnni512(p, panels) },
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => task::<Neon<false>>(p, panels),
-        // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
         Isa::NeonDot => unsafe { arm::dot(p, panels) },
     }
 }
@@ -416,7 +411,9 @@ mod tests {
         let mut numbers = |scale: f32| (0..outputs * groups).map(|_| (next() % 1000) as f32 * scale + scale).collect::<Vec<f32>>();
         let (scales, mins) = (numbers(1e-5), numbers(1e-4));
         let w = match kind {
-            0 | 1 | 6 => Packed::new([outputs, inputs], group, None, &codes, meaning, scales, Some(vec![if kind == 0 { 8 } else { 128 }; outputs * groups])),
+            0 | 1 | 6 => {
+                Packed::new([outputs, inputs], group, None, &codes, meaning, scales, Some(vec![if kind == 0 { 8 } else { 128 }; outputs * groups]))
+            }
             2 | 3 => {
                 let zeros = (0..outputs * groups).map(|i| (i * 7 % 16) as i16).collect();
                 Packed::new([outputs, inputs], group, None, &codes, meaning, scales, Some(zeros))

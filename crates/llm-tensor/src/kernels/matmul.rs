@@ -8,8 +8,8 @@ use gemm::{Parallelism, gemm};
 /// Products with fewer multiply-adds than this are not worth waking a second thread for.
 const PARALLEL_FROM: usize = 1 << 21;
 
-/// Up to so many rows [`linear`] takes the order of [`dense`], which is then faster than packing operands.
-pub const FEW: usize = 8;
+/// Up to so many rows [`linear`] takes the order of [`dense`], which is then faster than packing operands (`cargo bench --bench packed`).
+pub const FEW: usize = 32;
 
 /// How many threads a product of so many multiply-adds gets.
 pub fn parallelism(work: usize) -> Parallelism {

@@ -1,8 +1,8 @@
 //! Products with quantised weights and inputs in floats: `y = x W^T` where `W` is stored in 4 or 8 bits and decoded on the way.
 //!
 //! Few rows (decoding) are memory-bound: the codes are read once and multiplied as they are decoded, so a 4-bit matrix moves an
-//! eighth of the bytes of an `f32` one. Many rows (prompts, scoring) are compute-bound: tiles of output rows are decoded into a
-//! small buffer and handed to `gemm`. Each output is summed in one order by one task, whatever the number of threads. Matrices for inputs in
+//! eighth of the bytes of an `f32` one. More rows (batches, prompts, scoring) are compute-bound: tiles of output rows are decoded into a
+//! small buffer and handed to [`dense`], from [`FEW`] rows on to `gemm`. Each output is summed in one order by one task, whatever the number of threads. Matrices for inputs in
 //! 8 bits and in bfloat16 have kernels of their own ([`super::int8`], [`super::bf16`]); [`linear`] is the door to all of them.
 //!
 //! A row of the matrix is cut into groups that share a scale; a group is padded to 16 codes or to a multiple of [`ALIGN`], and the input is laid
@@ -13,7 +13,7 @@
 
 use super::dense::{self, Product};
 use super::lanes::{Lanes, Portable, dispatched};
-use super::matmul::{View, product_raw};
+use super::matmul::{FEW, View, product_raw};
 use super::{LANES, Shared, bf16, int8, row_invariant, split};
 use crate::quant::{Body, Codes, Packed, Rows, Zeros};
 use gemm::Parallelism;
@@ -29,7 +29,7 @@ pub const SMALL: usize = LANES;
 const TILE: usize = 64;
 /// Up to so many rows the codes are decoded anew for each of them; beyond, once into a buffer.
 const DIRECT: usize = 2;
-/// Output rows decoded at a time where products take the order of [`dense`].
+/// Output rows decoded at a time where products take the order of [`dense`]: they stay in a near cache.
 const SMALL_TILE: usize = 8;
 
 /// Codes of a row that become values when they are looked at.
@@ -203,9 +203,11 @@ fn with_floats(x: &[f32], w: &Packed, rows: &Rows) -> Vec<f32> {
     let (inputs, outputs, padded) = (w.inputs(), w.outputs(), w.padded());
     assert!(x.len().is_multiple_of(inputs), "packed linear: input is no whole number of rows");
     let n = x.len() / inputs;
-    let x_np = &*spread(x, w);
+    let x_np = spread(x, w);
+    let x_np: &[f32] = &x_np;
     let invariant = row_invariant();
     let direct = n <= DIRECT && !invariant;
+    let one_order = invariant || n <= FEW;
     let per_row = padded / w.stride();
     let needs_sums = direct && !matches!(rows.zeros, Zeros::None);
     let sums: Vec<f32> = if needs_sums { x_np.chunks_exact(w.stride()).map(super::sum).collect() } else { vec![0.0; n * per_row] };
@@ -226,7 +228,7 @@ fn with_floats(x: &[f32], w: &Packed, rows: &Rows) -> Vec<f32> {
         // the buffer above have rows of `padded` elements).
         unsafe {
             let y = shared.at(range.start);
-            if invariant {
+            if one_order {
                 dense::block(Shared(y), Product { x: x_np, w: &decoded, inputs: padded, stride: outputs }, 0..range.len());
             } else {
                 let (a, b) = (View::rows(x_np, padded), View::rows(&decoded, padded).t());
@@ -234,7 +236,7 @@ fn with_floats(x: &[f32], w: &Packed, rows: &Rows) -> Vec<f32> {
             }
         }
     };
-    split(outputs, if invariant { SMALL_TILE } else { TILE }, n * outputs * padded, task);
+    split(outputs, if one_order && !direct { SMALL_TILE } else { TILE }, n * outputs * padded, task);
     y
 }
 

@@ -108,7 +108,8 @@ impl Team {
                 let started = thread::Builder::new().name(format!("kernels-{i}")).spawn(|| TEAM.help());
                 started.ok().map(|handle| handle.thread().clone())
             };
-            (1..rayon::current_num_threads()).filter_map(spawn).collect()
+            let processors = thread::available_parallelism().map_or(1, |n| n.get());
+            (1..rayon::current_num_threads().min(processors)).filter_map(spawn).collect()
         })
     }
 }
@@ -170,7 +171,11 @@ mod tests {
                 scope.spawn(|| {
                     for n in (0..3000).map(|i| i % 70) {
                         let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
-                        super::super::split(n, 1, usize::MAX, |range| range.for_each(|i| drop(counts[i].fetch_add(1, Ordering::Relaxed))));
+                        super::super::split(n, 1, usize::MAX, |range| {
+                            counts[range].iter().for_each(|c| {
+                                c.fetch_add(1, Ordering::Relaxed);
+                            });
+                        });
                         assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{n} pieces");
                     }
                 });
@@ -183,7 +188,9 @@ mod tests {
         let fails = || super::super::split(40, 1, usize::MAX, |range| assert!(range.start != 33, "on purpose"));
         assert!(std::panic::catch_unwind(fails).is_err());
         let sum = AtomicUsize::new(0);
-        super::super::split(40, 1, usize::MAX, |range| drop(sum.fetch_add(range.start, Ordering::Relaxed)));
+        super::super::split(40, 1, usize::MAX, |range| {
+            sum.fetch_add(range.start, Ordering::Relaxed);
+        });
         assert_eq!(sum.into_inner(), 40 * 39 / 2);
     }
 }

@@ -23,7 +23,7 @@ mod panels;
 pub use packed::{Activations, Codes, Meaning, Packed, Zeros};
 pub(crate) use packed::{Body, Rows};
 pub use panels::Panels;
-pub(crate) use panels::{Line, Moved, Numbers, ROWS, widen};
+pub(crate) use panels::{Moved, Numbers, widen};
 
 use crate::weights::RawTensor;
 

@@ -167,15 +167,7 @@ impl Packed {
         Self::build(shape, group, None, codes, meaning, scales, Zeros::Mins(mins))
     }
 
-    fn build(
-        shape: [usize; 2],
-        group: usize,
-        order: Option<Vec<u32>>,
-        codes: &[u8],
-        meaning: Meaning,
-        scales: Vec<f32>,
-        zeros: Zeros,
-    ) -> Self {
+    fn build(shape: [usize; 2], group: usize, order: Option<Vec<u32>>, codes: &[u8], meaning: Meaning, scales: Vec<f32>, zeros: Zeros) -> Self {
         let [outputs, inputs] = shape;
         let group = group.clamp(1, inputs.max(1));
         let groups = inputs.div_ceil(group);
