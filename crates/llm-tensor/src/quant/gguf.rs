@@ -41,7 +41,7 @@ pub enum BlockType {
 }
 
 /// What is known of each type that is read: ggml's number and name, elements and bytes of a block.
-const TYPES: [(BlockType, u32, &str, usize, usize); 11] = [
+static TYPES: [(BlockType, u32, &str, usize, usize); 11] = [
     (BlockType::F32, 0, "F32", 1, 4),
     (BlockType::F16, 1, "F16", 1, 2),
     (BlockType::Q4_0, 2, "Q4_0", 32, 18),
