@@ -113,7 +113,7 @@ fn a_fault_that_always_returns_ends() {
 fn while_draining_streams_finish_and_new_requests_are_told_to_go() {
     let mut server = TestServer::start();
     assert_eq!(server.get("/ready").0, 200);
-    let long = json!({"prompt": "a", "temperature": 1.0, "seed": 5, "max_tokens": 400});
+    let long = json!({"prompt": "a", "temperature": 1.0, "seed": 5, "max_tokens": 900});
     let (_, whole) = server.post(COMPLETIONS, &long);
     let mut stream = server.stream(COMPLETIONS, &long);
     let mut text = stream.next().unwrap()["choices"][0]["text"].as_str().unwrap().to_string();

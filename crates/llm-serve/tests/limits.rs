@@ -57,13 +57,14 @@ fn tokens_of_a_minute_are_taken_in_advance_and_given_back() {
     let missing = (prompt + 400.0) - (600.0 - used);
     let again = second.number("retry-after");
     assert!(again <= (missing / 10.0).ceil() && again >= 1.0, "{again} s for {missing} tokens");
-    // A stop text ends the reply early: what was not used is there again.
+    // A reply that ends early: what was not used is there again.
     let free = keys.add("b", &[Scope::Completions], Limits { tokens_per_minute: Some(500), ..Limits::default() });
-    let request = json!({"prompt": "the cat", "max_tokens": 450, "stop": [first.body["choices"][0]["text"].as_str().unwrap().chars().take(3).collect::<String>()]});
-    let reply = call(&server.url, "POST", COMPLETIONS, &[("x-api-key", &free)], &request.to_string());
-    assert_eq!(reply.status, 200);
-    let reply = call(&server.url, "POST", COMPLETIONS, &[("x-api-key", &free)], &request.to_string());
-    assert_eq!(reply.status, 200, "{}", reply.text);
+    let end = server.model().tokenizer.eos_id().unwrap().to_string();
+    let request = json!({"prompt": "the cat", "max_tokens": 450, "logit_bias": {end: 100}}).to_string();
+    for _ in 0..3 {
+        let reply = call(&server.url, "POST", COMPLETIONS, &[("x-api-key", &free)], &request);
+        assert_eq!((reply.status, reply.body["usage"]["completion_tokens"].as_u64()), (200, Some(0)), "{}", reply.text);
+    }
 }
 
 #[test]
@@ -90,8 +91,10 @@ fn the_queue_is_bounded_and_says_when_to_come_back() {
 
 #[test]
 fn a_reply_that_takes_too_long_ends() {
-    let server = TestServer::start_house(1, HouseConfig { request_timeout: Some(Duration::from_millis(50)), ..HouseConfig::default() });
-    let reply = ask(&server, "", 900);
+    let server = TestServer::start_house(1, HouseConfig { request_timeout: Some(Duration::from_millis(300)), ..HouseConfig::default() });
+    // One after the other.
+    let request = json!({"prompt": "a", "max_tokens": 900, "n": 8}).to_string();
+    let reply = call(&server.url, "POST", COMPLETIONS, &[], &request);
     assert_eq!((reply.status, reply.code()), (504, Some("request_timeout")), "{}", reply.text);
     server.wait_idle(Duration::from_secs(5));
     assert_eq!(ask(&server, "", 1).status, 200);

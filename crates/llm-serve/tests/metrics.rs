@@ -148,7 +148,8 @@ fn one_json_line_for_each_request() {
     assert!(other.header("x-request-id").unwrap().starts_with("req-"), "an id that is not harmless is replaced");
     eventually("both lines are there", Duration::from_secs(5), || std::fs::read_to_string(&file).unwrap().lines().count() == 2);
     let lines: Vec<Value> = std::fs::read_to_string(&file).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let (ok, refused) = (&lines[0], &lines[1]);
+    let of = |status: u64| lines.iter().find(|line| line["status"] == status).unwrap();
+    let (ok, refused) = (of(200), of(401));
     assert_eq!((ok["id"].as_str(), ok["key"].as_str(), ok["status"].as_u64()), (Some("my-id.1"), Some("alice"), Some(200)));
     assert_eq!((ok["method"].as_str(), ok["path"].as_str(), ok["completion_tokens"].as_u64()), (Some("POST"), Some("/v1/completions"), Some(5)));
     assert_eq!(ok["bytes"].as_u64(), Some(reply.text.len() as u64));
