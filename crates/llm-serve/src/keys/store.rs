@@ -131,10 +131,11 @@ pub fn create(connection: &Connection, path: &Path, new: NewKey) -> Result<(Key,
     scopes.dedup();
     let key = Key { id, name, scopes, limits, priority, created: clock::now(), expires, revoked: None };
     let number = |n: Option<u64>| n.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    let hash = hash(secret.reveal());
     let row = params![
         key.id,
         key.name,
-        hash(secret.reveal()).as_bytes(),
+        hash.as_bytes(),
         key.scopes.iter().map(|s| s.name()).collect::<Vec<_>>().join(","),
         number(key.limits.requests_per_minute),
         number(key.limits.tokens_per_minute),
@@ -162,7 +163,8 @@ pub fn revoke(connection: &Connection, path: &Path, which: &str) -> Result<Key> 
 pub fn rotate(connection: &Connection, path: &Path, which: &str) -> Result<(Key, Secret)> {
     let key = living(connection, path, which)?;
     let secret = Secret::generate()?;
-    let row = params![key.id, hash(secret.reveal()).as_bytes()];
+    let hash = hash(secret.reveal());
+    let row = params![key.id, hash.as_bytes()];
     connection.execute("UPDATE keys SET hash = ?2 WHERE id = ?1", row).map_err(failed(path))?;
     Ok((key, secret))
 }
