@@ -192,10 +192,6 @@ fn check(house: &House, need: Need, method: &Method, headers: &HeaderMap) -> Res
 
 /// The secret of a request: `Authorization: Bearer`, or `x-api-key` as Anthropic's clients send it. Two that differ are none.
 fn secret(headers: &HeaderMap) -> Option<&str> {
-    let bearer = |value: &HeaderValue| {
-        let (scheme, secret) = value.to_str().ok()?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(secret.trim())
-    };
     let given = headers.get_all(header::AUTHORIZATION).iter().map(bearer);
     let mut given = given.chain(headers.get_all("x-api-key").iter().map(|value| value.to_str().ok().map(str::trim)));
     let first = given.next()?;
@@ -203,6 +199,11 @@ fn secret(headers: &HeaderMap) -> Option<&str> {
         return None;
     }
     first.filter(|secret| !secret.is_empty())
+}
+
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, secret) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(secret.trim())
 }
 
 /// The client's own name for the request, if it is harmless in a log and a header.
