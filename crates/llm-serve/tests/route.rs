@@ -39,11 +39,14 @@ enum Manner {
     OverQuota,
 }
 
+/// Path, headers and body of a request.
+type Seen = (String, Vec<(String, String)>, Bytes);
+
 struct Fake {
     url: String,
     manner: Mutex<Manner>,
     asked: AtomicUsize,
-    seen: Mutex<Vec<(String, Vec<(String, String)>, Bytes)>>,
+    seen: Mutex<Vec<Seen>>,
     ready: AtomicBool,
     go_on: Notify,
     gone: Arc<Notify>,
@@ -409,7 +412,9 @@ async fn a_router_that_is_told_to_stop_finishes_what_it_has_begun() {
     let flags = <Flags as clap::Parser>::try_parse_from(["route", "--port", "0", "--upstream", &fake.url]).unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (up, address) = tokio::sync::oneshot::channel();
-    let ready = move |address, ready, all| drop(up.send((address, ready, all)));
+    let ready = move |address, ready, all| {
+        let _ = up.send((address, ready, all));
+    };
     let running = tokio::spawn(flags.route.run(ready, async {
         let _ = stopped.await;
     }));
