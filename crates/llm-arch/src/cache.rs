@@ -126,7 +126,7 @@ impl KvPool {
         let (rows, mut rest) = (self.rows(page), bytes);
         for Layer { keys, values, .. } in &mut self.layers {
             rest = keys.write_bytes(rows.clone(), rest);
-            for values in values {
+            if let Some(values) = values {
                 rest = values.write_bytes(rows.clone(), rest);
             }
         }

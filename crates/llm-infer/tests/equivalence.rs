@@ -14,7 +14,7 @@ fn prompts(model: &Model) -> Vec<Vec<u32>> {
     let config = model.decoder.config();
     let longest = (config.max_position_embeddings - ANSWER).min(33) as u32;
     let vocab = config.vocab_size.min(120) as u32;
-    let prompt = |length: u32, family: u32| (0..length).map(|i| if i < length / 2 { (i * 7 + 3) % vocab } else { (i * 5 + family) % vocab });
+    let prompt = |length: u32, family: u32| (0..length).map(move |i| if i < length / 2 { (i * 7 + 3) % vocab } else { (i * 5 + family) % vocab });
     let some: Vec<Vec<u32>> = vec![prompt(longest, 1).collect(), prompt(longest, 2).collect(), prompt(longest * 2 / 3, 3).collect()];
     [0, 1, 2, 0, 0, 1, 2, 2, 1].iter().map(|&i| some[i].clone()).collect()
 }

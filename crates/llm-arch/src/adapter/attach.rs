@@ -25,7 +25,9 @@ fn each_linear(decoder: &mut Decoder, mut f: impl FnMut(String, &mut Linear)) {
 /// all adapters of a decoder. Nothing is changed when part of the adapter cannot be attached.
 pub fn attach(decoder: &mut Decoder, rows: &Rows, key: u32, adapter: &Adapter) -> Result<()> {
     let mut shapes: HashMap<String, [usize; 2]> = HashMap::new();
-    each_linear(decoder, |name, linear| drop(shapes.insert(name, linear.weight.shape())));
+    each_linear(decoder, |name, linear| {
+        shapes.insert(name, linear.weight.shape());
+    });
     let mut problems = Vec::new();
     for (name, changes) in &adapter.changes {
         match (shapes.get(name), changes.as_slice()) {

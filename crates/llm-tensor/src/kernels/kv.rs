@@ -198,7 +198,9 @@ fn encode(codes: &mut [i8], values: &[f32]) -> f32 {
         return largest;
     }
     let inverse = 127.0 / largest;
-    codes.iter_mut().zip(values).for_each(|(code, value)| *code = (value * inverse).round_ties_even() as i8);
+    // Adding 1.5 * 2^23 rounds to the nearest integer, without a call of the library.
+    const ROUND: f32 = 12_582_912.0;
+    codes.iter_mut().zip(values).for_each(|(code, value)| *code = (value * inverse + ROUND - ROUND) as i8);
     largest / 127.0
 }
 
@@ -243,6 +245,8 @@ impl Cell for i8 {
 /// Cells of one format and the scales of their vectors.
 pub(super) trait Store: Copy {
     type Cell: Cell;
+    /// Somewhere in a large pool: worth asking for ahead of time.
+    const FAR: bool = true;
     fn cells(&self) -> &[Self::Cell];
     /// What the cells of a vector are multiplied with.
     fn scale(&self, vector: usize) -> f32;
@@ -270,6 +274,22 @@ impl<C: Cell> Store for Scaled<'_, C> {
     type Cell = C;
     #[inline(always)]
     fn cells(&self) -> &[C] {
+        self.0
+    }
+    #[inline(always)]
+    fn scale(&self, vector: usize) -> f32 {
+        self.1[vector]
+    }
+}
+
+/// Values that were gathered, with scales.
+#[derive(Clone, Copy)]
+pub(super) struct Near<'a>(pub &'a [f32], pub &'a [f32]);
+impl Store for Near<'_> {
+    type Cell = f32;
+    const FAR: bool = false;
+    #[inline(always)]
+    fn cells(&self) -> &[f32] {
         self.0
     }
     #[inline(always)]

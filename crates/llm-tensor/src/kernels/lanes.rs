@@ -123,7 +123,7 @@ pub(super) struct V4;
 
 #[cfg(target_arch = "x86_64")]
 mod v4 {
-    use super::{LANES, Lanes, V4, fold};
+    use super::{LANES, Lanes, V4};
     use std::arch::x86_64::*;
 
     // SAFETY (all blocks of this implementation): callers are functions that `dispatched!` compiles for AVX-512 (and a test), on processors
@@ -178,9 +178,8 @@ mod v4 {
         }
         #[inline(always)]
         fn sum(a: __m512) -> f32 {
-            let mut lanes = [0f32; LANES];
-            unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), a) };
-            fold(lanes, |a, b| a + b)
+            // In the order of `fold`.
+            unsafe { super::v3::sum(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a))) }
         }
         #[inline(always)]
         fn table(values: &[f32; 16]) -> __m512 {
@@ -213,10 +212,24 @@ pub(super) struct V3;
 
 #[cfg(target_arch = "x86_64")]
 mod v3 {
-    use super::{LANES, Lanes, V3, fold};
+    use super::{LANES, Lanes, V3};
     use std::arch::x86_64::*;
 
     type Pair = [__m256; 2];
+
+    /// Of eight lanes, in the order of `fold`.
+    ///
+    /// # Safety
+    /// The caller is compiled for AVX2, on a processor that has it.
+    #[inline(always)]
+    pub(super) unsafe fn sum(a: __m256) -> f32 {
+        // SAFETY: registers only; the caller has the instructions.
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
 
     // SAFETY (all blocks of this implementation): as for `V4`, with AVX2 and FMA.
     #[allow(clippy::undocumented_unsafe_blocks)]
@@ -275,11 +288,7 @@ mod v3 {
         }
         #[inline(always)]
         fn sum(a: Pair) -> f32 {
-            let mut lanes = [0f32; LANES];
-            for (i, v) in a.into_iter().enumerate() {
-                unsafe { _mm256_storeu_ps(lanes.as_mut_ptr().add(8 * i), v) };
-            }
-            fold(lanes, |a, b| a + b)
+            unsafe { sum(_mm256_add_ps(a[0], a[1])) }
         }
         #[inline(always)]
         fn table(values: &[f32; 16]) -> Pair {

@@ -7,6 +7,30 @@ use crate::kernels::lanes::Lanes;
 use crate::kernels::{LANES, exp, max, sum, tanh};
 use std::ops::Range;
 
+/// Rows between one that is read and one that is asked for.
+const AHEAD: usize = 8;
+
+/// The row that comes [`AHEAD`] rows after `row`, at the beginning of the `next` page if its own has no more.
+#[inline(always)]
+fn soon(row: usize, span: &Range<usize>, next: usize) -> usize {
+    if row + AHEAD < span.end { row + AHEAD } else { next + (row + AHEAD - span.end) }
+}
+
+/// Ask for cells that are read soon. Pages lie anywhere, so the processor does not guess them.
+#[inline(always)]
+fn ask<C>(cells: &[C], from: usize, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(cells) = cells.get(from..from + len) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for line in cells.chunks(64 / size_of::<C>()) {
+            // SAFETY: an address inside a slice; nothing is read from it.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (cells, from, len);
+}
+
 /// Scores of `H` heads with the visible keys: each key is read and converted once. `scores` has rows of `stride`.
 #[inline(always)]
 fn few_scores<L: Lanes, S: Store, const H: usize>(
@@ -26,9 +50,14 @@ fn few_scores<L: Lanes, S: Store, const H: usize>(
     }
     let mut s = 0;
     // Loops and not closures: what is not inlined is compiled for the base level.
-    for span in spans(query, page_size) {
-        for row in span {
+    let mut pages = spans(query, page_size).peekable();
+    while let Some(span) = pages.next() {
+        let next = pages.peek().map_or(span.start, |next| next.start);
+        for row in span.clone() {
             let vector = row * kv_heads + g;
+            if S::FAR {
+                ask(keys.cells(), (soon(row, &span, next) * kv_heads + g) * head_dim, head_dim);
+            }
             let (chunks, rest) = keys.cells()[vector * head_dim..][..head_dim].as_chunks::<LANES>();
             let scale = keys.scale(vector);
             let mut sums = [L::splat(0.0); H];
@@ -134,8 +163,13 @@ fn weighed<L: Lanes, S: Store, const H: usize, const B: usize>(
         heads[h] = &weights.scores[h * weights.stride..][..query.len()];
     }
     let mut s = 0;
-    for span in spans(query, page_size) {
-        for row in span {
+    let mut pages = spans(query, page_size).peekable();
+    while let Some(span) = pages.next() {
+        let next = pages.peek().map_or(span.start, |next| next.start);
+        for row in span.clone() {
+            if S::FAR {
+                ask(values.cells(), soon(row, &span, next) * value_stride + g * value_dim + column, B * LANES);
+            }
             let scale = values.scale(row * kv_heads + g);
             let (blocks, _) = values.cells()[row * value_stride + g * value_dim + column..][..B * LANES].as_chunks::<LANES>();
             let mut p = [L::splat(0.0); H];

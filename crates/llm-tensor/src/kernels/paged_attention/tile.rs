@@ -5,7 +5,7 @@ use super::heads::{Weights, softmax, weigh};
 use super::{Query, SLAB, Scratch, Shape, spans};
 use crate::kernels::LANES;
 use crate::kernels::attention::Score;
-use crate::kernels::kv::{Cell, Scaled, Store};
+use crate::kernels::kv::{Cell, Near, Store};
 use crate::kernels::lanes::Lanes;
 
 /// Scores of a tile that are in memory at a time.
@@ -161,7 +161,7 @@ pub(super) fn tile_in<L: Lanes, K: Store, V: Store>(
             let to = count.min(from + (SLAB / value_dim).max(LANES));
             gather(gathered, value_scales, values, all.part(from, to), g, shape);
             // They are a pool of one page.
-            let (page, gathered) = ([0u32], Scaled(gathered.as_slice(), value_scales.as_slice()));
+            let (page, gathered) = ([0u32], Near(gathered.as_slice(), value_scales.as_slice()));
             let shape = Shape { kv_heads: 1, page_size: to - from, value_stride: value_dim, ..shape };
             for (t, query) in tile.iter().enumerate() {
                 let (first, end) = ((query.first - base).max(from), (query.position + 1 - base).min(to));
