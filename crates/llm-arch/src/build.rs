@@ -43,19 +43,19 @@ impl Builder<'_> {
     }
 
     fn embedding(&mut self, name: &str, rows: usize, width: usize) -> Result<Embedding> {
-        let values = (self.init)(&format!("{name}.weight"), &[rows, width])?;
-        Ok(Embedding { weight: parameter_from(values, [rows, width], self.precision, self.device) })
+        Ok(Embedding { weight: self.matrix(name, [rows, width])? })
+    }
+
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
+        if let Some(matrix) = (self.packed)(&format!("{name}.weight"), shape)? {
+            return Ok(Weight::packed(matrix, self.device));
+        }
+        let values = (self.init)(&format!("{name}.weight"), &shape)?;
+        Ok(parameter_from(values, shape, self.precision, self.device).into())
     }
 
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear> {
-        let shape = [outputs, inputs];
-        let weight = match (self.packed)(&format!("{name}.weight"), shape)? {
-            Some(matrix) => Weight::packed(matrix, self.device),
-            None => {
-                let values = (self.init)(&format!("{name}.weight"), &shape)?;
-                parameter_from(values, shape, self.precision, self.device).into()
-            }
-        };
+        let weight = self.matrix(name, [outputs, inputs])?;
         let bias = if bias { Some((self.init)(&format!("{name}.bias"), &[outputs])?) } else { None };
         Ok(Linear { weight, bias: bias.map(|values| parameter_from(values, [outputs], self.precision, self.device)) })
     }

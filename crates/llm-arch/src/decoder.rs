@@ -22,9 +22,12 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use llm_moe::{Moe, Routing};
 use llm_run::Seed;
-use llm_tensor::nn::{Embedding, Linear, LoraBank, Norm};
+use llm_tensor::nn::{Embedding, Linear, LoraBank, Norm, Weight};
 use llm_tensor::ops::{self, AttentionSpan, Indices, Pairing, RopeTable};
 use llm_tensor::{Precision, burn};
+
+/// Rows that a quantised output projection turns into losses at a time.
+const NLL_ROWS: usize = 256;
 
 /// A packed batch of token rows.
 #[derive(Debug, Clone)]
@@ -249,7 +252,7 @@ impl Decoder {
 
     /// Token vectors `[N, D]` as they enter the first block, learned positions left out: what a caller may replace rows of.
     pub fn embed(&self, ids: Indices) -> Tensor<2> {
-        let x_ND = self.model.embed_tokens.forward(ids);
+        let x_ND = self.rows_of(&self.model.embed_tokens, ids);
         if !self.config.scale_embeddings {
             return x_ND;
         }
@@ -257,6 +260,12 @@ impl Decoder {
         let factor = (self.config.hidden_size as f32).sqrt();
         let factor = Tensor::<2>::full([1, 1], factor, &x_ND.device()).cast(x_ND.dtype());
         x_ND * factor
+    }
+
+    /// Rows of a table in the model's number format; quantised ones come in `f32`.
+    fn rows_of(&self, table: &Embedding, ids: Indices) -> Tensor<2> {
+        let x_ND = table.forward(ids);
+        if table.weight.as_packed().is_some() { x_ND.cast(self.precision().dtype()) } else { x_ND }
     }
 
     /// [`Decoder::hidden_observed`] from given vectors `[N, D]` in place of those of [`Decoder::embed`]; the batch's ids are not read.
@@ -271,10 +280,7 @@ impl Decoder {
 
     /// Scores over the vocabulary: `[N, D]` -> `[N, V]`.
     pub fn logits(&self, hidden_ND: Tensor<2>) -> Tensor<2> {
-        let logits_NV = match self.adapted_head() {
-            Some(head) => head.weight.forward(hidden_ND),
-            None => ops::linear(hidden_ND, self.output_weight()),
-        };
+        let logits_NV = self.output().forward(hidden_ND);
         match self.config.final_logit_softcapping {
             Some(cap) => logits_NV.div_scalar(cap).tanh().mul_scalar(cap),
             None => logits_NV,
@@ -283,21 +289,28 @@ impl Decoder {
 
     /// Negative log-likelihoods `[N]` of the targets in nats, without the `[N, V]` logits. [`ops::IGNORE`] gives 0.
     pub fn nll(&self, hidden_ND: Tensor<2>, targets: Indices) -> Tensor<1> {
-        if self.adapted_head().is_some() {
+        let output = self.output();
+        if output.as_packed().is_none() && !output.bank().is_some_and(LoraBank::active) {
+            let softcap = self.config.final_logit_softcapping.map(|cap| cap as f32);
+            return ops::linear_cross_entropy(hidden_ND, output.val(), targets, softcap);
+        }
+        if output.bank().is_some_and(LoraBank::active) {
+            // The bank knows the rows of a whole batch.
             return ops::cross_entropy(self.logits(hidden_ND), targets);
         }
-        let softcap = self.config.final_logit_softcapping.map(|cap| cap as f32);
-        ops::linear_cross_entropy(hidden_ND, self.output_weight(), targets, softcap)
-    }
-
-    /// The output projection, where rows of the next pass use another one.
-    fn adapted_head(&self) -> Option<&Linear> {
-        self.lm_head.as_ref().filter(|head| head.weight.bank().is_some_and(LoraBank::active))
+        // A quantised projection is multiplied as it is, some rows at a time.
+        let (n, d) = (targets.len(), hidden_ND.dims()[1]);
+        let parts = (0..n).step_by(NLL_ROWS).map(|first| {
+            let last = n.min(first + NLL_ROWS);
+            ops::cross_entropy(self.logits(hidden_ND.clone().slice([first..last, 0..d])), Indices::from(&targets[first..last]))
+        });
+        let parts: Vec<_> = parts.collect();
+        if parts.is_empty() { Tensor::zeros([0], &hidden_ND.device()) } else { Tensor::cat(parts, 0) }
     }
 
     /// `[V, D]` of the output projection.
-    fn output_weight(&self) -> Tensor<2> {
-        self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.weight.val(), |head| head.weight.val())
+    fn output(&self) -> &Weight {
+        self.lm_head.as_ref().map_or(&self.model.embed_tokens.weight, |head| &head.weight)
     }
 
     /// The residual stream `[N, D]` as it enters the first block.
@@ -314,7 +327,7 @@ impl Decoder {
 
     fn with_positions(&self, x_ND: Tensor<2>, positions: &Indices) -> Tensor<2> {
         match &self.model.position_embeddings {
-            Some(table) => x_ND + table.forward(positions.clone()),
+            Some(table) => x_ND + self.rows_of(table, positions.clone()),
             None => x_ND,
         }
     }

@@ -20,7 +20,7 @@ pub enum Error {
     #[error("key/value cache: {0}")]
     Cache(String),
     /// The weights do not fit the configuration; every problem is listed.
-    #[error("{}: weights do not fit config.json:\n  {}", path.display(), shortened(problems))]
+    #[error("{}: weights do not fit the configuration:\n  {}", path.display(), shortened(problems))]
     Weights {
         /// The model folder.
         path: PathBuf,

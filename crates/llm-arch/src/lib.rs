@@ -1,4 +1,4 @@
-//! The decoder family: one declarative model, Hugging Face checkpoints in and out.
+//! The decoder family: one declarative model, Hugging Face and GGUF checkpoints in and out.
 //!
 //! | module | noun | job |
 //! |---|---|---|
@@ -13,6 +13,7 @@
 //! | [`presets`] | `preset`, `PRESETS` | published models by name |
 //! | [`budget`] | `Report`, `Plan` | what a configuration costs, without a tensor |
 //! | [`hf`] | `load`, `save` | `config.json` and `model.safetensors` |
+//! | [`gguf`] | `load`, `save` | the files of llama.cpp |
 //! | [`tokens`] | `ModelFolder`, `check`, `glitch` | a model and its tokenizer, changed together or compared |
 //! | [`parity`] | `check` | a model against recorded numbers of another implementation |
 //!
@@ -28,6 +29,7 @@ pub mod cache;
 pub mod config;
 pub mod decoder;
 mod error;
+pub mod gguf;
 pub mod hf;
 mod linears;
 pub mod parameters;

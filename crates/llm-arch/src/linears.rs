@@ -2,7 +2,8 @@
 
 use crate::Decoder;
 use crate::decoder::Block;
-use llm_tensor::nn::Linear;
+use llm_tensor::nn::{Linear, Weight};
+use llm_tensor::quant::Activations;
 
 impl Decoder {
     /// The projections of one block in the order in which a token meets them, by canonical name without `.weight`. Routers and stacked experts
@@ -16,6 +17,24 @@ impl Decoder {
     pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
         let blocks = self.model.layers.iter_mut().enumerate();
         blocks.flat_map(|(i, block)| block_linears(block, &format!("model.layers.{i}"))).collect()
+    }
+
+    fn each_weight(&mut self, change: impl Fn(&mut Weight)) {
+        self.linears_mut().into_iter().for_each(|(_, linear)| change(&mut linear.weight));
+        self.lm_head.iter_mut().for_each(|head| change(&mut head.weight));
+        change(&mut self.model.embed_tokens.weight);
+    }
+
+    /// Multiply every quantised matrix with inputs in that format. Dense ones, and tables (NF4), stay as they are.
+    pub fn set_activations(&mut self, activations: Activations) {
+        self.each_weight(|weight| weight.set_activations(activations));
+    }
+
+    /// Keep the dense projections, the output projection and the embedding in bfloat16 on the processor: half the memory and twice the tokens a
+    /// second of one request, while inputs and sums stay `f32`. For inference; these matrices are no parameters any more. Exact where the
+    /// checkpoint is in bfloat16. Routers and stacked experts stay `f32`.
+    pub fn keep_bf16(&mut self) {
+        self.each_weight(Weight::keep_bf16);
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 /// Describe, plan and check decoder models.
 ///
-/// A model is a folder as Hugging Face's libraries write it (config.json, model.safetensors or shards) or a preset,
+/// A model is a folder as Hugging Face's libraries write it (config.json, model.safetensors or shards), a GGUF file of llama.cpp, or a preset,
 /// the name of a published model (llm-arch presets).
 #[derive(Debug, Parser)]
 #[command(name = "llm-arch", version)]
@@ -36,9 +36,11 @@ enum Command {
     ///
     /// Example: llm-arch parity fixtures/decoder/*
     Parity(commands::Parity),
-    /// Write a model again: another number format, other shards
+    /// Write a model again: another number format, other shards, a file for llama.cpp or a folder from one
     ///
     /// Example: llm-arch convert model/ --out model-bf16/ --precision bfloat16 --max-shard-size 2GB
+    ///
+    /// Example: llm-arch convert model/ --out model.gguf --to gguf --type q8_0
     Convert(commands::Convert),
     /// Put a LoRA adapter (a PEFT folder) into the weights of its model
     ///

@@ -122,7 +122,11 @@ fn greedy(decoder: &Decoder, prompt: &[u32], steps: usize) -> Vec<u32> {
 
 /// Compare a folder's model with its recorded numbers.
 pub fn check(dir: &Path, device: &Device, precision: Precision, tolerance: f64) -> Result<Report> {
-    let decoder = hf::load_as(dir, device, precision)?;
+    check_decoder(&hf::load_as(dir, device, precision)?, dir, tolerance)
+}
+
+/// Compare a model that was loaded from elsewhere with the numbers recorded in a folder.
+pub fn check_decoder(decoder: &Decoder, dir: &Path, tolerance: f64) -> Result<Report> {
     let recorded = dir.join("expected.safetensors");
     let expected = Weights::open(&recorded)?;
     let config = decoder.config();
@@ -161,7 +165,7 @@ pub fn check(dir: &Path, device: &Device, precision: Precision, tolerance: f64) 
                 if config.rope_scaling.depends_on_length() && prompt.len() < longest {
                     continue;
                 }
-                let got = greedy(&decoder, &prompt, steps);
+                let got = greedy(decoder, &prompt, steps);
                 let want = want.get(row * steps..(row + 1) * steps).unwrap_or_default();
                 report.greedy.0 += got.iter().zip(want).filter(|(g, w)| i64::from(**g) == **w).count();
                 report.greedy.1 += steps;

@@ -63,7 +63,7 @@ fn a_folder_is_compared_with_its_weight_files() {
     let value = json(&["inspect", dir.to_str().unwrap(), "--json"]);
     assert_eq!(value["weights"]["parameters"], value["report"]["parameters"]["total"]);
     assert!(value["weights"]["problem"].is_null());
-    assert!(stdout(&["inspect", dir.to_str().unwrap()]).contains("every tensor fits config.json"));
+    assert!(stdout(&["inspect", dir.to_str().unwrap()]).contains("every tensor fits the configuration"));
 }
 
 /// Fused projections, stacked experts, transposed matrices, shards, 8-bit blocks with scales: what the headers hold is what we count.

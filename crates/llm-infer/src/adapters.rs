@@ -24,12 +24,18 @@ pub struct Adapters {
 impl Adapters {
     /// Read a PEFT folder and attach it to the decoder.
     pub fn load(&mut self, decoder: &mut Decoder, dir: &Path) -> Result<AdapterId> {
-        let adapter = Adapter::load(dir, decoder.config())?;
         let id = AdapterId(self.next);
-        attach(decoder, &self.rows, id.0, &adapter)?;
-        self.next += 1;
-        self.loaded.insert(id, dir.to_path_buf());
+        self.load_as(decoder, id, dir)?;
         Ok(id)
+    }
+
+    /// The same under the number that the adapter had in another engine, whose place this one takes.
+    pub fn load_as(&mut self, decoder: &mut Decoder, id: AdapterId, dir: &Path) -> Result<()> {
+        let adapter = Adapter::load(dir, decoder.config())?;
+        attach(decoder, &self.rows, id.0, &adapter)?;
+        self.next = self.next.max(id.0 + 1);
+        self.loaded.insert(id, dir.to_path_buf());
+        Ok(())
     }
 
     /// Forget an adapter. Whether requests use it is the engine's to know.

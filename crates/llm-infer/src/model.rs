@@ -1,11 +1,13 @@
-//! A model folder in memory.
+//! A model folder, or a GGUF file, in memory.
 
 use crate::{Error, Image, Result, Vision};
-use llm_arch::{Decoder, hf};
+use llm_arch::{Decoder, gguf, hf};
 use llm_tensor::{DeviceSpec, Precision};
 use llm_tokenizer::Tokenizer;
 use llm_vision::{ImageProcessor, Vlm};
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Weights and words of one model.
 #[derive(Debug, Clone)]
@@ -16,23 +18,33 @@ pub struct Model {
     pub vision: Option<Vision>,
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
-    /// Folder name.
+    /// Folder name; for a GGUF file its name without the ending.
     pub id: String,
     /// BLAKE3 of the weights.
     pub hash: String,
     /// Tokens that end a generation.
     pub eos_token_ids: Vec<u32>,
+    /// A smaller model of the same vocabulary that an engine lets guess ([`crate::Speculation::Draft`]).
+    pub draft: Option<Arc<Model>>,
 }
 
 impl Model {
     /// Load `config.json`, `model.safetensors`, the tokenizer and, if present, `generation_config.json`. A LLaVA folder (`model_type` is
-    /// `llava`) also needs its `preprocessor_config.json` or `processor_config.json`.
+    /// `llava`) also needs its `preprocessor_config.json` or `processor_config.json`. A `.gguf` file, or a folder with one and without
+    /// `config.json`, has everything in it.
     pub fn load(dir: impl AsRef<Path>, device: &DeviceSpec) -> Result<Self> {
         let dir = dir.as_ref();
+        if let Some(file) = gguf::find(dir) {
+            return Self::load_gguf(&file, device);
+        }
+        let several = gguf::files(dir).len();
+        if several > 1 && !dir.join("config.json").exists() {
+            return Err(Error::File { path: dir.to_path_buf(), message: format!("holds {several} GGUF files; name the one to load") });
+        }
         if !dir.is_dir() {
             return Err(Error::File {
                 path: dir.to_path_buf(),
-                message: "no such model folder; expected one with config.json, model.safetensors and tokenizer.json".into(),
+                message: "no such model; expected a folder with config.json, model.safetensors and tokenizer.json, or a GGUF file".into(),
             });
         }
         let device = device.open()?;
@@ -53,18 +65,21 @@ impl Model {
             );
             return Err(Error::File { path: dir.join("tokenizer.json"), message });
         }
-        let (vocab, table) = (tokenizer.vocab_size(), decoder.config().vocab_size);
-        if vocab > table {
-            return Err(Error::File {
-                path: dir.join("tokenizer.json"),
-                message: format!("the tokenizer has {vocab} tokens but the model only {table} rows; they do not belong together"),
-            });
-        }
+        together(&dir.join("tokenizer.json"), &decoder, &tokenizer)?;
         let single = dir.join("model.safetensors");
         let hash = llm_run::hash::path(if single.exists() { &single } else { dir })?;
-        let id = dir.canonicalize().ok().and_then(|d| d.file_name().map(|n| n.to_string_lossy().into_owned())).unwrap_or_else(|| "model".into());
+        let id = name(dir.canonicalize().ok().and_then(|d| d.file_name().map(OsStr::to_os_string)));
         let eos_token_ids = generation_ends(dir)?.unwrap_or_else(|| decoder.config().eos_token_id.clone());
-        Ok(Self { decoder, vision, tokenizer, id, hash, eos_token_ids })
+        Ok(Self { decoder, vision, tokenizer, id, hash, eos_token_ids, draft: None })
+    }
+
+    fn load_gguf(file: &Path, device: &DeviceSpec) -> Result<Self> {
+        let decoder = gguf::load(file, &device.open()?, Precision::F32)?;
+        let tokenizer = Tokenizer::load(file)?;
+        together(file, &decoder, &tokenizer)?;
+        let eos_token_ids = decoder.config().eos_token_id.clone();
+        let hash = llm_run::hash::path(file)?;
+        Ok(Self { decoder, vision: None, tokenizer, id: name(file.file_stem().map(OsStr::to_os_string)), hash, eos_token_ids, draft: None })
     }
 
     /// Whether the folder holds a model that takes images. Whatever is wrong with its `config.json` is for [`Model::load`] to say.
@@ -76,7 +91,13 @@ impl Model {
     /// A model from parts that are already in memory, e.g. the policy of a running trainer.
     pub fn from_parts(decoder: Decoder, tokenizer: Tokenizer, id: impl Into<String>) -> Self {
         let eos_token_ids = decoder.config().eos_token_id.clone();
-        Self { decoder: decoder.untracked(), vision: None, tokenizer, id: id.into(), hash: String::new(), eos_token_ids }
+        Self { decoder: decoder.untracked(), vision: None, tokenizer, id: id.into(), hash: String::new(), eos_token_ids, draft: None }
+    }
+
+    /// The same with a smaller model that may guess for it.
+    pub fn with_draft(mut self, draft: Model) -> Self {
+        self.draft = Some(Arc::new(draft));
+        self
     }
 
     /// Decode and preprocess a PNG, JPEG or WebP file for a [`crate::Request`].
@@ -93,6 +114,21 @@ impl Model {
     pub fn prompt_len(&self, prompt: &[u32]) -> usize {
         prompt.len() + self.vision.as_ref().map_or(0, |v| v.placeholders(prompt) * (v.tokens_per_image() - 1))
     }
+}
+
+/// What people call a model whose file or folder has that name.
+fn name(of: Option<OsString>) -> String {
+    of.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Refuse a tokenizer whose ids the model has no rows for.
+fn together(path: &Path, decoder: &Decoder, tokenizer: &Tokenizer) -> Result<()> {
+    let (vocab, table) = (tokenizer.vocab_size(), decoder.config().vocab_size);
+    if vocab <= table {
+        return Ok(());
+    }
+    let message = format!("the tokenizer has {vocab} tokens but the model only {table} rows; they do not belong together");
+    Err(Error::File { path: path.to_path_buf(), message })
 }
 
 fn generation_ends(dir: &Path) -> Result<Option<Vec<u32>>> {

@@ -160,8 +160,8 @@ pub fn compare(config: &CompareConfig, out: &Path) -> Result<Comparison> {
 }
 
 fn measure_size(path: &Path, model: &Model) -> Result<Row> {
-    let files = llm_run::atomic::walk(path)?;
-    let weights = files.iter().filter(|f| f.extension().is_some_and(|e| e == "safetensors"));
+    let files = if path.is_file() { vec![path.to_path_buf()] } else { llm_run::atomic::walk(path)? };
+    let weights = files.iter().filter(|f| f.extension().is_some_and(|e| e == "safetensors" || e == "gguf"));
     let disk_bytes = weights.filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
     let (memory_bytes, storage) = memory(&model.decoder);
     Ok(Row { model: path.to_path_buf(), storage, disk_bytes, memory_bytes, ..Row::default() })

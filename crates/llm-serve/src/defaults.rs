@@ -45,12 +45,12 @@ struct GenerationConfig {
 }
 
 impl Defaults {
-    /// Read `generation_config.json` in `model_dir`; a missing file means greedy decoding.
+    /// Read `generation_config.json` in `model_dir`; a missing file, or a model that is no folder, means greedy decoding.
     pub fn load(model_dir: &Path) -> Result<Self> {
         let path = model_dir.join("generation_config.json");
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Ok(Self::default()),
             Err(e) => return Err(Error::ModelFile { path, message: format!("cannot read: {e}") }),
         };
         let file: GenerationConfig =

@@ -1,7 +1,8 @@
 //! Layers of a decoder, made from tensors that already have their values.
 //!
-//! [`Linear`] is the one door for projections: its [`Weight`] is dense or quantised, with or without adapters ([`lora`]), and nobody above needs to
-//! know.
+//! [`Linear`] is the one door for projections: its [`Weight`] is dense or quantised, with or without adapters ([`lora`]), and nobody
+//! above needs to know. The table of an
+//! [`Embedding`] is a [`Weight`] too, so that it can stay quantised where it is also the output projection.
 //!
 //! Legend: N tokens, I/O features, V vocabulary, D hidden.
 
@@ -57,13 +58,13 @@ impl Linear {
 #[derive(Module, Debug)]
 pub struct Embedding {
     /// `[V, D]`.
-    pub weight: Param<Tensor<2>>,
+    pub weight: Weight,
 }
 
 impl Embedding {
-    /// Ids -> `[N, D]`.
+    /// Ids -> `[N, D]`; of a quantised table in `f32`.
     pub fn forward(&self, ids: ops::Indices) -> Tensor<2> {
-        ops::embedding(self.weight.val(), ids)
+        self.weight.lookup(ids)
     }
 }
 

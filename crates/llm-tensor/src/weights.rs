@@ -28,10 +28,35 @@ pub struct HostTensor {
     pub values: Vec<f32>,
 }
 
+/// A file of weights as it lies on disk, memory-mapped: what is not looked at is not read.
+#[derive(Debug)]
+pub struct Mapped(Mmap);
+
+impl Mapped {
+    /// Map a file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bad = |message: String| Error::Weights { path: path.to_path_buf(), message };
+        let file = File::open(path).map_err(|e| bad(format!("cannot read weights: {e}")))?;
+        // SAFETY: the map is read-only and private; a file truncated by someone else while mapped can end the process with
+        // SIGBUS but cannot corrupt memory. Weight files are replaced by rename, never rewritten in place.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| bad(format!("cannot map: {e}")))?;
+        Ok(Self(map))
+    }
+}
+
+impl std::ops::Deref for Mapped {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// The tensors of a model folder or file, memory-mapped; each is converted to `f32` when asked for.
 #[derive(Debug)]
 pub struct Weights {
-    files: Vec<(PathBuf, Mmap)>,
+    files: Vec<(PathBuf, Mapped)>,
     index: HashMap<String, Entry>,
     /// Rows and columns of the blocks that share a scale in 8-bit checkpoints.
     block: [usize; 2],
@@ -87,10 +112,7 @@ impl Weights {
         let (mut files, mut index) = (Vec::new(), HashMap::new());
         for path in paths {
             let bad = |message: String| Error::Weights { path: path.clone(), message };
-            let file = File::open(&path).map_err(|e| bad(format!("cannot read weights: {e}")))?;
-            // SAFETY: the map is read-only and private; a file truncated by someone else while mapped can end the process with
-            // SIGBUS but cannot corrupt memory. Weight files are replaced by rename, never rewritten in place.
-            let map = unsafe { Mmap::map(&file) }.map_err(|e| bad(format!("cannot map: {e}")))?;
+            let map = Mapped::open(&path)?;
             let tensors =
                 SafeTensors::deserialize(&map).map_err(|e| bad(format!("not a complete safetensors file ({e}); copy or download it again")))?;
             for (name, view) in tensors.iter() {

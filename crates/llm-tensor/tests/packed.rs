@@ -1,11 +1,12 @@
-//! Quantised matrices: layouts against fixtures made by other code, kernels against the decoded matrix, one bit pattern for any threads.
+//! Quantised matrices: layouts against fixtures made by other code, kernels against the decoded matrix, one bit pattern for any threads and
+//! for any number of rows.
 
 use llm_tensor::burn::tensor::{DType, Device, Tensor};
-use llm_tensor::kernels::{matmul, packed};
-use llm_tensor::nn::{Linear, Weight, parameter_from};
+use llm_tensor::kernels::{RowInvariant, matmul, packed};
+use llm_tensor::nn::{Embedding, Linear, Weight, parameter_from};
 use llm_tensor::quant::bitsandbytes::{Absmax, Int8, Table4};
 use llm_tensor::quant::gptq::Gptq;
-use llm_tensor::quant::{Meaning, Packed};
+use llm_tensor::quant::{Activations, Meaning, Packed, awq};
 use llm_tensor::weights::{Dtype, RawTensor, SaveOptions, Weights, save_mixed_folder};
 use llm_tensor::{Precision, host, ops, params, rayon};
 use proptest::prelude::*;
@@ -48,6 +49,18 @@ fn gptq_fixtures_are_read_and_packed_again_bit_by_bit() {
     assert!((0..32 * 64).all(|i| unpacked.codes[i] == in_out[i % 64 * 32 + i / 64]));
     let zeros = bytes(&weights, "unpacked.zeros_u8");
     assert!((0..32 * 2).all(|i| unpacked.zeros[i] == zeros[i % 2 * 32 + i / 2]));
+}
+
+#[test]
+fn awq_fixtures_are_read() {
+    let weights = fixture("gptq_awq.safetensors");
+    let matrix = awq::read(&weights, "awq", [32, 64]).unwrap();
+    assert_eq!((matrix.bits(), matrix.group(), matrix.order()), (4, 32, None));
+    assert_eq!(matrix.dequantize(), weights.get("awq.dequantized_out_in").unwrap().values);
+    for (shape, names) in [([64, 64], "awq.qweight"), ([32, 128], "expected I32 [128, 4]"), ([30, 64], "multiple of 8")] {
+        let message = awq::read(&weights, "awq", shape).unwrap_err();
+        assert!(message.contains(names), "{message}");
+    }
 }
 
 #[test]
@@ -149,8 +162,13 @@ fn matrix(outputs: usize, inputs: usize, group: usize, kind: usize, ordered: boo
         (state >> 33) as u32
     };
     let groups = inputs.div_ceil(group);
-    let wide = kind % 2 == 1;
-    let codes: Vec<u8> = (0..outputs * inputs).map(|_| (next() % if wide { 256 } else { 16 }) as u8).collect();
+    let wide = kind % 2 == 1 || kind == 8;
+    let code = |random: u32| match kind {
+        7 => random % 32,      // 5 bits with mins
+        8 => 96 + random % 64, // 6 bits
+        _ => random % if wide { 256 } else { 16 },
+    };
+    let codes: Vec<u8> = (0..outputs * inputs).map(|_| code(next()) as u8).collect();
     let scales: Vec<f32> = (0..outputs * groups).map(|_| (next() % 1000) as f32 / 1e4 + 1e-3).collect();
     let zeros: Vec<i16> = (0..outputs * groups).map(|_| (next() % if wide { 256 } else { 16 }) as i16).collect();
     let mut order: Vec<u32> = (0..inputs as u32).collect();
@@ -162,20 +180,39 @@ fn matrix(outputs: usize, inputs: usize, group: usize, kind: usize, ordered: boo
         0 => (Meaning::Bits4, Some(zeros)),
         1 => (Meaning::Bits8, Some(zeros)),
         2 => (Meaning::Table("nf4", table), None),
-        3 => (Meaning::Bits8, Some(vec![128; outputs * groups])),
-        _ => (Meaning::Bits4, Some(vec![8; outputs * groups])),
+        3 | 8 => (Meaning::Bits8, Some(vec![128; outputs * groups])),
+        4 => (Meaning::Bits4, Some(vec![8; outputs * groups])),
+        _ => {
+            let mins = zeros.iter().zip(&scales).map(|(zero, scale)| f32::from(*zero) * scale * 0.97).collect();
+            return Packed::with_mins([outputs, inputs], group, &codes, if wide { Meaning::Bits8 } else { Meaning::Bits4 }, scales, mins);
+        }
     };
     Packed::new([outputs, inputs], group, ordered.then_some(order), &codes, meaning, scales, zeros)
+}
+
+/// Kinds of [`matrix`].
+const KINDS: usize = 9;
+
+/// Rows of inputs between -0.4 and 0.6.
+fn inputs_of(rows: usize, inputs: usize) -> Vec<f32> {
+    (0..rows * inputs).map(|i| ((i * 37 + 11) % 29) as f32 / 29.0 - 0.4).collect()
+}
+
+/// The error that rounding the inputs can make: half a step of each input's unit times the absolute values of a row.
+fn rounding_bound(x: &[f32], dense: &[f32], inputs: usize) -> f32 {
+    let step = x.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
+    let row = |row: &[f32]| row.iter().map(|w| w.abs()).sum::<f32>();
+    dense.chunks_exact(inputs).map(row).fold(0f32, f32::max) * step * 0.51
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
     fn every_path_multiplies_with_the_decoded_matrix(
-        outputs in 1usize..150, inputs in 1usize..200, group in 1usize..80, kind in 0usize..5, ordered: bool, rows in 1usize..7, seed: u64,
+        outputs in 1usize..150, inputs in 1usize..200, group in 1usize..80, kind in 0usize..KINDS, ordered: bool, rows in 1usize..7, seed: u64,
     ) {
         let w = matrix(outputs, inputs, group, kind, ordered, seed);
-        let x: Vec<f32> = (0..rows * inputs).map(|i| ((i * 37 + 11) % 29) as f32 / 29.0 - 0.4).collect();
+        let x = inputs_of(rows, inputs);
         let dense = w.dequantize();
         let want = matmul::linear(&x, &dense, inputs, outputs);
         let scale = want.iter().fold(1f32, |m, v| m.max(v.abs()));
@@ -191,18 +228,185 @@ proptest! {
         let part = w.rows(&[b..outputs, 0..a]).dequantize();
         prop_assert_eq!(&part[..(outputs - b) * inputs], &dense[b * inputs..]);
         prop_assert_eq!(&part[(outputs - b) * inputs..], &dense[..a * inputs]);
+        let middle = outputs / 2;
+        prop_assert_eq!(&w.row(middle)[..], &dense[middle * inputs..][..inputs]);
+    }
+
+    #[test]
+    fn inputs_in_8_bits_err_by_their_rounding_and_no_more(
+        outputs in 1usize..70, inputs in 1usize..300,
+        group in prop_oneof![1usize..80, Just(16), Just(32), Just(64), Just(128), Just(300)],
+        kind in 0usize..KINDS, ordered: bool, rows in 1usize..19, seed: u64,
+    ) {
+        let exact = matrix(outputs, inputs, group, kind, ordered, seed);
+        let w = exact.clone().with_activations(Activations::Int8);
+        prop_assert_eq!(w.activations(), if kind == 2 { Activations::Exact } else { Activations::Int8 });
+        let dense = w.dequantize();
+        // Scales and mins with 11 bits.
+        let largest = exact.dequantize().iter().fold(0f32, |m, v| m.max(v.abs()));
+        prop_assert!(largest_difference(&dense, &exact.dequantize()) <= largest.max(25.0 * 0.1) / 1024.0);
+        prop_assert_eq!(&w.clone().with_activations(Activations::Exact).dequantize(), &dense);
+        for k in [0, inputs / 2, inputs - 1] {
+            let value = |w: &Packed| {
+                let [scale, zero, min] = w.scaling(outputs - 1, k / w.group());
+                (f32::from(w.raw_code(outputs - 1, k)) - zero) * scale - min
+            };
+            prop_assert!((value(&w) - value(&exact)).abs() <= largest.max(25.0) / 1024.0);
+        }
+
+        let x = inputs_of(rows, inputs);
+        let y = packed::linear(&x, &w);
+        let want = matmul::linear(&x, &dense, inputs, outputs);
+        let exact_part = 2e-5 * want.iter().fold(1f32, |m, v| m.max(v.abs())) * (inputs as f32).sqrt();
+        prop_assert!(largest_difference(&y, &want) <= exact_part + rounding_bound(&x, &dense, inputs));
+
+        // The composed body multiplies with floats, on any device.
+        let device = Device::flex();
+        let weight = ops::PackedWeight::new(std::sync::Arc::new(w.clone()), &device);
+        let composed = host::to_vec(ops::packed_linear_composed(host::from_vec(x, [rows, inputs], &device), &weight));
+        prop_assert!(largest_difference(&composed, &want) < 10.0 * exact_part);
+
+        let (a, b) = (outputs / 3, outputs.div_ceil(2));
+        let part = w.rows(&[b..outputs, 0..a]).dequantize();
+        prop_assert_eq!(&part[..(outputs - b) * inputs], &dense[b * inputs..]);
+        prop_assert_eq!(&part[(outputs - b) * inputs..], &dense[..a * inputs]);
+    }
+}
+
+#[test]
+fn inputs_in_8_bits_move_an_output_by_half_a_per_cent() {
+    // Nearly normal inputs: sums of 12 uniform numbers.
+    let mut state = 1u32;
+    let mut uniform = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32
+    };
+    let x: Vec<f32> = (0..4 * 512).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect();
+    for kind in [3, 4, 6] {
+        let w = matrix(64, 512, 32, kind, false, 2).with_activations(Activations::Int8);
+        let (y, want) = (packed::linear(&x, &w), matmul::linear(&x, &w.dequantize(), 512, 64));
+        let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>();
+        let error = (square(&mut y.iter().zip(&want).map(|(a, b)| a - b)) / square(&mut want.iter().copied())).sqrt();
+        assert!((0.002..0.008).contains(&error), "kind {kind}: {error}");
+    }
+}
+
+#[test]
+fn groups_of_16_take_no_more_room_than_their_codes() {
+    let n = 64 * 256;
+    for (kind, exact_bytes, bytes) in [(3, n, n), (4, n / 2, n / 2), (8, n, n * 3 / 4)] {
+        let exact = matrix(64, 256, 16, kind, false, 1);
+        assert_eq!(exact.bytes(), exact_bytes + 4 * n / 16, "codes and scales");
+        assert_eq!(exact.with_activations(Activations::Int8).bytes(), bytes + 2 * n / 16, "scales in half precision");
+    }
+}
+
+#[test]
+fn scales_far_from_1_survive_half_precision() {
+    for scale in [1e-20f32, 3e-7, 1.0, 4e12] {
+        let exact = Packed::new([2, 32], 32, None, &[3; 64], Meaning::Bits4, vec![scale, scale * 1e-4], None);
+        let w = exact.clone().with_activations(Activations::Int8);
+        for (a, b) in w.dequantize().iter().zip(exact.dequantize()) {
+            assert!((a / b - 1.0).abs() < 1.0 / 2048.0, "{a} for {b}");
+        }
+        let y = packed::linear(&[1.0; 32], &w);
+        assert!((y[0] / (96.0 * scale) - 1.0).abs() < 1.0 / 1024.0, "{} for {scale}", y[0]);
+    }
+    let broken = Packed::new([1, 32], 32, None, &[3; 32], Meaning::Bits4, vec![f32::NAN], None);
+    assert_eq!(broken.with_activations(Activations::Int8).activations(), Activations::Exact);
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_among_32() {
+    let bits = |y: &[f32]| y.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let (outputs, inputs) = (210, 320);
+    let x = inputs_of(32, inputs);
+    let same = |name: &str, product: &dyn Fn(&[f32]) -> Vec<f32>| {
+        let together = product(&x);
+        for n in [1, 2, 3, 8, 9, 31] {
+            assert_eq!(bits(&product(&x[..n * inputs])), bits(&together[..n * outputs]), "{name}, {n} rows");
+        }
+        let last = product(&x[31 * inputs..]);
+        assert_eq!(bits(&last), bits(&together[31 * outputs..]), "{name}, the last row");
+    };
+    // Without asking: inputs in 8 bits, and bfloat16.
+    for kind in (0..KINDS).filter(|kind| *kind != 2) {
+        for group in [16, 32, 320] {
+            let w = matrix(outputs, inputs, group, kind, kind < 5 || kind == 8, 9).with_activations(Activations::Int8);
+            same(&format!("{w:?}, kind {kind}"), &|x| packed::linear(x, &w));
+        }
+    }
+    let values = matrix(outputs, inputs, 32, 0, false, 4).dequantize();
+    let half = Packed::bf16([outputs, inputs], &values);
+    same("bfloat16", &|x| packed::linear(x, &half));
+    // Under the guard: everything.
+    let _one_order = RowInvariant::begin();
+    same("dense", &|x| matmul::linear(x, &values, inputs, outputs));
+    for kind in 0..KINDS {
+        let w = matrix(outputs, inputs, 64, kind, kind < 5 || kind == 8, 9);
+        same(&format!("exact, kind {kind}"), &|x| packed::linear(x, &w));
+    }
+    let device = Device::flex();
+    let experts = host::from_vec([&values[..], &values[..]].concat(), [2, outputs, inputs], &device);
+    same("experts", &|x| {
+        let n = x.len() / inputs;
+        let x = host::from_vec(x.to_vec(), [n, inputs], &device);
+        host::to_vec(ops::grouped_linear(x, experts.clone(), vec![0, n as u32, n as u32].into()))
+    });
+}
+
+#[test]
+fn bfloat16_keeps_its_values_and_halves_the_bytes() {
+    let values: Vec<f32> = (0..48 * 100).map(|i| half(((i * 53 + 7) % 89) as f32 / 89.0 - 0.6)).collect();
+    let w = Packed::bf16([48, 100], &values);
+    assert_eq!((w.dequantize(), w.bytes(), w.bits()), (values.clone(), 2 * values.len(), 16));
+    assert_eq!(w.rows(&[40..48, 3..4]).row(8), values[300..400]);
+    let x = inputs_of(5, 100);
+    let want = matmul::linear(&x, &values, 100, 48);
+    assert!(largest_difference(&packed::linear(&x, &w), &want) < 1e-4);
+    let device = Device::flex();
+    let mut dense: Weight = parameter_from(values.clone(), [48, 100], Precision::F32, &device).into();
+    dense.keep_bf16();
+    assert_eq!(dense.as_packed(), Some(&w));
+    let composed = ops::packed_linear_composed(host::from_vec(x, [5, 100], &device), &ops::PackedWeight::new(std::sync::Arc::new(w), &device));
+    assert!(largest_difference(&host::to_vec(composed), &want) < 1e-4);
+}
+
+/// Rounded to bfloat16.
+fn half(x: f32) -> f32 {
+    f32::from_bits(x.to_bits() & 0xffff_0000)
+}
+
+#[test]
+fn a_quantised_table_is_looked_up_and_multiplied() {
+    let device = Device::flex();
+    for activations in [Activations::Exact, Activations::Int8] {
+        let w = matrix(50, 64, 32, 3, false, 8).with_activations(activations);
+        let table = Embedding { weight: Weight::packed(w.clone(), &device) };
+        let rows = host::to_vec(table.forward(vec![7, 0, 49, 7].into()));
+        let want: Vec<f32> = [7, 0, 49, 7].iter().flat_map(|row| w.row(*row)).collect();
+        assert_eq!(rows, want);
+        assert_eq!(params::to_host(&table)["weight"].values, w.dequantize());
+        // The same matrix as an output projection.
+        let logits = host::to_vec(table.weight.forward(host::from_vec(w.row(7), [1, 64], &device)));
+        let want = matmul::linear(&w.row(7), &w.dequantize(), 64, 50);
+        assert!(largest_difference(&logits, &want) <= 1e-2 + rounding_bound(&w.row(7), &w.dequantize(), 64));
+        let mut clone = table.clone();
+        clone.weight.set_activations(Activations::Int8);
+        assert_eq!(clone.weight.as_packed().map(Packed::activations), Some(Activations::Int8));
+        assert_eq!(table.weight.as_packed().map(Packed::activations), Some(activations), "a clone is changed alone");
     }
 }
 
 #[test]
 fn threads_change_no_bit() {
     let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
-    for kind in 0..5 {
-        let w = matrix(700, 1100, 64, kind, false, 3);
+    for (kind, activations) in (0..KINDS).flat_map(|kind| [(kind, Activations::Exact), (kind, Activations::Int8)]) {
+        let w = matrix(700, 1100, 64, kind, false, 3).with_activations(activations);
         for rows in [1, 2, 9] {
             let x: Vec<f32> = (0..rows * 1100).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
             let bits = |n| pool(n).install(|| packed::linear(&x, &w)).into_iter().map(f32::to_bits).collect::<Vec<_>>();
-            assert_eq!(bits(1), bits(4), "kind {kind}, {rows} rows");
+            assert_eq!(bits(1), bits(4), "kind {kind}, {activations:?}, {rows} rows");
         }
     }
 }

@@ -63,7 +63,9 @@ impl<'a> Builder<'a> {
         let embeddings = Embeddings {
             class_embedding: clip.then(|| self.parameter(&format!("{at}embeddings.class_embedding"), [d])),
             patch_embedding,
-            position_embedding: Embedding { weight: self.parameter(&format!("{at}embeddings.position_embedding.weight"), [config.num_tokens(), d]) },
+            position_embedding: Embedding {
+                weight: self.parameter(&format!("{at}embeddings.position_embedding.weight"), [config.num_tokens(), d]).into(),
+            },
         };
         let sizes = Sizes { d, f: config.intermediate_size, layers: config.num_hidden_layers, eps };
         VisionTower {
@@ -80,7 +82,7 @@ impl<'a> Builder<'a> {
     pub fn text(&mut self, at: &str, config: &TextConfig) -> TextTower {
         let &TextConfig { hidden_size: d, layer_norm_eps: eps, .. } = config;
         let sizes = Sizes { d, f: config.intermediate_size, layers: config.num_hidden_layers, eps };
-        let mut table = |name: &str, rows: usize| Embedding { weight: self.parameter(&format!("{at}embeddings.{name}.weight"), [rows, d]) };
+        let mut table = |name: &str, rows: usize| Embedding { weight: self.parameter(&format!("{at}embeddings.{name}.weight"), [rows, d]).into() };
         let embeddings = TextEmbeddings {
             token_embedding: table("token_embedding", config.vocab_size),
             position_embedding: table("position_embedding", config.max_position_embeddings),

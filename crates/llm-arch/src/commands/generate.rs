@@ -3,9 +3,10 @@
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use llm_arch::tokens::check;
-use llm_arch::{CachedBatch, Decoder, KvDtype, KvPool, hf};
+use llm_arch::{CachedBatch, Decoder, KvDtype, KvPool, gguf, hf};
 use llm_run::program;
 use llm_tensor::host::to_vec;
+use llm_tensor::quant::Activations;
 use llm_tensor::sample::{self, History, Sampling};
 use llm_tensor::{DeviceSpec, Precision};
 use llm_tokenizer::Tokenizer;
@@ -16,7 +17,7 @@ use std::time::Instant;
 /// Arguments of `generate`. Names and defaults are those of Hugging Face's `generate`.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// Model folder with config.json, weights and tokenizer.json.
+    /// Model folder with config.json, weights and tokenizer.json, or a GGUF file.
     model: PathBuf,
     /// Text to continue; `-` or nothing reads standard input.
     prompt: Option<String>,
@@ -71,6 +72,9 @@ pub struct Generate {
     /// Number format of the cached keys and values: f32, bf16, int8.
     #[arg(long, default_value_t, value_name = "FORMAT")]
     kv_dtype: KvDtype,
+    /// Multiply quantised matrices of a GGUF file with float inputs; otherwise these are rounded to 8 bits, as llama.cpp does.
+    #[arg(long)]
+    exact: bool,
     /// Print ids, text and speed as JSON instead of streaming text.
     #[arg(long)]
     json: bool,
@@ -80,8 +84,17 @@ impl Generate {
     pub fn run(&self) -> Result<()> {
         program::catch_interrupts();
         let prompt = self.prompt()?;
-        let decoder = hf::load_as(&self.model, &self.device.open()?, self.precision)?;
-        let tokenizer = Tokenizer::load(&self.model).map_err(|e| anyhow!("generate needs the tokenizer of the model: {e}"))?;
+        let file = gguf::find(&self.model);
+        let device = self.device.open()?;
+        let mut decoder = match &file {
+            Some(file) => gguf::load(file, &device, self.precision)?,
+            None => hf::load_as(&self.model, &device, self.precision)?,
+        };
+        if self.exact {
+            decoder.set_activations(Activations::Exact);
+        }
+        let tokenizer =
+            Tokenizer::load(file.as_ref().unwrap_or(&self.model)).map_err(|e| anyhow!("generate needs the tokenizer of the model: {e}"))?;
         let config = decoder.config();
         check::require(&self.model, config, &tokenizer)?;
         let mut ids = tokenizer.encode_with_special(&prompt);

@@ -5,6 +5,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use llm_arch::budget::report::{Fit, ModeMemory};
 use llm_arch::budget::{Parts, Report, chinchilla::DEFAULT_CONTEXT};
+use llm_arch::gguf;
 use llm_arch::hf::{self, Checkpoint};
 use llm_arch::{DecoderConfig, KvDtype, presets};
 use llm_tensor::weights::Weights;
@@ -45,7 +46,14 @@ struct OnDisk {
 impl Inspect {
     pub fn run(&self) -> Result<()> {
         let dir = Path::new(&self.model);
-        let (name, config, disk) = if dir.is_dir() {
+        let (name, config, disk) = if let Some(file) = gguf::find(dir) {
+            let checkpoint = gguf::Checkpoint::open(&file)?;
+            let types: Vec<String> = checkpoint.types().into_iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+            let (parameters, bytes) = (checkpoint.num_parameters(), checkpoint.total_bytes());
+            let tensors = checkpoint.types().values().sum();
+            let disk = OnDisk { tensors, parameters, bytes, problem: None };
+            (format!("{} ({})", self.model, types.join(", ")), checkpoint.config, Some(disk))
+        } else if dir.is_dir() {
             let config = hf::load_config(dir)?;
             (self.model.clone(), config.clone(), on_disk(dir, &config)?)
         } else if self.model.contains(['/', '\\']) && presets::find(&self.model).is_none() {
@@ -173,7 +181,7 @@ fn parameters(out: &mut String, config: &DecoderConfig, disk: Option<&OnDisk>, p
     }
     if let Some(disk) = disk {
         let verdict = match (&disk.problem, disk.parameters == parts.total) {
-            (None, true) => "every tensor fits config.json",
+            (None, true) => "every tensor fits the configuration",
             (None, false) => "every tensor fits, but others are counted",
             (Some(_), _) => "DO NOT FIT config.json, see below",
         };

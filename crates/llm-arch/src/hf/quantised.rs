@@ -2,7 +2,7 @@
 
 use llm_tensor::quant::bitsandbytes::{Int8, Table4};
 use llm_tensor::quant::gptq::{self, Gptq};
-use llm_tensor::quant::{Packed, Stored};
+use llm_tensor::quant::{Packed, Stored, awq};
 use llm_tensor::weights::Weights;
 use serde_json::Value;
 
@@ -16,6 +16,8 @@ pub enum Quantisation {
         /// Zero points as they are (`checkpoint_format: gptq_v2`), not less one.
         v2: bool,
     },
+    /// AWQ, version `gemm`, 4 bits.
+    Awq,
     /// bitsandbytes, 4 bits.
     Table4,
     /// bitsandbytes, int8 rows.
@@ -42,6 +44,18 @@ impl Quantisation {
                     other => Err(format!("`quantization_config.checkpoint_format` = \"{other}\" is not supported; expected gptq or gptq_v2")),
                 }
             }
+            Some("awq") => {
+                let bits = settings.get("bits").or_else(|| settings.get("w_bit")).and_then(Value::as_u64);
+                if bits != Some(4) {
+                    return Err("`quantization_config.bits` of an AWQ model has to be 4".into());
+                }
+                match settings.get("version").and_then(Value::as_str).unwrap_or("gemm").to_lowercase().as_str() {
+                    "gemm" => Ok(Some(Self::Awq)),
+                    other => Err(format!(
+                        "`quantization_config.version` = \"{other}\" is not supported; expected gemm: save the model again with version=\"GEMM\""
+                    )),
+                }
+            }
             Some("bitsandbytes") if flag("load_in_4bit") || flag("_load_in_4bit") => {
                 match settings.get("bnb_4bit_quant_storage").and_then(Value::as_str) {
                     None | Some("uint8") => Ok(Some(Self::Table4)),
@@ -50,15 +64,15 @@ impl Quantisation {
             }
             Some("bitsandbytes") if flag("load_in_8bit") || flag("_load_in_8bit") => Ok(Some(Self::Int8)),
             Some("bitsandbytes") => Err("`quantization_config`: expected load_in_4bit or load_in_8bit to be true".into()),
-            Some(other) => Err(format!("`quantization_config.quant_method` = \"{other}\" is not supported; expected gptq, bitsandbytes or fp8")),
-            None => Err("`quantization_config.quant_method` is missing; expected gptq, bitsandbytes or fp8".into()),
+            Some(other) => Err(format!("`quantization_config.quant_method` = \"{other}\" is not supported; expected gptq, awq, bitsandbytes or fp8")),
+            None => Err("`quantization_config.quant_method` is missing; expected gptq, awq, bitsandbytes or fp8".into()),
         }
     }
 
     /// Names of the tensors that hold the matrix of `prefix`, if it is quantised in this file.
     pub(super) fn tensors(self, weights: &Weights, prefix: &str) -> Vec<String> {
         let mark = match self {
-            Self::Gptq { .. } => "qweight",
+            Self::Gptq { .. } | Self::Awq => "qweight",
             Self::Table4 => "weight.quant_map",
             Self::Int8 => "SCB",
         };
@@ -67,6 +81,7 @@ impl Quantisation {
         }
         match self {
             Self::Gptq { .. } => gptq::TENSORS.iter().map(|name| format!("{prefix}.{name}")).collect(),
+            Self::Awq => awq::TENSORS.iter().map(|name| format!("{prefix}.{name}")).collect(),
             Self::Table4 => {
                 let start = format!("{prefix}.weight");
                 let own = |name: &&str| name.strip_prefix(start.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
@@ -78,12 +93,13 @@ impl Quantisation {
 
     /// The matrix `[outputs, inputs]` of `prefix`.
     pub(super) fn read(self, weights: &Weights, prefix: &str, shape: [usize; 2]) -> Result<Packed, String> {
-        let stored = match self {
-            Self::Gptq { bits, v2 } => Stored::Gptq(Gptq::read(weights, prefix, bits, shape, v2)?),
-            Self::Table4 => Stored::Table4(Table4::read(weights, prefix, shape)?),
-            Self::Int8 => Stored::Int8(Int8::read(weights, prefix, shape)?),
+        let packed = match self {
+            Self::Gptq { bits, v2 } => Stored::Gptq(Gptq::read(weights, prefix, bits, shape, v2)?).packed(),
+            Self::Awq => awq::read(weights, prefix, shape),
+            Self::Table4 => Stored::Table4(Table4::read(weights, prefix, shape)?).packed(),
+            Self::Int8 => Stored::Int8(Int8::read(weights, prefix, shape)?).packed(),
         };
-        let packed = stored.packed().map_err(|e| format!("`{prefix}`: {e}"))?;
+        let packed = packed.map_err(|e| format!("`{prefix}`: {e}"))?;
         match (0..packed.outputs()).find(|&row| packed.row_scales(row).iter().any(|s| !s.is_finite())) {
             Some(row) => Err(format!("`{prefix}`: the scales of row {row} are not all finite; the checkpoint is damaged")),
             None => Ok(packed),
@@ -99,7 +115,9 @@ mod tests {
     #[test]
     fn methods_and_widths_that_are_not_read_are_named() {
         for (settings, names) in [
-            (json!({"quant_method": "awq", "bits": 4}), "awq"),
+            (json!({"quant_method": "aqlm", "bits": 4}), "aqlm"),
+            (json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), "gemv"),
+            (json!({"quant_method": "awq", "bits": 8}), "has to be 4"),
             (json!({"quant_method": "gptq", "bits": 3}), "bits` = 3"),
             (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), "marlin"),
             (json!({"quant_method": "bitsandbytes"}), "load_in_4bit"),
@@ -109,6 +127,8 @@ mod tests {
             assert!(message.contains(names), "{message}");
         }
         assert_eq!(Quantisation::of(&json!({})), Ok(None));
+        let awq = json!({"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": true}});
+        assert_eq!(Quantisation::of(&awq), Ok(Some(Quantisation::Awq)));
         let v2 = json!({"quantization_config": {"quant_method": "gptq", "bits": 8, "checkpoint_format": "gptq_v2"}});
         assert_eq!(Quantisation::of(&v2), Ok(Some(Quantisation::Gptq { bits: 8, v2: true })));
     }

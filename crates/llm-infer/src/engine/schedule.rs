@@ -7,6 +7,7 @@
 use super::queue::Rank;
 use super::sequence::Sequence;
 use super::{Engine, Event, Speculation, stretched};
+use crate::Result;
 use crate::speculative::{self, Controller};
 use std::time::Instant;
 
@@ -62,51 +63,66 @@ impl Engine {
     }
 
     /// Let waiting requests run while there is room, and in the place of less urgent ones.
-    pub(super) fn admit(&mut self) {
+    pub(super) fn admit(&mut self) -> Result<()> {
         while let Some((at, rank)) = self.queue.next() {
-            let entered = self.running.len() < self.config.max_batch && self.enter(at);
+            let entered = self.running.len() < self.config.max_batch && self.enter(at)?;
             if !entered && !self.displace(at, rank) {
                 break;
             }
         }
+        Ok(())
     }
 
-    fn enter(&mut self, at: usize) -> bool {
+    fn enter(&mut self, at: usize) -> Result<bool> {
         let id = self.queue.waiting[at].id;
         if self.blocked.is_some_and(|(who, free)| who == id && self.kv.free_pages() <= free) {
-            return false;
+            return Ok(false);
         }
         let mut sequence = self.queue.waiting.swap_remove(at);
         let gone = sequence.swapped.as_ref().map_or(0, |s| s.pages.iter().take_while(|p| p.is_none()).count());
         self.kv.skip(&mut sequence.table, gone);
         let found = self.kv.adopt(&mut sequence.table, &sequence.tokens, &sequence.pictures, 0);
         let start = sequence.swapped.as_ref().map_or(found, |s| s.computed);
-        let needed = sequence.tokens.len().min(self.window.map_or(usize::MAX, |window| start + window));
-        // One page for each of the others, which will soon want it.
-        if !self.kv.reserve_leaving(&mut sequence.table, needed, self.running.len()) {
+        let length = sequence.tokens.len();
+        let fits = match self.window {
+            None => self.reserve_at_first(&mut sequence, length),
+            Some(window) => {
+                self.kv.slide(&mut sequence.table, (found + 1).saturating_sub(window));
+                // Alone it can do with less.
+                let alone = self.running.is_empty();
+                self.reserve_at_first(&mut sequence, length.min(start + window)) || (alone && self.reserve_at_first(&mut sequence, start + 1))
+            }
+        };
+        if !fits {
             self.kv.release(&mut sequence.table);
             self.blocked = Some((id, self.kv.free_pages()));
             self.queue.waiting.push(sequence);
-            return false;
+            return Ok(false);
         }
-        sequence.computed = found;
-        if !self.swap_in(&mut sequence)
-            && let Some((from, to, tokens)) = self.kv.fork(&sequence.table, &sequence.tokens, &sequence.pictures, found)
-        {
+        (sequence.computed, sequence.drafted) = (found, found);
+        if self.swap_in(&mut sequence)? {
+            // The draft model cannot read again what is behind the window.
+            sequence.drafted = if gone > 0 { sequence.computed } else { found };
+        } else if let Some((from, to, tokens)) = self.kv.fork(&sequence.table, &sequence.tokens, &sequence.pictures, found) {
             self.pool.copy_page(from, to);
             if let Some(draft) = &mut self.draft {
                 draft.pool.copy_page(from, to);
             }
             sequence.computed += tokens;
+            sequence.drafted = sequence.computed;
         }
-        sequence.drafted = sequence.drafted.max(if gone > 0 { 0 } else { found });
         if !sequence.preempted {
             self.stats.prefix_cache_queries += sequence.prompt as u64;
             sequence.cached_tokens = sequence.computed.min(sequence.prompt);
             self.stats.prefix_cache_hits += sequence.cached_tokens as u64;
         }
         self.running.push(sequence);
-        true
+        Ok(true)
+    }
+
+    /// Pages for so many tokens, leaving one for each of the others, which will soon want it.
+    fn reserve_at_first(&mut self, sequence: &mut Sequence, tokens: usize) -> bool {
+        self.kv.reserve_leaving(&mut sequence.table, tokens, self.running.len())
     }
 
     /// Take the place of a running sequence of lower priority, if that is what it takes. An old one keeps its place: it has the better rank.

@@ -39,7 +39,7 @@ impl Engine {
     fn advance(&mut self) -> Result<Vec<Event>> {
         self.expire();
         self.make_room();
-        self.admit();
+        self.admit()?;
         let slots = self.plan();
         let mut events = std::mem::take(&mut self.finished);
         if slots.is_empty() {
@@ -172,10 +172,14 @@ impl Engine {
             for (picture, shown) in sequence.pictures.iter().zip(&mut sequence.images) {
                 shown.features.take_if(|_| picture.tokens.end <= sequence.computed);
             }
-            let Sequence { tokens, pictures, table, computed, .. } = sequence;
+            let Sequence { tokens, pictures, table, computed, drafted, .. } = sequence;
             self.kv.publish(table, tokens, pictures, *computed, true);
             if let Some(window) = self.window {
-                self.kv.slide(table, (*computed + 1).saturating_sub(window));
+                if self.draft.is_none() || *computed - *drafted > self.config.page_size {
+                    // What the draft model did not read by now it never will.
+                    *drafted = *computed;
+                }
+                self.kv.slide(table, (*drafted + 1).saturating_sub(window));
             }
         }
         ended.sort_unstable_by_key(|e| std::cmp::Reverse(e.0));

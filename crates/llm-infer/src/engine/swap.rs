@@ -2,6 +2,7 @@
 
 use super::sequence::{Sequence, Swapped};
 use super::{Engine, Preemption};
+use crate::Result;
 use crate::pages::GONE;
 use llm_arch::KvPool;
 
@@ -22,19 +23,18 @@ impl Engine {
         sequence.swapped = Some(Swapped { pages, computed: sequence.computed, bytes });
     }
 
-    /// Copy them back behind the tokens that were found in the pool; false when there is nothing to copy, or when it does not fit the pool. The
-    /// draft model's are not kept: it reads what is missing again.
-    pub(super) fn swap_in(&mut self, sequence: &mut Sequence) -> bool {
-        let Some(Swapped { pages, computed, bytes }) = sequence.swapped.take() else { return false };
+    /// Copy them back behind the tokens that were found in the pool; false when there is nothing to copy. The draft
+    /// model's are not kept: it reads what is missing again.
+    pub(super) fn swap_in(&mut self, sequence: &mut Sequence) -> Result<bool> {
+        let Some(Swapped { pages, computed, bytes }) = sequence.swapped.take() else { return Ok(false) };
         self.swapped_bytes -= bytes;
         let found = sequence.computed / self.config.page_size;
         for (place, bytes) in pages.iter().enumerate().skip(found) {
-            let written = bytes.as_ref().map(|bytes| self.pool.write_page(sequence.table.pages()[place], bytes));
-            if written.is_some_and(|w| w.is_err()) {
-                return false;
+            if let Some(bytes) = bytes {
+                self.pool.write_page(sequence.table.pages()[place], bytes)?;
             }
         }
         sequence.computed = computed.max(sequence.computed);
-        true
+        Ok(true)
     }
 }

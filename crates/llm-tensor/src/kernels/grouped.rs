@@ -6,7 +6,9 @@
 //!
 //! Legend: E groups, M rows of all groups, I input features, O output features; group e has rows `offsets[e]..offsets[e + 1]`.
 
-use super::matmul::{View, product_raw};
+use super::dense::{self, Product};
+use super::matmul::{FEW, View, product_raw};
+use super::{Shared, row_invariant};
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -16,6 +18,8 @@ use std::ops::Range;
 const ROW_BLOCK: usize = 256;
 /// Most output features of one weight-gradient task.
 const OUTPUT_BLOCK: usize = 128;
+/// Output features that stay in the cache while rows pass by, where products are taken in one order.
+const DENSE_BLOCK: usize = 32;
 
 /// The rows of each group.
 fn groups(offsets: &[u32]) -> impl Iterator<Item = Range<usize>> {
@@ -45,8 +49,17 @@ unsafe fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<
     out
 }
 
-/// `out[rows of e] = a[rows of e] b_e`, where `weight(e)` is `[a_columns, columns]`.
-fn by_rows<'w>(a: &[f32], offsets: &[u32], a_columns: usize, columns: usize, weight: impl Fn(usize) -> View<'w> + Sync) -> Vec<f32> {
+/// `product(out, rows, e)` for blocks of the rows of each group, where `a` is `[M, a_columns]`, and `out` those rows of the `[M, columns]` result.
+///
+/// # Safety
+/// `product` must write all of `out`.
+unsafe fn by_rows(
+    a: &[f32],
+    offsets: &[u32],
+    a_columns: usize,
+    columns: usize,
+    product: impl Fn(&mut [MaybeUninit<f32>], &[f32], usize) + Sync,
+) -> Vec<f32> {
     let rows = a.len() / a_columns;
     assert!(offsets.first() == Some(&0) && offsets.last() == Some(&(rows as u32)) && offsets.is_sorted(), "groups must cover all rows");
     let fill = |mut rest: &mut [MaybeUninit<f32>]| {
@@ -60,22 +73,40 @@ fn by_rows<'w>(a: &[f32], offsets: &[u32], a_columns: usize, columns: usize, wei
             }
         }
         tasks.into_par_iter().with_max_len(1).for_each(|(e, rows, block)| {
-            let a = View::rows(&a[rows.start * a_columns..rows.end * a_columns], a_columns);
-            write_product(block, rows.len(), columns, a_columns, a, weight(e));
+            product(block, &a[rows.start * a_columns..rows.end * a_columns], e);
         });
     };
-    // SAFETY: the groups cover all rows (asserted), their blocks follow each other, and each product writes its block.
+    // SAFETY: the groups cover all rows (asserted), their blocks follow each other, and each product writes its block (the caller's promise).
     unsafe { filled(rows * columns, fill) }
 }
 
 /// `y[M, O]`: rows of group e times `w[e][O, I]^T`.
 pub fn linear(x: &[f32], w: &[f32], offsets: &[u32], inputs: usize, outputs: usize) -> Vec<f32> {
-    by_rows(x, offsets, inputs, outputs, |e| View::rows(&w[e * outputs * inputs..][..outputs * inputs], inputs).t())
+    let invariant = row_invariant();
+    let product = |out: &mut [MaybeUninit<f32>], x: &[f32], e: usize| {
+        let (w, n) = (&w[e * outputs * inputs..][..outputs * inputs], x.len() / inputs);
+        if invariant || n <= FEW {
+            let y = Shared(out.as_mut_ptr().cast());
+            for first in (0..outputs).step_by(DENSE_BLOCK) {
+                // SAFETY: `out` holds n rows of `outputs` elements, is uniquely borrowed, and block after block all of it is written.
+                unsafe { dense::block(y, Product { x, w, inputs, stride: outputs }, first..outputs.min(first + DENSE_BLOCK)) }
+            }
+        } else {
+            write_product(out, n, outputs, inputs, View::rows(x, inputs), View::rows(w, inputs).t());
+        }
+    };
+    // SAFETY: both write all of `out`.
+    unsafe { by_rows(x, offsets, inputs, outputs, product) }
 }
 
 /// `dx[M, I]`: rows of group e of `dy[M, O]` times `w[e][O, I]`.
 pub fn linear_grad_input(dy: &[f32], w: &[f32], offsets: &[u32], inputs: usize, outputs: usize) -> Vec<f32> {
-    by_rows(dy, offsets, outputs, inputs, |e| View::rows(&w[e * outputs * inputs..][..outputs * inputs], inputs))
+    let product = |out: &mut [MaybeUninit<f32>], dy: &[f32], e: usize| {
+        let w = View::rows(&w[e * outputs * inputs..][..outputs * inputs], inputs);
+        write_product(out, dy.len() / outputs, inputs, outputs, View::rows(dy, outputs), w);
+    };
+    // SAFETY: the product writes all of `out`.
+    unsafe { by_rows(dy, offsets, outputs, inputs, product) }
 }
 
 /// `dw[E, O, I]`: `dy[rows of e]^T x[rows of e]`; zero for a group without rows.

@@ -11,7 +11,13 @@ pub(super) trait Lanes: Copy {
     type V: Copy;
     /// Values of the 16 codes of 4 bits.
     type Table: Copy;
+    /// Vectors of 16 floats that the registers hold: 8 or 32.
+    const REGISTERS: usize;
     fn splat(x: f32) -> Self::V;
+    fn load16(x: &[f32; LANES]) -> Self::V;
+    fn store16(out: &mut [f32; LANES], a: Self::V);
+    /// Floats from their upper halves.
+    fn bf16(bits: &[u16; LANES]) -> Self::V;
     fn load(x: &[f32; 32]) -> (Self::V, Self::V);
     fn store(out: &mut [f32; 32], low: Self::V, high: Self::V);
     fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -31,6 +37,8 @@ pub(super) trait Lanes: Copy {
     fn bytes(codes: &[i8; 32]) -> (Self::V, Self::V);
     /// Low and high halves of bytes through a table.
     fn halves(codes: &[u8; 16], table: Self::Table) -> (Self::V, Self::V);
+    /// Signed bytes as floats.
+    fn bytes16(codes: &[i8; LANES]) -> Self::V;
 }
 
 /// Arrays.
@@ -44,6 +52,19 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 impl Lanes for Portable {
     type V = [f32; LANES];
     type Table = [f32; 16];
+    const REGISTERS: usize = 8;
+    #[inline(always)]
+    fn load16(x: &[f32; LANES]) -> Self::V {
+        *x
+    }
+    #[inline(always)]
+    fn store16(out: &mut [f32; LANES], a: Self::V) {
+        *out = a;
+    }
+    #[inline(always)]
+    fn bf16(bits: &[u16; LANES]) -> Self::V {
+        each(|i| f32::from_bits(u32::from(bits[i]) << 16))
+    }
     #[inline(always)]
     fn splat(x: f32) -> Self::V {
         [x; LANES]
@@ -89,6 +110,10 @@ impl Lanes for Portable {
     fn halves(codes: &[u8; 16], table: Self::Table) -> (Self::V, Self::V) {
         (each(|i| table[usize::from(codes[i] & 15)]), each(|i| table[usize::from(codes[i] >> 4)]))
     }
+    #[inline(always)]
+    fn bytes16(codes: &[i8; LANES]) -> Self::V {
+        each(|i| f32::from(codes[i]))
+    }
 }
 
 /// AVX-512: one register. Only named inside functions compiled for it (`dispatched!`).
@@ -107,6 +132,19 @@ mod v4 {
     impl Lanes for V4 {
         type V = __m512;
         type Table = __m512;
+        const REGISTERS: usize = 32;
+        #[inline(always)]
+        fn load16(x: &[f32; LANES]) -> __m512 {
+            unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        }
+        #[inline(always)]
+        fn store16(out: &mut [f32; LANES], a: __m512) {
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), a) }
+        }
+        #[inline(always)]
+        fn bf16(bits: &[u16; LANES]) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(bits.as_ptr().cast())))) }
+        }
         #[inline(always)]
         fn splat(x: f32) -> __m512 {
             unsafe { _mm512_set1_ps(x) }
@@ -161,6 +199,10 @@ mod v4 {
                 (_mm512_permutexvar_ps(codes, table), _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(codes), table))
             }
         }
+        #[inline(always)]
+        fn bytes16(codes: &[i8; LANES]) -> __m512 {
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(codes.as_ptr().cast()))) }
+        }
     }
 }
 
@@ -181,6 +223,25 @@ mod v3 {
     impl Lanes for V3 {
         type V = Pair;
         type Table = Pair;
+        const REGISTERS: usize = 8;
+        #[inline(always)]
+        fn load16(x: &[f32; LANES]) -> Pair {
+            unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
+        }
+        #[inline(always)]
+        fn store16(out: &mut [f32; LANES], a: Pair) {
+            unsafe {
+                _mm256_storeu_ps(out.as_mut_ptr(), a[0]);
+                _mm256_storeu_ps(out.as_mut_ptr().add(8), a[1]);
+            }
+        }
+        #[inline(always)]
+        fn bf16(bits: &[u16; LANES]) -> Pair {
+            let wide = |at: usize| unsafe {
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(bits.as_ptr().add(at).cast()))))
+            };
+            [wide(0), wide(8)]
+        }
         #[inline(always)]
         fn splat(x: f32) -> Pair {
             unsafe { [_mm256_set1_ps(x); 2] }
@@ -240,6 +301,11 @@ mod v3 {
             let upper = |i: __m256i| unsafe { _mm256_srli_epi32::<4>(i) };
             let (a, b) = (wide(0), wide(8));
             ([look(a), look(b)], [look(upper(a)), look(upper(b))])
+        }
+        #[inline(always)]
+        fn bytes16(codes: &[i8; LANES]) -> Pair {
+            let wide = |at: usize| unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(codes.as_ptr().add(at).cast()))) };
+            [wide(0), wide(8)]
         }
     }
 }

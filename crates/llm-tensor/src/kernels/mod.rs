@@ -2,21 +2,27 @@
 //!
 //! Why own kernels: composed from element-wise tensor operations a Llama block touches memory some thirty times and spends
 //! a fifth of a training step in scalar `expf`, page faults and copies. Each kernel here reads its inputs once, is
-//! compiled for AVX2 and AVX-512 as well and chosen at run time (`vectorized!`), and splits its work into fixed chunks, so that its result does
+//! compiled for AVX2 and AVX-512 as well and chosen at run time (`vectorized!`, `dispatched!`), and splits its work into fixed chunks, so that its result does
 //! not depend on the number of threads.
 //!
-//! Matrix products go to `gemm`. All matrices are row-major.
+//! Matrix products of many rows go to `gemm`, of few rows to [`dense`]; quantised ones to [`packed`] (inputs in floats) and [`int8`]. Dense
+//! matrices are row-major.
 
 pub mod activation;
 pub mod adafactor;
 pub mod adamw;
 pub mod adamw8;
 pub mod attention;
+pub mod bandwidth;
+pub mod bf16;
 pub mod cross_entropy;
+pub mod dense;
 pub mod divergence;
+mod dots;
 pub mod dynamic_map;
 pub mod embedding;
 pub mod grouped;
+pub mod int8;
 pub mod kv;
 mod lanes;
 pub mod layer_norm;
@@ -29,8 +35,13 @@ pub mod paged_attention;
 pub mod rms_norm;
 pub mod rope;
 pub mod square_sum;
+mod team;
 
+use rayon::prelude::*;
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Rows handled by one task of a row-wise kernel. Fixed, so that reductions over rows have one order for any thread count.
 pub(crate) const ROWS_PER_TASK: usize = 64;
@@ -232,6 +243,57 @@ pub(crate) unsafe fn filled(n: usize, write: impl FnOnce(&mut [MaybeUninit<f32>]
     // SAFETY: the capacity is at least n and the caller's `write` initialised the first n elements.
     unsafe { out.set_len(n) };
     out
+}
+
+/// Products with fewer multiply-adds than this stay on one thread.
+const PARALLEL_FROM: usize = 1 << 18;
+
+/// Call `task` with ranges of `unit` that cover `0..n`, on all threads where `work` multiply-adds are worth it.
+pub(crate) fn split(n: usize, unit: usize, work: usize, task: impl Fn(Range<usize>) + Sync) {
+    let (pieces, piece) = (n.div_ceil(unit), |i: usize| task(i * unit..n.min((i + 1) * unit)));
+    if work < PARALLEL_FROM {
+        (0..pieces).for_each(piece);
+    } else if !team::for_each(pieces, &piece) {
+        (0..pieces).into_par_iter().for_each(piece);
+    }
+}
+
+thread_local! {
+    static ROW_INVARIANT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While this lives, products with weights that are called on this thread give a row the same bits whatever rows come with it.
+///
+/// By default products of many rows go to `gemm`, whose order of summation depends on the shape. Under this guard dense products (and those of
+/// experts) take one order, that of [`dense`]; quantised ones with inputs in floats are decoded and take the same. Products with inputs in
+/// 8 bits and with bfloat16 have one order anyway. It costs nothing for up to [`matmul::FEW`] rows of a dense matrix, where that order is the
+/// default; `docs/quantisation.md` has the price of more rows.
+///
+/// Everything else in a decoder's forward pass works row by row.
+#[derive(Debug)]
+#[must_use = "the products of this thread are row-invariant while the guard lives"]
+pub struct RowInvariant {
+    before: bool,
+    /// Of this thread, so it may not leave it.
+    _here: PhantomData<*const ()>,
+}
+
+impl RowInvariant {
+    /// From now on, on this thread.
+    pub fn begin() -> Self {
+        Self { before: ROW_INVARIANT.replace(true), _here: PhantomData }
+    }
+}
+
+impl Drop for RowInvariant {
+    fn drop(&mut self) {
+        ROW_INVARIANT.set(self.before);
+    }
+}
+
+/// Whether a [`RowInvariant`] lives on this thread.
+pub(crate) fn row_invariant() -> bool {
+    ROW_INVARIANT.get()
 }
 
 /// A raw pointer that may cross threads; every use writes a region no other task touches.

@@ -1,11 +1,11 @@
-//! The matrix of a projection: dense, watched, quantised, or one of these with adapters.
+//! The matrix of a projection, or the table of an embedding: dense, watched, quantised, or one of these with adapters.
 //!
 //! A quantised matrix is no parameter: it is not trained, moved by an optimiser or averaged. Whoever walks the parameters sees its values
 //! dequantised, so that counting, saving and comparing work as for a dense one. Adapters are no part of the model either: walkers see the base.
 
 use super::{LoraBank, parameter};
 use crate::ops;
-use crate::quant::Packed;
+use crate::quant::{Activations, Packed};
 use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use std::fmt;
@@ -28,14 +28,14 @@ impl fmt::Debug for Watcher {
     }
 }
 
-/// The matrix `[O, I]` of a [`super::Linear`].
+/// The matrix `[O, I]` of a [`super::Linear`], or the table `[V, D]` of a [`super::Embedding`].
 #[derive(Debug, Clone)]
 pub enum Weight {
     /// A parameter.
     Dense(Param<Tensor<2>>),
     /// A parameter whose inputs somebody looks at: calibration.
     Watched(Param<Tensor<2>>, Watcher),
-    /// 4 or 8 bits.
+    /// 4, 8 or 16 bits.
     Packed(ops::PackedWeight),
     /// Any of these, changed for the rows of a batch that use an adapter.
     Adapted(Box<Weight>, LoraBank),
@@ -93,6 +93,24 @@ impl Weight {
         }
     }
 
+    /// Multiply with inputs in that format, where it is quantised ([`Packed::with_activations`]); a dense one stays as it is.
+    pub fn set_activations(&mut self, activations: Activations) {
+        match self {
+            Self::Packed(packed) => packed.set_activations(activations),
+            Self::Adapted(base, _) => base.set_activations(activations),
+            Self::Dense(_) | Self::Watched(..) => {}
+        }
+    }
+
+    /// Keep a dense matrix in bfloat16 for the processor's kernels: half the memory, inputs and sums stay `f32`. It is no parameter any more.
+    pub fn keep_bf16(&mut self) {
+        if let Self::Dense(weight) | Self::Watched(weight, _) = self {
+            let w = weight.val();
+            let (shape, device) = (w.dims(), w.device());
+            *self = Self::packed(Packed::bf16(shape, &crate::host::to_vec(w)), &device);
+        }
+    }
+
     /// `[O, I]`.
     pub fn shape(&self) -> [usize; 2] {
         match self {
@@ -113,6 +131,15 @@ impl Weight {
             Self::Packed(packed) => ops::packed_linear(x, packed),
             Self::Adapted(base, bank) if !bank.active() => base.forward(x),
             Self::Adapted(base, bank) => bank.apply(x.clone(), base.forward(x)),
+        }
+    }
+
+    /// Rows of the matrix by number: `[N, I]`.
+    pub fn lookup(&self, ids: ops::Indices) -> Tensor<2> {
+        match self {
+            Self::Dense(weight) | Self::Watched(weight, _) => ops::embedding(weight.val(), ids),
+            Self::Packed(packed) => ops::packed_embedding(packed, &ids),
+            Self::Adapted(base, _) => base.lookup(ids),
         }
     }
 

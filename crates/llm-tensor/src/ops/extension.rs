@@ -5,6 +5,7 @@
 
 use super::{AttentionSpan, Indices, RopeTable, attention_shape};
 use crate::kernels;
+use crate::quant::Packed;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -17,6 +18,7 @@ use kernels::activation::Activation;
 use kernels::adamw::Step;
 use kernels::attention::Score;
 use kernels::linear_cross_entropy as lce;
+use std::sync::Arc;
 
 /// Operations of a decoder; `*_backward` take the inputs, then the gradient of the output.
 #[backend_extension(Flex, Autodiff)]
@@ -30,6 +32,7 @@ pub trait DecoderOps: Backend {
         want_x: bool,
         want_w: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn fused_packed_linear(x: FloatTensor<Self>, w: Arc<Packed>) -> FloatTensor<Self>;
     fn fused_grouped_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, offsets: Indices) -> FloatTensor<Self>;
     fn fused_grouped_linear_backward(
         x: FloatTensor<Self>,
@@ -147,6 +150,9 @@ impl DecoderOps for Flex {
         let dx = if want_x { tensor(kernels::matmul::linear_grad_input(&d, &Floats::of(&w), inputs, outputs), dims(&x)) } else { none() };
         let dw = if want_w { tensor(kernels::matmul::linear_grad_weight(&d, &Floats::of(&x), inputs, outputs), dims(&w)) } else { none() };
         (dx, dw)
+    }
+    fn fused_packed_linear(x: FlexTensor, w: Arc<Packed>) -> FlexTensor {
+        tensor(kernels::packed::linear(&Floats::of(&x), &w), vec![dims(&x)[0], w.outputs()])
     }
     fn fused_grouped_linear(x: FlexTensor, w: FlexTensor, offsets: Indices) -> FlexTensor {
         let (rows, [_, outputs, inputs]) = (dims(&x)[0], cube(&w));
@@ -416,6 +422,7 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
 
     first_order_only! {
         fn fused_square_sum(x: FloatTensor<Self>) -> FloatTensor<Self>;
+        fn fused_packed_linear(x: FloatTensor<Self>, w: Arc<Packed>) -> FloatTensor<Self>;
         fn fused_linear_cross_entropy_unit(h: FloatTensor<Self>, w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>, train_weight: bool) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
         fn fused_linear_cross_entropy_backward(h: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, unit_h: FloatTensor<Self>, unit_w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>) -> (FloatTensor<Self>, FloatTensor<Self>);
         fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, want_x: bool, want_w: bool) -> (FloatTensor<Self>, FloatTensor<Self>);

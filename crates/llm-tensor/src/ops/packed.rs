@@ -1,6 +1,7 @@
-//! Products with quantised matrices: the CPU kernel on Flex, elsewhere codes kept on the device and decoded there.
+//! Products with quantised matrices: the CPU kernels on Flex, elsewhere codes kept on the device and decoded there.
 //!
-//! The composed body keeps the codes in 32-bit words (every backend has those), decodes the whole matrix to `f32` with shifts and masks, and
+//! The CPU kernels multiply with inputs in floats or rounded to 8 bits, as the matrix says ([`crate::quant::Activations`]); the composed body
+//! always uses floats. It keeps the codes in 32-bit words (every backend has those), decodes the whole matrix to `f32` with shifts and masks, and
 //! multiplies in the input's format: memory at rest is that of the codes, one matrix at a time is whole. Under autodiff the decoded matrix is a
 //! constant, so gradients reach the input and nothing else.
 //!
@@ -8,12 +9,18 @@
 
 #![allow(non_snake_case)] // shape suffixes
 
-use super::{composed, fused, linear};
+use super::extension::DecoderOps;
+use super::{Indices, composed, fused, linear};
 use crate::host;
 use crate::kernels::packed;
-use crate::quant::{Codes, Packed, Zeros};
+use crate::quant::{Activations, Packed};
+use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
+
+/// Rows of a table that are worth a thread.
+const LOOKUPS: usize = 16;
 
 /// A quantised matrix and the device it is used on. Clones share memory.
 #[derive(Debug, Clone)]
@@ -23,13 +30,23 @@ pub struct PackedWeight {
     placed: Arc<OnceLock<Placed>>,
 }
 
+/// A matrix on a device.
+#[derive(Debug)]
+enum Placed {
+    Codes(Box<PlacedCodes>),
+    /// `[O, I]` in bfloat16.
+    Dense(Tensor<2>),
+}
+
 /// The codes on a device.
 #[derive(Debug)]
-struct Placed {
+struct PlacedCodes {
     words_OW: Tensor<2, Int>,
     scales_OG: Tensor<2>,
     /// `[O, G]`, or `[1, 1]` where all are the same.
     zeros: Tensor<2>,
+    /// `[O, G]`, where there are any.
+    mins: Option<Tensor<2>>,
     table: Option<Tensor<1>>,
     order_I: Option<Tensor<1, Int>>,
 }
@@ -60,8 +77,19 @@ impl PackedWeight {
         host::from_vec(self.matrix.dequantize(), [self.matrix.outputs(), self.matrix.inputs()], &self.device)
     }
 
+    /// Multiply with inputs in that format from now on ([`Packed::with_activations`]). Where clones share the matrix, it is copied.
+    pub fn set_activations(&mut self, activations: Activations) {
+        if self.matrix.activations() != activations {
+            Arc::make_mut(&mut self.matrix).set_activations(activations);
+            self.placed = Arc::default();
+        }
+    }
+
     fn placed(&self, device: &Device) -> &Placed {
-        self.placed.get_or_init(|| Placed::new(&self.matrix, device))
+        self.placed.get_or_init(|| match self.matrix.bits() {
+            16 => Placed::Dense(self.dequantize().to_device(device).cast(DType::BF16)),
+            _ => Placed::Codes(Box::new(PlacedCodes::new(&self.matrix, device))),
+        })
     }
 }
 
@@ -69,7 +97,7 @@ fn ints<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) ->
     Tensor::from_data(TensorData::new(values, shape), (device, DType::I32))
 }
 
-impl Placed {
+impl PlacedCodes {
     fn new(w: &Packed, device: &Device) -> Self {
         let (outputs, groups, bits) = (w.outputs(), w.groups(), w.bits());
         let n = 32 / bits;
@@ -80,18 +108,20 @@ impl Placed {
                 codes[k / n] |= u32::from(w.raw_code(row, k)) << (bits * (k % n));
             }
         }
-        // Bytes are kept unsigned in words.
-        let moved = if bits == 8 { 128.0 } else { 0.0 };
-        let zeros = match w.zeros() {
-            Zeros::None => host::from_vec(vec![moved], [1, 1], device),
-            Zeros::Same(zero) => host::from_vec(vec![zero + moved], [1, 1], device),
-            Zeros::Each(zeros) => host::from_vec(zeros.iter().map(|&z| f32::from(z) + moved).collect(), [outputs, groups], device),
+        let scaling: Vec<[f32; 3]> = (0..outputs).flat_map(|o| (0..groups).map(move |g| w.scaling(o, g))).collect();
+        let all = |i: usize| scaling.iter().map(|s| s[i]).collect::<Vec<f32>>();
+        let zeros = all(1);
+        let zeros = match zeros.first() {
+            Some(first) if zeros.iter().any(|z| z != first) => host::from_vec(zeros, [outputs, groups], device),
+            first => host::from_vec(vec![first.copied().unwrap_or(0.0)], [1, 1], device),
         };
+        let mins = all(2);
         Self {
             words_OW: ints(codes.into_iter().map(u32::cast_signed).collect(), [outputs, words], device),
-            scales_OG: host::from_vec((0..outputs).flat_map(|o| w.row_scales(o)).copied().collect(), [outputs, groups], device),
+            scales_OG: host::from_vec(all(0), [outputs, groups], device),
             zeros,
-            table: if let Codes::Table4(_, table) = w.codes() { Some(host::from_vec(table.to_vec(), [16], device)) } else { None },
+            mins: mins.iter().any(|m| *m != 0.0).then(|| host::from_vec(mins, [outputs, groups], device)),
+            table: w.table().map(|table| host::from_vec(table.to_vec(), [16], device)),
             order_I: w.order().map(|order| ints(order.iter().map(|&i| i as i32).collect(), [order.len()], device)),
         }
     }
@@ -113,6 +143,10 @@ impl Placed {
         let [zero_rows, zero_groups] = self.zeros.dims();
         let zeros = self.zeros.clone().reshape([zero_rows, zero_groups, 1]);
         let scaled = (values_OGM - zeros) * self.scales_OG.clone().reshape([outputs, groups, 1]);
+        let scaled = match &self.mins {
+            Some(mins) => scaled - mins.clone().reshape([outputs, groups, 1]),
+            None => scaled,
+        };
         scaled.reshape([outputs, groups * group]).slice([0..outputs, 0..w.inputs()])
     }
 }
@@ -126,19 +160,33 @@ pub fn packed_linear(x: Tensor<2>, weight: &PackedWeight) -> Tensor<2> {
         return linear(x, w.cast(dtype));
     }
     if fused(&x) {
-        let n = x.dims()[0];
-        return host::from_vec(packed::linear(&host::to_vec(x), &weight.matrix), [n, weight.matrix.outputs()], &device);
+        return Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_packed_linear(x.into_dispatch(), weight.matrix.clone()));
     }
     packed_linear_composed(x, weight)
 }
 
 /// [`packed_linear`] from Burn's own operations: every backend and float type.
 pub fn packed_linear_composed(x: Tensor<2>, weight: &PackedWeight) -> Tensor<2> {
-    let placed = weight.placed(&x.device());
+    let placed = match weight.placed(&x.device()) {
+        Placed::Codes(placed) => placed,
+        Placed::Dense(w_OI) => {
+            let w_OI = w_OI.clone().cast(x.dtype());
+            return composed::linear(x, w_OI);
+        }
+    };
     let w_OI = placed.decode(&weight.matrix).cast(x.dtype());
     let x = match &placed.order_I {
         Some(order) => x.select(1, order.clone()),
         None => x,
     };
     composed::linear(x, w_OI)
+}
+
+/// Rows of a quantised table `[V, D]`, decoded: `[N, D]` in `f32`. Ids must be below V.
+pub fn packed_embedding(table: &PackedWeight, ids: &Indices) -> Tensor<2> {
+    let width = table.matrix.inputs();
+    let mut rows = vec![0f32; ids.len() * width];
+    let each = rows.par_chunks_exact_mut(width.max(1)).zip(ids.par_iter()).with_min_len(LOOKUPS);
+    each.for_each(|(out, &id)| packed::row(&table.matrix, id as usize, out));
+    host::from_vec(rows, [ids.len(), width], &table.device)
 }

@@ -117,7 +117,8 @@ impl Entries<'_> {
             pair.ok_or_else(|| format(self.path, format!("`tokenizer.ggml.merges`[{rank}]: expected two tokens with a blank between")))
         };
         let merges = merges.iter().enumerate().map(rule).collect::<Result<Vec<_>>>()?;
-        let adds_bos = self.metadata.tokenizer("add_bos_token") == Some(&Value::Bool(true));
+        // Llama 3's files may leave out what llama.cpp does with them anyway.
+        let adds_bos = self.metadata.tokenizer("add_bos_token").map_or(pre.starts_with("llama"), |value| *value == Value::Bool(true));
         let bos = if adds_bos { self.special("bos") } else { None };
         Ok(super::byte_level_json(pattern, vocab, merges, &added, whole_words, bos))
     }
@@ -137,7 +138,7 @@ impl Entries<'_> {
         };
         model.add_dummy_prefix = flag("add_space_prefix", true);
         model.remove_extra_whitespaces = flag("remove_extra_whitespaces", kind == Kind::Unigram);
-        if let Some(Value::I32s(_) | Value::Other) = self.metadata.tokenizer("precompiled_charsmap") {
+        if self.metadata.tokenizer("precompiled_charsmap").is_some() {
             return Err(format(self.path, "`tokenizer.ggml.precompiled_charsmap` is not read: take the model's tokenizer.model or tokenizer.json"));
         }
         model.charsmap = Charsmap::default();

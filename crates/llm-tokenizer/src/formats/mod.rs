@@ -8,7 +8,7 @@
 //! | `NAME.gguf` (llama.cpp) | `gguf`, `gguf_vocab` | both |
 //! | `vocab.json` with `merges.txt`, CLIP's merges | `merges` | |
 
-pub(crate) mod gguf;
+pub mod gguf;
 pub(crate) mod gguf_vocab;
 pub(crate) mod merges;
 pub(crate) mod protobuf;

@@ -1,5 +1,6 @@
 //! Writing a tokenizer in other programs' formats. What a format cannot express is refused and named, never left out silently.
 
+use super::gguf::{Metadata, Value};
 use super::{gguf_vocab, tiktoken};
 use crate::added::AddedToken;
 use crate::byte_level;
@@ -61,19 +62,25 @@ impl Tokenizer {
                 Ok(vec![path.to_path_buf(), beside])
             }
             Format::Gguf => {
-                let metadata = match self.pieces() {
-                    Ok(model) => gguf_vocab::of_pieces(&model, &self.0.config),
-                    Err(_) if matches!(self.0.engine, Engine::ByteLevel(_)) => self.gguf_byte_level(path)?,
-                    Err(what) => Err(what),
-                };
-                let mut metadata = metadata.map_err(|what| refused(path, "a GGUF vocabulary", &what))?;
-                if let Some(template) = self.chat_template() {
-                    metadata.0.insert("tokenizer.chat_template".into(), super::gguf::Value::Text(template.source().to_string()));
-                }
-                atomic::write(path, metadata.to_bytes())?;
+                atomic::write(path, self.gguf_metadata(path)?.to_bytes())?;
                 Ok(vec![path.to_path_buf()])
             }
         }
+    }
+
+    /// What a GGUF file says about this tokenizer; `path` is named in errors. The error says what the format cannot express.
+    pub fn gguf_metadata(&self, path: impl AsRef<Path>) -> Result<Metadata> {
+        let path = path.as_ref();
+        let metadata = match self.pieces() {
+            Ok(model) => gguf_vocab::of_pieces(&model, &self.0.config),
+            Err(_) if matches!(self.0.engine, Engine::ByteLevel(_)) => self.gguf_byte_level(path)?,
+            Err(what) => Err(what),
+        };
+        let mut metadata = metadata.map_err(|what| refused(path, "a GGUF vocabulary", &what))?;
+        if let Some(template) = self.chat_template() {
+            metadata.0.insert("tokenizer.chat_template".into(), Value::Text(template.source().to_string()));
+        }
+        Ok(metadata)
     }
 
     fn pieces(&self) -> Result<Cow<'_, PieceModel>, String> {
@@ -111,7 +118,7 @@ impl Tokenizer {
         tiktoken::write(&vocab, &rules, pattern, self.added_tokens()).map_err(|what| refused(path, "a tiktoken file", &what))
     }
 
-    fn gguf_byte_level(&self, path: &Path) -> Result<Result<super::gguf::Metadata, String>> {
+    fn gguf_byte_level(&self, path: &Path) -> Result<Result<Metadata, String>> {
         let ByteLevel { section, pattern, .. } = self.byte_level(path, "a GGUF vocabulary")?;
         let size = self.vocab_size();
         let mut tokens: Vec<String> = (0..size).map(|id| format!("[PAD{id}]")).collect();

@@ -174,7 +174,7 @@ mod tests {
     /// `steps` steps of 1e-4 against a constant gradient of norm 6, from a table of ones.
     fn train(precision: Precision, steps: u64) -> (Embedding, Optimizer, f64) {
         let device = Device::flex().autodiff();
-        let mut table = Embedding { weight: parameter_from(vec![1.0; 4], [2, 2], precision, &device) };
+        let mut table = Embedding { weight: parameter_from(vec![1.0; 4], [2, 2], precision, &device).into() };
         let (mut optimizer, mut norm) = (Optimizer::new(config(), &params::layouts(&table)).unwrap(), 0.0);
         for step in 1..=steps {
             let gradient = host::from_vec(vec![3.0; 4], [4], &device.clone().inner()).cast(precision.dtype());
