@@ -209,7 +209,7 @@ fn a_network_with_random_weights_under_a_schema() {
             let logits = to_vec(decoder.logits(decoder.hidden(&PackedBatch::sequence(&tokens))));
             let mut last = logits[logits.len() - config.vocab_size..].to_vec();
             grammar.apply(&mut last).unwrap();
-            let token = sampling::choose(&last, &sampling, History { tokens: &tokens, prompt_len, end_ids: &[2] }).token;
+            let token = sampling::choose(&last, &sampling, History { tokens: &tokens, prompt_len, end_ids: &[2], ..History::default() }).token;
             grammar.accept(token).unwrap();
             if token == 2 {
                 break;
