@@ -1,15 +1,26 @@
-//! `cargo xtask chat`: a conversation in the terminal, or line by line through a pipe. `/image PATH` attaches a picture to the next question.
+//! `cargo xtask chat`: a conversation in the terminal, or line by line through a pipe.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`conversation`] | what was said, the settings, and the commands that change them |
+//! | [`keyboard`] | lines from the terminal or a pipe, and Ctrl-C |
+//!
+//! Ctrl-C ends an answer and not the program; the part that was written stays in the conversation.
 
-use crate::client::{Client, Piece, Settings};
+mod conversation;
+mod keyboard;
+
+use crate::client::{Answer, Client, Piece};
 use crate::folder;
 use crate::server::Server;
 use crate::term::Paint;
 use anyhow::{Context, Result, bail};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
-use std::io::{BufRead, IsTerminal, Write};
+use conversation::{Conversation, Outcome};
+use keyboard::{Keyboard, Line};
+use std::io::Write;
 use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 /// Flags of `chat`.
 #[derive(clap::Args)]
@@ -17,7 +28,7 @@ pub struct Args {
     /// Model folder (default: the model of the newest run)
     #[arg(long, value_name = "DIR", conflicts_with = "url")]
     model: Option<PathBuf>,
-    /// A server that is already running, for example http://127.0.0.1:8080
+    /// A server that is already running, for example http://127.0.0.1:8080; its API key is read from LLM_API_KEY
     #[arg(long)]
     url: Option<String>,
     /// A system message
@@ -37,10 +48,8 @@ pub struct Args {
     forget: bool,
 }
 
-const HELP: &str = "/image PATH  show a picture (PNG, JPEG or WebP) with the next question; several are possible
-/reset       forget the conversation
-/quit        leave (also Ctrl-D)
-/help        this";
+/// How often a waiting program looks whether Ctrl-C was pressed.
+const LOOK: Duration = Duration::from_millis(40);
 
 /// The model a newcomer means: the last one of the newest run that has one.
 pub fn default_model() -> Result<PathBuf> {
@@ -57,140 +66,150 @@ pub fn default_model() -> Result<PathBuf> {
 
 /// Run the command.
 pub fn run(args: &Args) -> Result<()> {
-    if !(0.0..=10.0).contains(&args.temperature) {
-        bail!("--temperature {}: expected 0 to 10", args.temperature);
-    }
-    let (server, client, name) = match &args.url {
-        Some(url) => {
-            let client = Client::new(url)?;
-            let name = client.model()?;
-            (None, client, name)
-        }
+    let temperature = conversation::temperature(args.temperature)?;
+    let keyboard = Keyboard::open()?;
+    let key = std::env::var("LLM_API_KEY").ok().filter(|key| !key.is_empty());
+    let (server, client) = match &args.url {
+        Some(url) => (None, Client::new(url)?.with_key(key.as_deref())),
         None => {
             let model = args.model.clone().map_or_else(default_model, Ok)?;
-            let server = Server::start(&model, &args.device)?;
+            let server = Server::start(&model, &args.device, &|| keyboard.presses() > 0)?;
             let client = Client::new(server.url())?;
-            let name = client.model()?;
             eprintln!("{}", Paint::stderr().dim(&format!("{} on {}", model.display(), server.url())));
-            (Some(server), client, name)
+            (Some(server), client)
         }
     };
-    let settings = Settings { temperature: Some(args.temperature), max_tokens: args.max_tokens };
-    let outcome = converse(args, &client, &name, settings);
+    let mut talk = Conversation::new(client.models()?);
+    talk.settings.temperature = Some(temperature);
+    talk.settings.max_tokens = args.max_tokens;
+    talk.forget = args.forget;
+    talk.set_system(args.system.clone());
+    let outcome = converse(&client, talk, keyboard);
     drop(server);
     outcome
 }
 
-fn converse(args: &Args, client: &Client, model: &str, settings: Settings) -> Result<()> {
-    let interactive = std::io::stdin().is_terminal();
+fn converse(client: &Client, mut talk: Conversation, mut keyboard: Keyboard) -> Result<()> {
     let paint = Paint::stdout();
-    let opening: Vec<Value> = args.system.iter().map(|text| json!({"role": "system", "content": text})).collect();
-    let mut messages = opening.clone();
-    let mut pictures: Vec<String> = Vec::new();
-    if interactive {
-        println!("{} {}", paint.bold("Ask something."), paint.dim("/help shows what else there is."));
+    if keyboard.interactive() {
+        println!("{} {}", paint.bold("Ask something."), paint.dim("/help shows what else there is; Ctrl-C stops an answer, Ctrl-D leaves."));
     }
-    let mut lines = std::io::stdin().lock().lines();
     loop {
-        if interactive {
+        if keyboard.interactive() {
             print!("\n{} ", paint.cyan("you ›"));
             std::io::stdout().flush().context("cannot write to the terminal")?;
         }
-        let Some(line) = lines.next() else {
-            if interactive {
-                println!();
+        let line = match keyboard.next()? {
+            Line::Text(line) => line,
+            Line::Interrupted => {
+                println!("\n{}", paint.dim("Ctrl-C again, Ctrl-D or /quit leaves"));
+                continue;
             }
-            return Ok(());
-        };
-        let line = line.context("cannot read the question (is it UTF-8?)")?;
-        match line.trim() {
-            "" => continue,
-            "/quit" | "/exit" | "/q" => return Ok(()),
-            "/help" => println!("{HELP}"),
-            "/reset" => {
-                messages.clone_from(&opening);
-                pictures.clear();
-                println!("{}", paint.dim("forgotten"));
-            }
-            "/image" => println!("/image needs a path: /image photo.jpg"),
-            command if command.starts_with("/image ") => match picture(&command["/image ".len()..]) {
-                Ok(url) => {
-                    pictures.push(url);
-                    println!("{}", paint.dim("shown with your next question"));
+            Line::End => {
+                if keyboard.interactive() {
+                    println!();
                 }
-                Err(error) if interactive => println!("{}", paint.yellow(&format!("{error:#}"))),
+                return Ok(());
+            }
+        };
+        match talk.take(&line) {
+            Ok(Outcome::Nothing) => {}
+            Ok(Outcome::Quit) => return Ok(()),
+            Ok(Outcome::Say(text)) => println!("{text}"),
+            Ok(Outcome::Note(text)) => println!("{}", paint.dim(&text)),
+            Ok(Outcome::Ask) => match answer(client, &talk, &keyboard, paint) {
+                Ok(answer) => talk.answered(answer.content),
+                Err(error) if keyboard.interactive() => {
+                    talk.unanswered();
+                    println!("{}", paint.yellow(&format!("{error:#}")));
+                }
                 Err(error) => return Err(error),
             },
-            command if command.starts_with('/') && !command.contains(' ') => {
-                let near = crate::term::nearest(command, ["/help", "/image", "/reset", "/quit"]);
-                println!("no command {command}{}", near.map_or("; /help lists them".to_string(), |n| format!("; did you mean {n}?")));
-            }
-            question => {
-                if args.forget {
-                    messages.clone_from(&opening);
-                }
-                messages.push(user(question, std::mem::take(&mut pictures)));
-                match answer(client, model, &messages, settings, paint) {
-                    Ok(content) => messages.push(json!({"role": "assistant", "content": content})),
-                    Err(error) if interactive => {
-                        messages.pop();
-                        println!("{}", paint.yellow(&format!("{error:#}")));
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
+            Err(error) if keyboard.interactive() => println!("{}", paint.yellow(&format!("{error:#}"))),
+            Err(error) => return Err(error),
+        }
+        if keyboard.ended() {
+            return Ok(());
         }
     }
 }
 
-/// A picture as a `data:` URL. Terminals quote a path that is dropped into them.
-fn picture(path: &str) -> Result<String> {
-    let path = path.trim().trim_matches(['\'', '"']);
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read the picture {path}"))?;
-    let kind = match bytes.as_slice() {
-        [0x89, b'P', b'N', b'G', ..] => "png",
-        [0xFF, 0xD8, 0xFF, ..] => "jpeg",
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "webp",
-        _ => bail!("{path} is not a PNG, JPEG or WebP file; convert it to one of these"),
+/// Stream one answer to the terminal. It is read on a thread of its own, so that Ctrl-C is heard while the server is silent.
+fn answer(client: &Client, talk: &Conversation, keyboard: &Keyboard, paint: Paint) -> Result<Answer> {
+    let (sender, pieces) = mpsc::channel();
+    let (client, model, messages, settings) = (client.clone(), talk.model().to_string(), talk.messages(), talk.settings);
+    let (started, mut first) = (Instant::now(), None);
+    let reader = std::thread::spawn(move || client.chat(&model, &messages, settings, |piece| sender.send(piece).is_ok()));
+    let mut screen = Screen { paint, thinking: false };
+    let mut seen = Answer::default();
+    let presses = keyboard.presses();
+    let stopped = loop {
+        match pieces.recv_timeout(LOOK) {
+            Ok(piece) => {
+                first.get_or_insert_with(|| started.elapsed());
+                screen.show(&piece);
+                match piece {
+                    Piece::Reasoning(text) => seen.reasoning.push_str(&text),
+                    Piece::Content(text) => seen.content.push_str(&text),
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break false,
+        }
+        if keyboard.presses() != presses {
+            break true;
+        }
     };
-    Ok(format!("data:image/{kind};base64,{}", STANDARD.encode(bytes)))
-}
-
-/// A question, behind the pictures it is about.
-fn user(question: &str, pictures: Vec<String>) -> Value {
-    if pictures.is_empty() {
-        return json!({"role": "user", "content": question});
+    if stopped {
+        // The reader ends at its next piece, and with it the connection, which is what the server notices.
+        drop(pieces);
+        println!("{}", paint.dim(if seen.content.is_empty() && seen.reasoning.is_empty() { "stopped" } else { " … stopped" }));
+        return Ok(seen);
     }
-    let images = pictures.into_iter().map(|url| json!({"type": "image_url", "image_url": {"url": url}}));
-    let content: Vec<Value> = images.chain([json!({"type": "text", "text": question})]).collect();
-    json!({"role": "user", "content": content})
-}
-
-/// Stream one answer; returns its visible part.
-fn answer(client: &Client, model: &str, messages: &[Value], settings: Settings, paint: Paint) -> Result<String> {
-    let mut out = std::io::stdout();
-    let mut thinking = false;
-    let result = client.chat(model, messages, settings, |piece| {
-        let text = match piece {
-            Piece::Reasoning(text) => {
-                let open = if thinking { "" } else { "think: " };
-                thinking = true;
-                paint.dim(&visible(&format!("{open}{text}")))
-            }
-            Piece::Content(text) => {
-                let gap = if thinking { "\n" } else { "" };
-                thinking = false;
-                format!("{gap}{}", visible(&text))
-            }
-        };
-        let _ = out.write_all(text.as_bytes());
-        let _ = out.flush();
-    })?;
+    let answer = reader.join().map_err(|_| anyhow::anyhow!("reading the answer panicked"))??;
     println!();
-    if result.finish_reason == "length" {
+    if answer.finish_reason == "length" {
         println!("{}", paint.dim("(cut off: the answer reached its longest length; --max-tokens N allows more)"));
     }
-    Ok(result.content)
+    if keyboard.interactive()
+        && let (Some(tokens), Some(first)) = (answer.tokens, first)
+    {
+        println!("{}", paint.dim(&speed(tokens, first, started.elapsed())));
+    }
+    Ok(answer)
+}
+
+/// `42 tokens · 18.3 tokens/s · first after 0.21 s`.
+fn speed(tokens: u64, first: Duration, total: Duration) -> String {
+    let after = (total.saturating_sub(first)).as_secs_f64();
+    let rate = if tokens > 1 && after > 0.0 { format!(" · {:.1} tokens/s", (tokens - 1) as f64 / after) } else { String::new() };
+    format!("{tokens} token{}{rate} · first after {:.2} s", if tokens == 1 { "" } else { "s" }, first.as_secs_f64())
+}
+
+struct Screen {
+    paint: Paint,
+    thinking: bool,
+}
+
+impl Screen {
+    fn show(&mut self, piece: &Piece) {
+        let text = match piece {
+            Piece::Reasoning(text) => {
+                let open = if self.thinking { "" } else { "think: " };
+                self.thinking = true;
+                self.paint.dim(&visible(&format!("{open}{text}")))
+            }
+            Piece::Content(text) => {
+                let gap = if self.thinking { "\n" } else { "" };
+                self.thinking = false;
+                format!("{gap}{}", visible(text))
+            }
+        };
+        let mut out = std::io::stdout();
+        // A closed pipe shows at the next line that matters.
+        let _ = out.write_all(text.as_bytes());
+        let _ = out.flush();
+    }
 }
 
 /// A model must not move the cursor or change colours.
@@ -203,22 +222,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_go_before_the_question() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a b.png");
-        std::fs::write(&path, b"\x89PNG").unwrap();
-        let url = picture(&format!("  '{}' ", path.display())).unwrap();
-        assert_eq!(url, "data:image/png;base64,iVBORw==");
-        let asked = user("what?", vec![url.clone()]);
-        assert_eq!(asked["content"], json!([{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what?"}]));
-        assert_eq!(user("what?", vec![])["content"], "what?");
-        std::fs::write(&path, b"GIF89a").unwrap();
-        assert!(picture(&path.display().to_string()).unwrap_err().to_string().contains("WebP"));
-        assert!(picture("no/such.png").is_err());
+    fn escapes_of_a_model_do_not_reach_the_terminal() {
+        assert_eq!(super::visible("a\x1b[2Jb\nc\r"), "a[2Jb\nc");
     }
 
     #[test]
-    fn escapes_of_a_model_do_not_reach_the_terminal() {
-        assert_eq!(super::visible("a\x1b[2Jb\nc\r"), "a[2Jb\nc");
+    fn speed_counts_from_the_first_token() {
+        let seconds = Duration::from_secs;
+        assert_eq!(speed(11, seconds(1), seconds(3)), "11 tokens · 5.0 tokens/s · first after 1.00 s");
+        assert_eq!(speed(1, seconds(1), seconds(1)), "1 token · first after 1.00 s");
     }
 }

@@ -166,11 +166,11 @@ fn ask(out: &Path, device: &str) -> Result<Asked> {
     let question = solved.max_by_key(|s| (s.correct == Some(true), s.question().len() < 160)).map(|s| s.question());
     let question = question.unwrap_or_else(|| "What is 12 + 30?".to_string());
     eprintln!("{}", Paint::stderr().dim("starting llm-serve to ask the model a question"));
-    let server = Server::start(&model, device)?;
+    let server = Server::start(&model, device, &crate::process::interrupted)?;
     let client = Client::new(server.url())?;
-    let name = client.model()?;
+    let name = client.models()?.remove(0);
     let settings = Settings { temperature: Some(0.0), max_tokens: None };
-    let answer = client.chat(&name, &[json!({"role": "user", "content": question})], settings, |_| {})?;
+    let answer = client.chat(&name, &[json!({"role": "user", "content": question})], settings, |_| !crate::process::interrupted())?;
     Ok(Asked { question, answer })
 }
 

@@ -20,8 +20,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serve `model` on a free port of this machine and wait until it answers.
-    pub fn start(model: &Path, device: &str) -> Result<Self> {
+    /// Serve `model` on a free port of this machine and wait until it answers, or until `stop` says so.
+    pub fn start(model: &Path, device: &str, stop: &dyn Fn() -> bool) -> Result<Self> {
         if !model.join("config.json").exists() {
             bail!("{}: no model here (expected a folder with config.json and model.safetensors)", model.display());
         }
@@ -33,9 +33,12 @@ impl Server {
         let mut command = Command::new(&program);
         command.arg("serve").arg("--model").arg(model).args(["--host", "127.0.0.1", "--port", &port.to_string(), "--device", device]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        // Ctrl-C in a terminal is for us: it stops an answer, not the server.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         let mut server = Self { child, url: format!("http://127.0.0.1:{port}"), log };
-        server.wait()?;
+        server.wait(stop)?;
         Ok(server)
     }
 
@@ -44,7 +47,7 @@ impl Server {
         &self.url
     }
 
-    fn wait(&mut self) -> Result<()> {
+    fn wait(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
         let client = Client::new(&self.url)?;
         let started = Instant::now();
         while client.health().is_err() {
@@ -52,6 +55,9 @@ impl Server {
                 let log = fs::read_to_string(&self.log).unwrap_or_default();
                 let last = log.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it said nothing").to_string();
                 bail!("llm-serve ended with {}: {last}", crate::process::describe(status));
+            }
+            if stop() {
+                bail!("interrupted while the model was loading");
             }
             if started.elapsed() > PATIENCE {
                 bail!("llm-serve does not answer on {} after {} s; its log: {}", self.url, PATIENCE.as_secs(), self.log.display());

@@ -66,3 +66,34 @@ fn a_piped_conversation_keeps_its_history_until_reset() {
     assert_eq!(requests[1]["messages"][2]["content"], "2 messages", "history holds the answer without its reasoning");
     assert_eq!((requests[0]["model"].as_str(), requests[0]["temperature"].as_f64()), (Some("tiny"), Some(0.0)));
 }
+
+#[test]
+fn commands_work_through_a_pipe() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, seen) = mpsc::channel();
+    std::thread::spawn(move || serve(listener, sender));
+    let dir = tempfile::tempdir().unwrap();
+    let saved = dir.path().join("talk.json");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["chat", "--url", &url])
+        .env("LLM_API_KEY", "k")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let typed = format!("/temp 0.5\n/system Be kind.\nfirst \\\nand more\n/retry\n/save {}\n/model\n", saved.display());
+    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("temperature 0.5\n") && text.ends_with("* tiny\n"), "{text}");
+    let requests: Vec<_> = seen.try_iter().collect();
+    assert_eq!(requests.len(), 2);
+    assert_eq!(requests[0], requests[1], "the question asked again is the same question");
+    assert_eq!(requests[0]["messages"][0]["content"], "Be kind.");
+    assert_eq!(requests[0]["messages"][1]["content"], "first \nand more");
+    assert_eq!(requests[0]["temperature"], 0.5);
+    let saved: serde_json::Value = serde_json::from_slice(&std::fs::read(saved).unwrap()).unwrap();
+    assert_eq!(saved["messages"].as_array().unwrap().len(), 3);
+}

@@ -141,15 +141,20 @@ impl LatentAttention {
             Context::Cached(batch, pool) => {
                 // Absorbed: the query is taken into the latent space, so that the cache holds L + R floats a token for all heads.
                 let weight_HOL = self.kv_b_proj.weight.val().reshape([h, p + u, l]);
-                let keys_HPL = weight_HOL.clone().slice([0..h, 0..p, 0..l]);
-                let values_HLU = weight_HOL.slice([0..h, p..p + u, 0..l]).swap_dims(1, 2);
-                let q_NHL = q_plain_NHP.swap_dims(0, 1).matmul(keys_HPL).swap_dims(0, 1);
+                let keys_HLP = weight_HOL.clone().slice([0..h, 0..p, 0..l]).swap_dims(1, 2);
+                let values_HUL = weight_HOL.slice([0..h, p..p + u, 0..l]);
+                // A matrix for each head, as for experts: where products are row-invariant, so are these.
+                let heads: Indices = (0..=h).map(|head| (head * n) as u32).collect();
+                let by_head = |x: Tensor<3>, w: Tensor<3>| {
+                    let [inner, outer] = [x.dims()[2], w.dims()[1]];
+                    ops::grouped_linear(x.swap_dims(0, 1).reshape([h * n, inner]), w, heads.clone()).reshape([h, n, outer]).swap_dims(0, 1)
+                };
+                let q_NHL = by_head(q_plain_NHP, keys_HLP);
                 let (device, dtype) = (q_NHL.device(), q_NHL.dtype());
                 let q = host::to_vec(Tensor::cat(vec![q_NHL, q_rotated_NHR], 2));
                 let key = host::to_vec(Tensor::cat(vec![latent_NL, k_rotated_N1R.reshape([n, r])], 1));
                 let out = pool.attend(layer, batch, &q, &key, &[], score(config, layer));
-                let latent_HNL = host::from_vec(out, [n, h, l], &device).cast(dtype).swap_dims(0, 1);
-                latent_HNL.matmul(values_HLU).swap_dims(0, 1)
+                by_head(host::from_vec(out, [n, h, l], &device).cast(dtype), values_HUL)
             }
         };
         self.o_proj.forward(out_NHU.reshape([n, h * u]))

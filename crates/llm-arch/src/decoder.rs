@@ -22,7 +22,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use llm_moe::{Moe, Routing};
 use llm_run::Seed;
-use llm_tensor::nn::{Embedding, Linear, Norm, Weight};
+use llm_tensor::nn::{Embedding, Linear, LoraBank, Norm, Weight};
 use llm_tensor::ops::{self, AttentionSpan, Indices, Pairing, RopeTable};
 use llm_tensor::{Precision, burn};
 
@@ -290,9 +290,13 @@ impl Decoder {
     /// Negative log-likelihoods `[N]` of the targets in nats, without the `[N, V]` logits. [`ops::IGNORE`] gives 0.
     pub fn nll(&self, hidden_ND: Tensor<2>, targets: Indices) -> Tensor<1> {
         let output = self.output();
-        if output.as_packed().is_none() {
+        if output.as_packed().is_none() && !output.bank().is_some_and(LoraBank::active) {
             let softcap = self.config.final_logit_softcapping.map(|cap| cap as f32);
             return ops::linear_cross_entropy(hidden_ND, output.val(), targets, softcap);
+        }
+        if output.bank().is_some_and(LoraBank::active) {
+            // The bank knows the rows of a whole batch.
+            return ops::cross_entropy(self.logits(hidden_ND), targets);
         }
         // A quantised projection is multiplied as it is, some rows at a time.
         let (n, d) = (targets.len(), hidden_ND.dims()[1]);

@@ -16,12 +16,23 @@ pub enum Error {
     /// The sizes contradict each other.
     #[error("model configuration: {0}")]
     Config(String),
+    /// A page of keys and values that does not belong here.
+    #[error("key/value cache: {0}")]
+    Cache(String),
     /// The weights do not fit the configuration; every problem is listed.
     #[error("{}: weights do not fit the configuration:\n  {}", path.display(), shortened(problems))]
     Weights {
         /// The model folder.
         path: PathBuf,
         /// One line per tensor.
+        problems: Vec<String>,
+    },
+    /// An adapter does not fit its model, or cannot be used in that way; every problem is listed.
+    #[error("{}: the adapter does not fit:\n  {}", path.display(), shortened(problems))]
+    Adapter {
+        /// The adapter's file or folder.
+        path: PathBuf,
+        /// One line per problem.
         problems: Vec<String>,
     },
     /// Tokenizer and model do not belong together; every problem is listed.

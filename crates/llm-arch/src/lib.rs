@@ -9,6 +9,7 @@
 //! | `linears` | `Decoder::linears_mut` | the projections by name |
 //! | [`attention`] | `Attention`, `LatentAttention` | how a block attends |
 //! | [`cache`] | `KvPool`, `CachedBatch` | storage of keys and values in pages |
+//! | [`adapter`] | `Adapter`, `merge`, `attach` | LoRA adapters: into the weights, or for single rows of a batch |
 //! | [`presets`] | `preset`, `PRESETS` | published models by name |
 //! | [`budget`] | `Report`, `Plan` | what a configuration costs, without a tensor |
 //! | [`hf`] | `load`, `save` | `config.json` and `model.safetensors` |
@@ -20,6 +21,7 @@
 
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
+pub mod adapter;
 pub mod attention;
 pub mod budget;
 mod build;
@@ -36,8 +38,9 @@ pub mod presets;
 pub mod rope;
 pub mod tokens;
 
+pub use adapter::Adapter;
 pub use build::Init;
-pub use cache::{CachedBatch, KvPool};
+pub use cache::{CachedBatch, KvDtype, KvPool};
 pub use config::{DecoderConfig, Family};
 pub use decoder::{Decoder, PackedBatch};
 pub use error::{Error, Result};

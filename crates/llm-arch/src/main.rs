@@ -42,6 +42,10 @@ enum Command {
     ///
     /// Example: llm-arch convert model/ --out model.gguf --to gguf --type q8_0
     Convert(commands::Convert),
+    /// Put a LoRA adapter (a PEFT folder) into the weights of its model
+    ///
+    /// Example: llm-arch merge --model model/ --adapter adapter/ --out model-merged/
+    Merge(commands::Merge),
     /// Continue a text
     ///
     /// Example: llm-arch generate model/ "Once upon a time" --temperature 0.8 --top-p 0.95
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Presets(presets) => presets.run(),
         Command::Parity(parity) => parity.run(),
         Command::Convert(convert) => convert.run(),
+        Command::Merge(merge) => merge.run(),
         Command::Generate(generate) => generate.run(),
         Command::Tokens(tokens) => tokens.run(),
         Command::ExtendVocab(extend) => extend.run(),

@@ -3,7 +3,7 @@
 //! A folder holds `config.json` and weights, `inputs.json` (`batches` of `input_ids` and `attention_mask`, `greedy_steps`) and
 //! `expected.safetensors` (`BATCH.logits`, `BATCH.hidden.I`, `BATCH.greedy_tokens`). `benches/peers/dump_parity.py` makes one from a checkpoint.
 
-use crate::{CachedBatch, Decoder, Error, KvPool, PackedBatch, Result, hf};
+use crate::{CachedBatch, Decoder, Error, KvDtype, KvPool, PackedBatch, Result, hf};
 use llm_tensor::Precision;
 use llm_tensor::burn::tensor::{Device, Tensor};
 use llm_tensor::host::to_vec;
@@ -105,7 +105,7 @@ fn greedy(decoder: &Decoder, prompt: &[u32], steps: usize) -> Vec<u32> {
     let count = (prompt.len() + steps).div_ceil(page_size) as u32;
     let pages: Vec<u32> = (0..count).map(|i| (i * 5 + 3) % count.max(1)).collect();
     let pages = if count.is_multiple_of(5) { (0..count).rev().collect() } else { pages };
-    let mut pool = KvPool::new(decoder.config(), count as usize, page_size);
+    let mut pool = KvPool::new(decoder.config(), count as usize, page_size, KvDtype::F32);
     let (mut tokens, mut new, mut at) = (Vec::new(), prompt.to_vec(), 0);
     while tokens.len() < steps {
         let batch = CachedBatch { ids: new.clone().into(), positions: (at..at + new.len() as u32).collect(), pages: vec![&pages; new.len()] };

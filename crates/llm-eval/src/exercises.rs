@@ -191,6 +191,7 @@ pub(crate) fn finish_reason(reason: FinishReason) -> &'static str {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
         FinishReason::Cancelled => "cancelled",
+        FinishReason::Deadline => "deadline",
     }
 }
 

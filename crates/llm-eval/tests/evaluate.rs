@@ -64,7 +64,7 @@ impl LanguageModel for Scripted {
             let mut tokens = self.tokenizer.encode_with_special((self.reply)(&self.tokenizer.decode(&request.prompt, false)));
             let finish_reason = if tokens.len() > request.sampling.max_tokens { FinishReason::Length } else { FinishReason::Stop };
             tokens.truncate(request.sampling.max_tokens);
-            let completion = Completion { logprobs: vec![0.0; tokens.len()], tokens, finish_reason, end_token: None };
+            let completion = Completion::of(tokens.clone(), vec![0.0; tokens.len()], finish_reason);
             done(place, &completion).map(|()| completion)
         };
         requests.into_iter().enumerate().map(&mut answer).collect()

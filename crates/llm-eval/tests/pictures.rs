@@ -48,7 +48,7 @@ impl LanguageModel for Seer {
             let german = self.tokenizer.decode(&request.prompt, true).contains("Wie");
             let text = if german { " 1 " } else { ["zero", "one", "2", "three.", "five"][usize::from(number)] };
             let tokens = self.tokenizer.encode(text);
-            let completion = Completion { logprobs: vec![0.0; tokens.len()], tokens, finish_reason: FinishReason::Stop, end_token: None };
+            let completion = Completion::of(tokens.clone(), vec![0.0; tokens.len()], FinishReason::Stop);
             done(place, &completion).map(|()| completion)
         };
         requests.into_iter().enumerate().map(&mut answer).collect()

@@ -28,6 +28,9 @@ pub enum Error {
     /// A request that makes no sense on its own.
     #[error("{0}")]
     Request(String),
+    /// A schema, pattern or grammar that cannot be compiled or goes beyond its bounds, or a token against it.
+    #[error("{0}")]
+    Grammar(String),
     /// Loading the decoder.
     #[error(transparent)]
     Arch(#[from] llm_arch::Error),

@@ -13,7 +13,7 @@
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
 use crate::{Error, Model, Result};
-use llm_arch::{CachedBatch, Decoder, KvPool, PackedBatch};
+use llm_arch::{CachedBatch, Decoder, KvDtype, KvPool, PackedBatch};
 use llm_tensor::burn::tensor::Tensor;
 use llm_tensor::rayon::prelude::*;
 use llm_tensor::{host, sample};
@@ -62,7 +62,7 @@ pub fn likelihoods(model: &Model, sequences: &[Scored]) -> Result<Vec<Likelihood
     }
     let stretched = config.rope_scaling.depends_on_length();
     let tree = !stretched && llm_tensor::device::is_cpu(&decoder.device());
-    let cache = CACHE_BYTES / KvPool::page_bytes(config, 1).max(1);
+    let cache = CACHE_BYTES / KvPool::page_bytes(config, 1, KvDtype::F32).max(1);
     let budget = if stretched { 0 } else { BATCH_TOKENS.min(cache) };
     let mut order: Vec<usize> = (0..sequences.len()).collect();
     order.sort_by(|&a, &b| sequences[a].tokens.cmp(sequences[b].tokens));
@@ -142,7 +142,7 @@ impl<'a> Batch<'a> {
         for member in &self.members {
             pages.extend(std::iter::repeat_n(member.path.as_slice(), member.path.len() - member.shared));
         }
-        let mut pool = KvPool::new(decoder.config(), self.ids.len(), 1);
+        let mut pool = KvPool::new(decoder.config(), self.ids.len(), 1, KvDtype::F32);
         let batch = CachedBatch { ids: self.ids.clone().into(), positions: self.positions.clone().into(), pages };
         decoder.hidden_cached(&batch, &mut pool)
     }

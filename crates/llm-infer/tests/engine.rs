@@ -39,7 +39,7 @@ fn batching_sharing_chunking_and_preemption_do_not_change_tokens() {
             EngineConfig::default(),
             EngineConfig { max_batch: 4, max_step_tokens: 9, ..EngineConfig::default() },
             // 15 pages of 8 tokens: two long sequences fill it, so sequences are preempted and computed again.
-            EngineConfig { max_batch: 12, max_step_tokens: 64, kv_pages: 15, page_size: 8 },
+            EngineConfig { max_batch: 12, max_step_tokens: 64, kv_pages: 15, page_size: 8, ..EngineConfig::default() },
         ] {
             let mut engine = Engine::new(&model, config).unwrap();
             let free = engine.free_pages();

@@ -98,7 +98,7 @@ fn greedy_tokens_are_those_of_transformers_in_any_company() {
             EngineConfig { max_batch: 3, max_step_tokens: 5, page_size: 3, ..EngineConfig::default() },
             EngineConfig { max_batch: 1, max_step_tokens: 1, ..EngineConfig::default() },
             // Room for two sequences: the others are preempted, in the middle of an image too, and computed again.
-            EngineConfig { max_batch: 6, max_step_tokens: 7, kv_pages: 17, page_size: 8 },
+            EngineConfig { max_batch: 6, max_step_tokens: 7, kv_pages: 17, page_size: 8, ..EngineConfig::default() },
         ] {
             assert_eq!(run(&model, config, mixed.clone()), wanted, "{name}, {config:?}");
         }

@@ -21,8 +21,11 @@ pub struct Assembler {
     tokenizer: Tokenizer,
     splitter: ReasoningSplitter,
     stops: Vec<String>,
+    /// Control tokens that stay in the text.
+    shown: Vec<(u32, String)>,
     open: Option<OpenSegment>,
     stopped: bool,
+    stop: Option<String>,
 }
 
 struct OpenSegment {
@@ -36,13 +39,25 @@ impl Assembler {
     pub fn chat(tokenizer: &Tokenizer, prompt: &[u32], stops: &[String]) -> Self {
         let (open, close) = (tokenizer.special_id("<think>"), tokenizer.special_id("</think>"));
         let splitter = ReasoningSplitter::new(open, close, generation_prompt(tokenizer, prompt, &[open, close]));
-        Self { tokenizer: tokenizer.clone(), splitter, stops: stops.to_vec(), open: None, stopped: false }
+        Self::new(tokenizer, splitter, stops)
+    }
+
+    fn new(tokenizer: &Tokenizer, splitter: ReasoningSplitter, stops: &[String]) -> Self {
+        Self { tokenizer: tokenizer.clone(), splitter, stops: stops.to_vec(), shown: Vec::new(), open: None, stopped: false, stop: None }
+    }
+
+    /// The same, but these control tokens are text of the reply, for a parser that looks for them.
+    #[must_use]
+    pub fn showing(mut self, names: &[&str]) -> Self {
+        let special = |name: &&str| self.tokenizer.special_id(name).filter(|&id| self.tokenizer.is_special(id)).map(|id| (id, name.to_string()));
+        self.shown = names.iter().filter_map(special).collect();
+        self
     }
 
     /// For text completions: everything is content.
     pub fn text(tokenizer: &Tokenizer, stops: &[String]) -> Self {
         let splitter = ReasoningSplitter::new(None, None, &[]);
-        Self { tokenizer: tokenizer.clone(), splitter, stops: stops.to_vec(), open: None, stopped: false }
+        Self::new(tokenizer, splitter, stops)
     }
 
     /// Take in one token. Returns the segment it counts for and the text it releases (possibly of an earlier segment too).
@@ -60,10 +75,13 @@ impl Assembler {
             self.open = Some(OpenSegment { segment, decoder: self.tokenizer.decode_stream(true), matcher: StopMatcher::new(&self.stops) });
         }
         if let Some(open) = &mut self.open
-            && let Some(text) = open.decoder.push(token)
+            && let Some(text) = open.text(token, &self.tokenizer, &self.shown)
         {
             let released = open.matcher.push(&text);
             self.stopped |= released.stopped;
+            if released.stopped {
+                self.stop = open.matcher.matched().map(str::to_string);
+            }
             add(&mut pieces, segment, released.text);
         }
         (segment, pieces)
@@ -81,6 +99,11 @@ impl Assembler {
         self.stopped
     }
 
+    /// Which one it was.
+    pub fn stop(&self) -> Option<&str> {
+        self.stop.as_deref()
+    }
+
     fn close_segment(&mut self, pieces: &mut Vec<Piece>) {
         let Some(mut open) = self.open.take() else { return };
         if self.stopped {
@@ -90,9 +113,28 @@ impl Assembler {
         if !released.stopped {
             released.text.push_str(&open.matcher.finish());
         }
-        self.stopped |= released.stopped;
+        if released.stopped {
+            self.stopped = true;
+            self.stop = open.matcher.matched().map(str::to_string);
+        }
         add(pieces, open.segment, released.text);
     }
+}
+
+impl OpenSegment {
+    /// The text that `token` completes.
+    fn text(&mut self, token: u32, tokenizer: &Tokenizer, shown: &[(u32, String)]) -> Option<String> {
+        let Some((_, name)) = shown.iter().find(|(id, _)| *id == token) else { return self.decoder.push(token) };
+        let before = std::mem::replace(&mut self.decoder, tokenizer.decode_stream(true));
+        Some(before.finish() + name)
+    }
+}
+
+/// The model's first token would be a thought: the template opened one behind the header of the assistant's turn.
+pub fn starts_thinking(tokenizer: &Tokenizer, prompt: &[u32]) -> bool {
+    let (open, close) = (tokenizer.special_id("<think>"), tokenizer.special_id("</think>"));
+    let last = generation_prompt(tokenizer, prompt, &[open, close]).iter().rev().find(|&&id| Some(id) == open || Some(id) == close);
+    open.is_some() && last.copied() == open
 }
 
 /// What the template put behind the last control token, i.e. behind the header of the assistant's turn. Some vocabularies

@@ -1,22 +1,29 @@
 //! `POST /v1/chat/completions`.
 
 use crate::access::Tally;
-use crate::api::chat::{ChatMessage, ChatRequest, ImageSource};
-use crate::api::response::{ChatChoice, ChatDelta, ChatLogprobs, ChatReply, Delta, Head, Reply};
-use crate::app::{App, Served};
-use crate::assemble::Assembler;
+use crate::api::chat::{ChatRequest, Conversation};
+use crate::api::response::{
+    ChatChoice, ChatDelta, ChatLogprobs, ChatReply, Delta, FunctionCall, FunctionDelta, Head, Reply, ToolCall, ToolCallDelta, Usage,
+};
+use crate::api::tools::ToolChoice;
+use crate::app::{App, Limits, Served};
+use crate::assemble::{Assembler, starts_thinking};
 use crate::error::ApiError;
 use crate::generate::{Choices, Step};
 use crate::logprobs::chat_entry;
+use crate::prompt::{self, Prompt};
 use crate::reasoning::Segment;
-use crate::sse;
+use crate::sse::{self, Frame};
+use crate::tools::{Format, schema};
+use crate::turn::{Part, ToolRules, Turn};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
-use llm_tokenizer::{ChatTemplate, ImagePart, Message, RenderOptions, Tokenizer};
-use serde_json::{Map, Value};
+use llm_infer::Constraint;
+use llm_infer::grammar::{self, Grammar};
+use llm_tokenizer::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
 
 /// The handler.
@@ -28,94 +35,134 @@ pub async fn handle(
     let served = app.ready()?;
     let body = app.body(body)?;
     let request = ChatRequest::parse(&body)?;
-    served.check_name(request.model.as_deref())?;
+    let (n, delivery, logprobs) = (request.sampling.n, request.delivery, request.sampling.logprobs);
+    let Begun { choices, model } = begin(&app, served, request, Limits { tokens: "max_completion_tokens", prompt: "messages" }).await?;
 
-    app.images.check(served.eyes.as_ref(), &request.messages.iter().flat_map(|m| &m.images).collect::<Vec<_>>())?;
-    let (messages, sources) = split_images(request.messages);
-    let prompt = render(served, messages, request.template_kwargs).await?;
-    let mut requests = served.requests(&prompt, &request.sampling, "max_completion_tokens")?;
+    let tokenizer = logprobs.map(|_| served.tokenizer.clone());
+    if delivery.stream {
+        let head = served.head("chatcmpl", "chat.completion.chunk", model);
+        let pending = vec![ChatLogprobs::default(); n];
+        Ok(sse::respond(choices, Chunks { head, tokenizer, pending, include_usage: delivery.include_usage }, tally))
+    } else {
+        let head = served.head("chatcmpl", "chat.completion", model);
+        whole(choices, head, tokenizer, n, &tally).await
+    }
+}
+
+/// A chat that the engine has taken.
+pub struct Begun {
+    /// Its choices.
+    pub choices: Choices,
+    /// The name it is answered under.
+    pub model: String,
+}
+
+/// From a valid request to choices that grow; every wording of chat begins here.
+pub async fn begin(app: &App, served: &Served, request: ChatRequest, limits: Limits) -> Result<Begun, ApiError> {
+    let ChatRequest { model, sampling, conversation, shape, .. } = request;
+    let target = served.target(model.as_deref())?;
+    app.images.check(served.eyes.as_ref(), &conversation.messages.iter().flat_map(|m| &m.images).collect::<Vec<_>>())?;
+
+    let format = Format::of(served.tokenizer.chat_template().map_or("", ChatTemplate::source));
+    let forced = forced_calls(served, &conversation, format)?;
+    let bare = forced.as_ref().is_some_and(|forced| forced.bare);
+    let salt = served.salt();
+    let names = conversation.tools.iter().map(|t| t.name.clone()).collect();
+    let rules = conversation.shows_tools().then(|| ToolRules { format, names, bare, single: conversation.single_call, salt });
+    let grammar = match (&forced, &shape) {
+        (Some(forced), _) => Some(served.grammar("tools", forced.constraint.clone()).await?),
+        (None, Some(shape)) => Some(served.grammar(&shape.param, shape.constraint.clone()).await?),
+        (None, None) => None,
+    };
+    let Prompt { mut ids, images } = prompt::render(served, conversation).await?;
+    close_thought(&served.tokenizer, &mut ids, grammar.as_ref());
+    let mut requests = served.requests(&ids, &sampling, limits)?;
     // Last, because it is the dearest: the prompt fits by now.
-    let images = app.images.load(served.eyes.as_ref(), sources).await?;
+    let images = app.images.load(served.eyes.as_ref(), images).await?;
     for request in &mut requests {
         request.images.clone_from(&images);
+        request.grammar.clone_from(&grammar);
+        request.adapter = target.adapter;
     }
-    let assemblers = requests.iter().map(|_| Assembler::chat(&served.tokenizer, &prompt, &request.sampling.stop)).collect();
-    let choices = Choices::start(&served.worker, requests, assemblers, served.prompt_len(&prompt)).await?;
-
-    let tokenizer = request.sampling.logprobs.map(|_| served.tokenizer.clone());
-    if request.delivery.stream {
-        let head = served.head("chatcmpl", "chat.completion.chunk");
-        let renderer = Chunks { head, tokenizer, pending: vec![ChatLogprobs::default(); request.sampling.n] };
-        Ok(sse::respond(choices, renderer, request.delivery.include_usage, tally))
-    } else {
-        let head = served.head("chatcmpl", "chat.completion");
-        whole(choices, head, tokenizer, request.sampling.n, &tally).await
-    }
-}
-
-/// Messages -> prompt ids, off the network threads: long conversations take a while.
-async fn render(served: &Served, messages: Vec<Message>, kwargs: Map<String, Value>) -> Result<Vec<u32>, ApiError> {
-    let tokenizer = served.tokenizer.clone();
-    let template = tokenizer.chat_template().map_or("", ChatTemplate::source);
-    let empty_thought = check_variables(&kwargs, template)?;
-    let options = RenderOptions { add_generation_prompt: true, variables: kwargs, ..RenderOptions::default() };
-    let rendered = tokio::task::spawn_blocking(move || {
-        let mut ids = tokenizer.chat_ids_with(&messages, &options).map_err(|e| ApiError::invalid("messages", e.to_string()))?;
-        if empty_thought && let (Some(open), Some(close)) = (tokenizer.special_id("<think>"), tokenizer.special_id("</think>")) {
-            ids.extend([open, close]);
+    let turn = |choice: usize| {
+        let assembler = Assembler::chat(&served.tokenizer, &ids, &sampling.stop);
+        match &rules {
+            Some(rules) => Turn::with_tools(assembler, rules.clone(), choice),
+            None => Turn::new(assembler),
         }
-        Ok(ids)
-    });
-    rendered.await.map_err(|_| ApiError::internal("the chat template panicked"))?
-}
-
-/// What the template sees, and where its images come from.
-fn split_images(messages: Vec<ChatMessage>) -> (Vec<Message>, Vec<ImageSource>) {
-    let mut sources = Vec::new();
-    let message = |ChatMessage { role, content, images, reasoning_content }: ChatMessage| {
-        let places = images.iter().map(|image| ImagePart { url: None, at: image.at }).collect();
-        sources.extend(images);
-        Message { role, content, images: places, reasoning_content, ..Message::default() }
     };
-    let messages = messages.into_iter().map(message).collect();
-    (messages, sources)
+    let turns = (0..requests.len()).map(turn).collect();
+    let choices = Choices::start(&served.worker, requests, turns, &[served.prompt_len(&ids)]).await?;
+    Ok(Begun { choices, model: target.name })
 }
 
-/// Template variables must be ones that the template reads, and harmless: their text is not guarded against control tokens
-/// as messages are, so only plain words, numbers and booleans pass.
-///
-/// True if thinking was turned off and the template does not know how: then the reply starts behind an empty, closed
-/// thought, which is what Qwen3's template writes.
-fn check_variables(kwargs: &Map<String, Value>, template: &str) -> Result<bool, ApiError> {
-    let mut empty_thought = false;
-    for (name, value) in kwargs {
-        let param = format!("chat_template_kwargs.{name}");
-        let plain = match value {
-            Value::Bool(_) | Value::Number(_) | Value::Null => true,
-            Value::String(text) => text.chars().all(|c| c.is_alphanumeric() || "_- ".contains(c)),
-            _ => false,
-        };
-        if !plain {
-            return Err(ApiError::unsupported(param, format!("template variable '{name}' must be a boolean, a number or a plain word")));
-        }
-        let reserved = ["messages", "tools", "add_generation_prompt"].contains(&name.as_str()) || name.ends_with("_token");
-        let known = !reserved && template.contains(name.as_str());
-        match (name.as_str(), value) {
-            _ if known => {}
-            ("enable_thinking", Value::Bool(on)) => empty_thought = !on,
-            ("enable_thinking", _) => return Err(ApiError::invalid(param, "'enable_thinking' must be true or false")),
-            _ => return Err(ApiError::unsupported(param, format!("the chat template of this model does not use a variable '{name}'"))),
-        }
+/// A grammar knows nothing of thinking: it begins with the answer, so an open thought is closed.
+fn close_thought(tokenizer: &Tokenizer, ids: &mut Vec<u32>, grammar: Option<&Grammar>) {
+    if grammar.is_some() && starts_thinking(tokenizer, ids) {
+        ids.extend(tokenizer.special_id("</think>"));
     }
-    Ok(empty_thought)
+}
+
+struct Forced {
+    constraint: Constraint,
+    /// JSON alone, not the model's own form.
+    bare: bool,
+}
+
+/// The grammar of `tool_choice` `required` or a named function: the model's own form where it has marks, else JSON.
+fn forced_calls(served: &Served, conversation: &Conversation, format: Format) -> Result<Option<Forced>, ApiError> {
+    let chosen = |name: &str| match &conversation.tool_choice {
+        ToolChoice::Named(wanted) => name == wanted,
+        _ => true,
+    };
+    if !conversation.tool_choice.is_forced() {
+        return Ok(None);
+    }
+    let tools: Vec<_> = conversation.tools.iter().filter(|t| chosen(&t.name)).collect();
+    // A named function is called once, as OpenAI has it.
+    let single = conversation.single_call || matches!(conversation.tool_choice, ToolChoice::Named(_));
+    if format == Format::Hermes {
+        let tools: Vec<_> = tools.iter().map(|t| grammar::Tool { name: &t.name, parameters: &t.parameters }).collect();
+        let rules = if single { grammar::ToolRules::required().single() } else { grammar::ToolRules::required() };
+        let constraint = grammar::lark_tools(&served.tokenizer, &tools, rules).map_err(|e| ApiError::invalid("tools", e.to_string()))?;
+        return Ok(Some(Forced { constraint, bare: false }));
+    }
+    let tools: Vec<_> = tools.iter().map(|t| (t.name.as_str(), &t.parameters)).collect();
+    let constraint = Constraint::JsonSchema(schema::forced(&tools, format.arguments_key(), !single));
+    Ok(Some(Forced { constraint, bare: true }))
 }
 
 #[derive(Default)]
 struct Growing {
     content: String,
     reasoning: String,
+    calls: Vec<ToolCall>,
     logprobs: ChatLogprobs,
     finish_reason: &'static str,
+}
+
+impl Growing {
+    fn take_in(&mut self, part: Part) {
+        match part {
+            Part::Reasoning(text) => self.reasoning.push_str(&text),
+            Part::Content(text) => self.content.push_str(&text),
+            Part::Call { id, call, .. } => {
+                self.calls.push(ToolCall { id, kind: "function", function: FunctionCall { name: call.name, arguments: call.arguments } });
+            }
+        }
+    }
+
+    fn choice(self, index: usize, with_logprobs: bool) -> ChatChoice {
+        let silent = self.content.is_empty() && !self.calls.is_empty();
+        let message = ChatReply {
+            role: "assistant",
+            content: (!silent).then_some(self.content),
+            reasoning_content: Some(self.reasoning).filter(|r| !r.is_empty()),
+            tool_calls: Some(self.calls).filter(|c| !c.is_empty()),
+            refusal: None,
+        };
+        ChatChoice { index, message, logprobs: with_logprobs.then_some(self.logprobs), finish_reason: self.finish_reason }
+    }
 }
 
 async fn whole(mut choices: Choices, head: Head, tokenizer: Option<Tokenizer>, n: usize, tally: &Tally) -> Result<Response, ApiError> {
@@ -124,30 +171,15 @@ async fn whole(mut choices: Choices, head: Head, tokenizer: Option<Tokenizer>, n
     while let Some(step) = choices.next().await? {
         tally.set(choices.usage().prompt_tokens, choices.usage().completion_tokens);
         let Some(choice) = growing.get_mut(step.index) else { continue };
-        for piece in &step.pieces {
-            match piece.segment {
-                Segment::Reasoning => choice.reasoning.push_str(&piece.text),
-                Segment::Content => choice.content.push_str(&piece.text),
-            }
-        }
         if let Some(tokenizer) = &tokenizer {
             note(&mut choice.logprobs, tokenizer, &step);
         }
         if let Some(reason) = step.finish_reason {
             choice.finish_reason = reason;
         }
+        step.parts.into_iter().for_each(|part| choice.take_in(part));
     }
-    let choices_out = growing.into_iter().enumerate().map(|(index, choice)| ChatChoice {
-        index,
-        message: ChatReply {
-            role: "assistant",
-            content: choice.content,
-            reasoning_content: Some(choice.reasoning).filter(|r| !r.is_empty()),
-            refusal: None,
-        },
-        logprobs: tokenizer.as_ref().map(|_| choice.logprobs),
-        finish_reason: choice.finish_reason,
-    });
+    let choices_out = growing.into_iter().enumerate().map(|(index, choice)| choice.choice(index, tokenizer.is_some()));
     Ok(Json(Reply { head, choices: choices_out.collect(), usage: Some(choices.usage()) }).into_response())
 }
 
@@ -166,77 +198,54 @@ struct Chunks {
     tokenizer: Option<Tokenizer>,
     /// Log-probabilities of tokens whose text is still held back.
     pending: Vec<ChatLogprobs>,
+    include_usage: bool,
 }
 
 impl Chunks {
-    fn chunk(&mut self, index: usize, delta: Delta, finish_reason: Option<&'static str>) -> Reply<ChatDelta> {
+    fn chunk(&mut self, index: usize, delta: Delta, finish_reason: Option<&'static str>) -> Frame {
         let logprobs = self.tokenizer.as_ref().and_then(|_| self.pending.get_mut(index)).map(std::mem::take);
         let logprobs = logprobs.filter(|l| !l.content.is_empty() || !l.reasoning_content.is_empty());
-        Reply { head: self.head.clone(), choices: vec![ChatDelta { index, delta, logprobs, finish_reason }], usage: None }
+        Frame::new(&Reply { head: self.head.clone(), choices: vec![ChatDelta { index, delta, logprobs, finish_reason }], usage: None })
+    }
+}
+
+/// A call is two chunks: who is called, then with what.
+fn deltas(part: Part) -> Vec<Delta> {
+    match part {
+        Part::Reasoning(text) => vec![Delta { reasoning_content: Some(text), ..Delta::default() }],
+        Part::Content(text) => vec![Delta { content: Some(text), ..Delta::default() }],
+        Part::Call { index, id, call } => {
+            let name = FunctionDelta { name: Some(call.name), arguments: String::new() };
+            let head = ToolCallDelta { index, id: Some(id), kind: Some("function"), function: name };
+            let rest = ToolCallDelta { index, id: None, kind: None, function: FunctionDelta { name: None, arguments: call.arguments } };
+            [head, rest].map(|call| Delta { tool_calls: Some(vec![call]), ..Delta::default() }).into()
+        }
     }
 }
 
 impl sse::Render for Chunks {
-    type Choice = ChatDelta;
-
-    fn first(&mut self) -> Vec<Reply<ChatDelta>> {
+    fn first(&mut self, _: &Usage) -> Vec<Frame> {
         (0..self.pending.len())
             .map(|index| self.chunk(index, Delta { role: Some("assistant"), content: Some(String::new()), ..Delta::default() }, None))
             .collect()
     }
 
-    fn step(&mut self, step: Step) -> Vec<Reply<ChatDelta>> {
+    fn step(&mut self, step: Step, _: &Usage) -> Vec<Frame> {
         if let (Some(tokenizer), Some(pending)) = (&self.tokenizer, self.pending.get_mut(step.index)) {
             note(pending, tokenizer, &step);
         }
-        let mut chunks = Vec::new();
-        for piece in step.pieces {
-            let delta = match piece.segment {
-                Segment::Reasoning => Delta { reasoning_content: Some(piece.text), ..Delta::default() },
-                Segment::Content => Delta { content: Some(piece.text), ..Delta::default() },
-            };
-            chunks.push(self.chunk(step.index, delta, None));
-        }
+        let mut frames: Vec<Frame> = step.parts.into_iter().flat_map(deltas).map(|delta| self.chunk(step.index, delta, None)).collect();
         if step.finish_reason.is_some() {
-            chunks.push(self.chunk(step.index, Delta::default(), step.finish_reason));
+            frames.push(self.chunk(step.index, Delta::default(), step.finish_reason));
         }
-        chunks
+        frames
     }
 
-    fn head(&self) -> &Head {
-        &self.head
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn check(kwargs: Value, template: &str) -> Result<bool, String> {
-        check_variables(kwargs.as_object().unwrap(), template).map_err(|e| e.param.unwrap())
+    fn last(&mut self, usage: &Usage) -> Vec<Frame> {
+        sse::end::<ChatDelta>(&self.head, self.include_usage.then_some(usage))
     }
 
-    #[test]
-    fn variables_go_to_templates_that_read_them() {
-        let qwen = "{% if enable_thinking is false %}...{% endif %}{{ effort }}";
-        assert_eq!(check(json!({"enable_thinking": false, "effort": "low"}), qwen), Ok(false));
-        assert_eq!(check(json!({"enable_thinking": false}), "{{ messages }}"), Ok(true));
-        assert_eq!(check(json!({"enable_thinking": true}), "{{ messages }}"), Ok(false));
-    }
-
-    #[test]
-    fn variables_cannot_smuggle_control_tokens_or_replace_the_conversation() {
-        let template = "{{ bos_token }}{{ messages }}{{ effort }}";
-        for (kwargs, name) in [
-            (json!({"effort": "<|eot_id|>"}), "effort"),
-            (json!({"effort": ["a"]}), "effort"),
-            (json!({"messages": 1}), "messages"),
-            (json!({"bos_token": "x"}), "bos_token"),
-            (json!({"unknown": 1}), "unknown"),
-            (json!({"enable_thinking": 1}), "enable_thinking"),
-        ] {
-            assert_eq!(check(kwargs, template), Err(format!("chat_template_kwargs.{name}")));
-        }
+    fn failed(&mut self, error: &ApiError) -> Vec<Frame> {
+        sse::failed(error)
     }
 }

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Why the server cannot start or go on. Messages contain their cause, so it is not chained as a `source` as well.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,25 @@ pub enum Error {
         /// What was expected and what to do.
         message: String,
     },
+    /// The file of keys and usage.
+    #[error("{}: {message}", path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A certificate or its key.
+    #[error("{}: {message}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// Settings that make no sense.
+    #[error("{0}")]
+    Settings(String),
     /// The model or its engine.
     #[error(transparent)]
     Infer(#[from] llm_infer::Error),
@@ -73,11 +93,13 @@ pub struct ApiError {
     pub param: Option<String>,
     /// A word that programs can compare with.
     pub code: Option<&'static str>,
+    /// When the same request may succeed; rounded up to seconds in `Retry-After`.
+    pub retry_after: Option<Duration>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, message: message.into(), param: None, code: None }
+        Self { status, kind, message: message.into(), param: None, code: None, retry_after: None }
     }
 
     /// 400: a field has a value that cannot be honoured.
@@ -95,6 +117,32 @@ impl ApiError {
         Self { code: Some("unsupported_parameter"), ..Self::invalid(param, message) }
     }
 
+    /// 401: no key, or one that is not valid.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self { code: Some("invalid_api_key"), ..Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", message) }
+    }
+
+    /// 403: the key may not do that.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self { code: Some("insufficient_scope"), ..Self::new(StatusCode::FORBIDDEN, "invalid_request_error", message) }
+    }
+
+    /// 408: the body did not arrive in time.
+    pub fn slow_body(limit: Duration) -> Self {
+        let message = format!("the request body did not arrive within {} s", limit.as_secs());
+        Self { code: Some("request_timeout"), ..Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", message) }
+    }
+
+    /// 429, `kind` and `code` as OpenAI words them.
+    pub fn too_many(kind: &'static str, code: &'static str, message: impl Into<String>, again: Option<Duration>) -> Self {
+        Self { code: Some(code), retry_after: again, ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, message) }
+    }
+
+    /// 504: the reply took longer than requests may.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self { code: Some("request_timeout"), ..Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", message) }
+    }
+
     /// 404: no such model here.
     pub fn model_not_found(asked: &str, served: &str) -> Self {
         Self {
@@ -110,6 +158,11 @@ impl ApiError {
             code: Some("unknown_url"),
             ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", format!("unknown request URL: {method} {path}"))
         }
+    }
+
+    /// 409: the request is fine, the state of the server is another one.
+    pub fn conflict(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { status: StatusCode::CONFLICT, code: Some("conflict"), ..Self::invalid(param, message) }
     }
 
     /// 405.
@@ -145,18 +198,35 @@ impl ApiError {
         self
     }
 
+    /// Set when to come back.
+    #[must_use]
+    pub fn after(mut self, again: Duration) -> Self {
+        self.retry_after = Some(again);
+        self
+    }
+
     /// OpenAI's error object.
     pub fn body(&self) -> serde_json::Value {
         serde_json::json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
     }
 }
 
+/// The error behind a response, for layers that word it differently or count it.
+#[derive(Debug, Clone)]
+pub struct Refused(pub ApiError);
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let seconds = self.retry_after.map(|again| (again.as_millis().div_ceil(1000)).clamp(1, u64::MAX.into()) as u64);
+        let seconds = seconds.or((self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(1));
+        if let Some(seconds) = seconds {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response.extensions_mut().insert(Refused(self));
         response
     }
 }

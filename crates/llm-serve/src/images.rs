@@ -3,7 +3,7 @@
 //! Everything here comes from outside. The number of images, the bytes of each and its pixels are bounded, the bounds are checked before
 //! memory is taken, and only a few images are decoded or fetched at the same time, whoever asks.
 
-use crate::api::chat::ImageSource;
+use crate::api::messages::ImageSource;
 use crate::error::ApiError;
 use crate::fetch::{AllowedHost, fetch};
 use base64::Engine as _;

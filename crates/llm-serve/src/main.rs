@@ -1,9 +1,17 @@
-//! `llm-serve serve --model DIR`: serve a model folder over the OpenAI API.
+//! `llm-serve serve --model DIR`: serve a model folder over the OpenAI API. `llm-serve keys` and `llm-serve usage`: who may call, and who did.
+
+mod flags;
+
+mod engine_args;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use llm_infer::EngineConfig;
-use llm_serve::{AllowedHost, DEFAULT_BODY_LIMIT, ImageLimits, Ready, Server, ServerConfig};
+use llm_serve::bench::BenchArgs;
+use llm_serve::keys::command::KeysCommand;
+use llm_serve::ledger::report::By;
+use llm_serve::ledger::{database, report};
+use llm_serve::route::RouteArgs;
+use llm_serve::{AllowedHost, DEFAULT_BODY_LIMIT, ImageLimits, Ready, Server, ServerConfig, clock, keys, settings};
 use llm_tensor::DeviceSpec;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -20,19 +28,49 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve a model: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, GET /health.
-    Serve(ServeArgs),
+    /// Serve a model over the OpenAI and Anthropic APIs.
+    #[command(args_override_self = true)]
+    Serve(Box<ServeArgs>),
+    /// One address in front of several servers: conversations stay where their prefix is cached.
+    Route(RouteArgs),
+    /// Measure a server: throughput, time to first token, time between tokens, beside what the memory allows.
+    Bench(BenchArgs),
+    /// Print the OpenAPI document of everything served.
+    Openapi,
+    /// API keys: make, list, end and renew them.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Who used how many tokens.
+    Usage(UsageArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct UsageArgs {
+    /// The file that `serve --keys` takes.
+    #[arg(long, value_name = "FILE")]
+    db: PathBuf,
+    /// What the rows are.
+    #[arg(long, value_enum, default_value_t)]
+    by: By,
+    /// From this day on (UTC), e.g. 2026-11-01 [default: all].
+    #[arg(long, value_name = "DATE")]
+    since: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
 struct ServeArgs {
+    /// TOML file with these flags: max_queue = 64 is --max-queue 64. Flags of the command line win.
+    // Read by `settings::expand`, before clap sees the flags.
+    #[arg(long, value_name = "FILE")]
+    #[expect(dead_code)]
+    config: Option<PathBuf>,
     /// Model folder (config.json, model.safetensors, tokenizer.json) or GGUF file.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Name of the model in the API [default: the folder's name].
     #[arg(long, value_name = "NAME")]
     served_model_name: Option<String>,
-    /// Address to listen on; 0.0.0.0 is every interface, and there is no authentication.
+    /// Address to listen on; 0.0.0.0 is every interface (see --keys and --tls-cert).
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
     /// Port; 0 picks a free one.
@@ -41,9 +79,8 @@ struct ServeArgs {
     /// auto, cpu, cuda[:N], vulkan[:N] or webgpu[:N].
     #[arg(long, default_value = "auto")]
     device: DeviceSpec,
-    /// Requests that generate at the same time; more wait.
-    #[arg(long, value_name = "N")]
-    max_batch: Option<usize>,
+    #[command(flatten)]
+    engine: engine_args::EngineArgs,
     /// After Ctrl-C or SIGTERM, running replies have this long to finish.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_seconds: u64,
@@ -56,21 +93,50 @@ struct ServeArgs {
     /// Fetch http images from this host (name or address, with :PORT if it is not 80); may be repeated. Without it, only data: URLs are taken.
     #[arg(long, value_name = "HOST")]
     allow_image_host: Vec<AllowedHost>,
+    /// LoRA adapters in this directory may be loaded and unloaded at run time (POST /v1/load_lora_adapter).
+    #[arg(long, value_name = "DIR")]
+    adapters: Option<PathBuf>,
+    #[command(flatten)]
+    rules: flags::Rules,
+    #[command(flatten)]
+    connections: flags::Connections,
+    #[command(flatten)]
+    logs: flags::Logs,
 }
 
 fn main() -> ExitCode {
-    llm_run::program::main(|| match Cli::parse().command {
-        Command::Serve(args) => serve(args),
-    })
+    llm_run::program::main(run)
+}
+
+fn run() -> anyhow::Result<()> {
+    let arguments = settings::expand(std::env::args_os().collect())?;
+    match Cli::parse_from(arguments).command {
+        Command::Serve(args) => serve(*args),
+        Command::Route(args) => route(args),
+        Command::Bench(args) => args.run(),
+        Command::Openapi => {
+            println!("{:#}", llm_serve::api::openapi::document());
+            Ok(())
+        }
+        Command::Keys(command) => {
+            print!("{}", keys::command::run(command)?);
+            Ok(())
+        }
+        Command::Usage(args) => usage(&args),
+    }
+}
+
+fn usage(args: &UsageArgs) -> anyhow::Result<()> {
+    let since = match &args.since {
+        Some(text) => clock::parse_date(text).with_context(|| format!("--since {text}: expected a date such as 2026-11-01"))?,
+        None => i64::MIN,
+    };
+    let connection = database::open(&args.db)?;
+    print!("{}", report::table(args.by, &report::usage(&connection, &args.db, args.by, since)?));
+    Ok(())
 }
 
 fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let mut engine = EngineConfig::default();
-    if let Some(max_batch) = args.max_batch {
-        anyhow::ensure!(max_batch > 0, "--max-batch must be at least 1");
-        engine.max_batch = max_batch;
-        engine.max_step_tokens = engine.max_step_tokens.max(max_batch);
-    }
     let images =
         ImageLimits { max_bytes: args.max_image_bytes, max_images: args.max_images, allowed_hosts: args.allow_image_host, ..ImageLimits::default() };
     let config = ServerConfig {
@@ -79,10 +145,13 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         host: args.host,
         port: args.port,
         device: args.device,
-        engine,
+        engine: args.engine.config()?,
         drain: Duration::from_secs(args.drain_seconds),
         body_limit: DEFAULT_BODY_LIMIT,
         images,
+        adapters: args.adapters,
+        draft: args.engine.draft_model,
+        house: flags::house(args.rules, args.connections, args.logs),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
     runtime.block_on(async {
@@ -93,8 +162,17 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
     })
 }
 
+fn route(args: RouteArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
+    runtime.block_on(async {
+        let interrupts = Interrupts::catch().context("cannot catch Ctrl-C")?;
+        let announce = |address, up, all| println!("{up} of {all} upstreams are ready\nlistening on http://{}", reachable(address));
+        args.run(announce, interrupts.first()).await
+    })
+}
+
 fn announce(ready: &Ready) {
-    let url = format!("http://{}", reachable(ready.address));
+    let url = format!("{}://{}", if ready.tls { "https" } else { "http" }, reachable(ready.address));
     let body = serde_json::json!({"model": ready.model, "messages": [{"role": "user", "content": "What is 2 + 3?"}]}).to_string();
     println!("model {} (context {} tokens)", ready.model, ready.context);
     println!("listening on {url}");

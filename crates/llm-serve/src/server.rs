@@ -1,18 +1,22 @@
 //! From a configuration to a server that runs, and ends, in order.
 //!
-//! The port is taken first (a port in use is known at once), `/health` answers 503 while the model loads, and on shutdown
-//! no new connection is accepted while replies under way run to their end, for at most `drain`.
+//! The port is taken first (a port in use is known at once), `/ready` answers 503 while the model loads, and on shutdown replies under way
+//! run to their end, for at most `drain`, while new requests get 503. Last, the ledger is written.
 
+use crate::accept::{Acceptor, Bounds};
+use crate::adapters::Adapters;
 use crate::app::{App, Served, now};
 use crate::defaults::Defaults;
 use crate::error::{Error, Result};
+use crate::house::{House, HouseConfig};
 use crate::images::{Eyes, ImageLimits, ImageLoader};
 use crate::routes::router;
-use crate::worker::Worker;
+use crate::tls::Tls;
+use crate::worker::{Watch, Worker};
+use llm_infer::grammar::Grammars;
 use llm_infer::{Engine, EngineConfig, Model};
 use llm_tensor::DeviceSpec;
 use llm_tokenizer::Tokenizer;
-use std::future::IntoFuture;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -20,10 +24,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 /// How long replies that were cut at the deadline have to be told so.
 const CUT_GRACE: Duration = Duration::from_secs(2);
+/// How long the last rows of usage may take.
+const LEDGER_GRACE: Duration = Duration::from_secs(10);
 
 /// What to serve, and where.
 #[derive(Debug, Clone)]
@@ -46,6 +52,12 @@ pub struct ServerConfig {
     pub body_limit: usize,
     /// Bounds of images, for a model that sees.
     pub images: ImageLimits,
+    /// Keys, limits, logs, TLS.
+    pub house: HouseConfig,
+    /// The directory that LoRA adapters may be loaded from at run time; `None`: from nowhere.
+    pub adapters: Option<PathBuf>,
+    /// Folder of a smaller model that guesses for the engine.
+    pub draft: Option<PathBuf>,
 }
 
 /// 8 MiB: a prompt of two million tokens. Images come on top.
@@ -68,6 +80,8 @@ pub struct Ready {
     pub model: String,
     /// Prompt and reply together, in tokens.
     pub context: usize,
+    /// It speaks HTTPS.
+    pub tls: bool,
 }
 
 impl Server {
@@ -89,65 +103,117 @@ impl Server {
 
     /// Load the model and serve until `shutdown`, then drain. `ready` is called once the model is loaded.
     pub async fn run(self, ready: impl FnOnce(&Ready), shutdown: impl Future<Output = ()>) -> Result<()> {
-        let images = if Model::sees(&self.config.model) { self.config.images.body_bytes() } else { 0 };
+        let Self { listener, address, config } = self;
+        let images = if Model::sees(&config.model) { config.images.body_bytes() } else { 0 };
+        let house = Arc::new(House::open(&config.house, config.engine.max_batch)?);
         let app = Arc::new(App {
-            body_limit: self.config.body_limit.saturating_add(images),
-            images: ImageLoader::new(self.config.images.clone()),
+            body_limit: config.body_limit.saturating_add(images),
+            images: ImageLoader::new(config.images.clone()),
+            house: Arc::clone(&house),
             ..App::default()
         });
-        let (drain, draining) = oneshot::channel::<()>();
-        let service = router(Arc::clone(&app)).into_make_service_with_connect_info::<SocketAddr>();
-        let server = axum::serve(self.listener, service).with_graceful_shutdown(async {
-            // A dropped sender means that this function is returning: that is a reason to stop as well.
-            let _ = draining.await;
-        });
-        let mut server = pin!(server.into_future());
+        let tls = config.house.tls.clone().map(Tls::open).transpose()?;
+        let reload = tls.clone().map(|tls| Abort(tokio::spawn(reload_on_hangup(tls))));
+        if house.keys.is_none() && !address.ip().is_loopback() {
+            eprintln!("warning: {address} can be reached from other machines and no key is asked for; see --keys");
+        }
+        let bounds = Bounds {
+            header_timeout: config.house.header_timeout,
+            write_timeout: config.house.write_timeout,
+            connections: config.house.max_connections,
+        };
+        let acceptor = Acceptor { router: router(Arc::clone(&app)), house: Arc::clone(&house), tls, bounds };
+        let (close, closing) = watch::channel(false);
+        let mut serving = Abort(tokio::spawn(acceptor.run(listener, closing)));
         let mut shutdown = pin!(shutdown);
 
         tokio::select! {
-            ended = &mut server => return Ok(ended?),
             () = &mut shutdown => return Ok(()),
-            served = load(&self.config) => {
+            served = load(&config, &house) => {
                 let served = served?;
-                let info = Ready { address: self.address, model: served.name.clone(), context: served.context };
+                let info = Ready { address, model: served.name.clone(), context: served.context, tls: reload.is_some() };
+                let _ = house.model.set(served.name.clone());
                 let _ = app.served.set(served);
                 ready(&info);
             }
         }
-        tokio::select! {
-            ended = &mut server => return Ok(ended?),
-            () = &mut shutdown => {}
-        }
-        let _ = drain.send(());
+        shutdown.await;
+        house.drain();
         let worker = app.served.get().map(|served| &served.worker);
-        let outcome = tokio::time::timeout(self.config.drain, &mut server).await;
+        let drained = tokio::time::timeout(config.drain, house.idle()).await.is_ok();
         let cut = worker.map_or(0, Worker::active);
         if let Some(worker) = worker {
             worker.stop();
         }
-        match outcome {
-            Ok(ended) => Ok(ended?),
-            Err(_) => {
-                eprintln!("drain: {cut} request(s) were still running after {} s and were cut", self.config.drain.as_secs());
-                let _ = tokio::time::timeout(CUT_GRACE, &mut server).await;
-                Ok(())
-            }
+        if !drained {
+            eprintln!("drain: {cut} request(s) were still running after {} s and were cut", config.drain.as_secs());
+            let _ = tokio::time::timeout(CUT_GRACE, house.idle()).await;
         }
+        // Connections write out what they hold; those that wait for a request end at once.
+        let _ = close.send(true);
+        let _ = tokio::time::timeout(CUT_GRACE, &mut serving.0).await;
+        if let Some(ledger) = house.ledger.clone() {
+            let _ = tokio::task::spawn_blocking(move || ledger.close(LEDGER_GRACE)).await;
+        }
+        Ok(())
     }
 }
 
-async fn load(config: &ServerConfig) -> Result<Served> {
+/// A task that ends with its owner.
+struct Abort(tokio::task::JoinHandle<()>);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// SIGHUP: the certificate was renewed.
+async fn reload_on_hangup(tls: Tls) {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut hangups = match signal(SignalKind::hangup()) {
+            Ok(hangups) => hangups,
+            Err(error) => return eprintln!("tls: SIGHUP cannot be caught: {error}"),
+        };
+        while hangups.recv().await.is_some() {
+            match tls.reload() {
+                Ok(()) => eprintln!("tls: the certificate was read again"),
+                Err(error) => eprintln!("tls: the old certificate stays: {error}"),
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    drop(tls);
+}
+
+async fn load(config: &ServerConfig, house: &House) -> Result<Served> {
     let defaults = Defaults::load(&config.model)?;
-    let (dir, device) = (config.model.clone(), config.device);
+    let (dir, device, draft) = (config.model.clone(), config.device, config.draft.clone());
+    let model = move || {
+        let model = Model::load(&dir, &device)?;
+        Ok(match draft {
+            Some(dir) => model.with_draft(Model::load(&dir, &device)?),
+            None => model,
+        })
+    };
     let describe = |model: &Model, engine: &Engine| {
         let eyes = model.vision.as_ref().map(Eyes::of);
-        (model.id.clone(), model.hash.clone(), model.tokenizer.clone(), eyes, engine.context_length())
+        let (ends, hidden_size) = (model.eos_token_ids.clone(), model.decoder.config().hidden_size);
+        (model.id.clone(), model.hash.clone(), model.tokenizer.clone(), eyes, engine.context_length(), ends, hidden_size)
     };
-    let (worker, (id, hash, tokenizer, eyes, context)) = Worker::start(move || Ok(Model::load(&dir, &device)?), config.engine, describe).await?;
+    let adapters = Adapters::new(config.adapters.as_deref())?;
+    let watch = Watch { metrics: Arc::clone(&house.metrics), hook: config.house.step_hook.clone() };
+    let (worker, (id, hash, tokenizer, eyes, context, ends, hidden_size)) = Worker::start(model, config.engine, watch, describe).await?;
+    let turn_ends = turn_ends(&tokenizer, &ends);
     Ok(Served {
         name: config.served_model_name.clone().unwrap_or(id),
         defaults,
-        turn_ends: turn_ends(&tokenizer),
+        grammars: Grammars::new(&tokenizer, &turn_ends),
+        turn_ends,
+        adapters,
+        hidden_size,
         tokenizer,
         eyes,
         context,
@@ -158,8 +224,11 @@ async fn load(config: &ServerConfig) -> Result<Served> {
     })
 }
 
-/// What ends a turn in the families we read. The engine knows the end tokens of the model's own files.
-fn turn_ends(tokenizer: &Tokenizer) -> Vec<u32> {
-    let named = ["<|eot_id|>", "<|im_end|>"].iter().filter_map(|name| tokenizer.special_id(name));
-    tokenizer.eos_id().into_iter().chain(named).collect()
+/// What ends a turn in the families we read, and `ends`, which the model's own files name.
+fn turn_ends(tokenizer: &Tokenizer, ends: &[u32]) -> Vec<u32> {
+    let named = ["<|eot_id|>", "<|im_end|>", "<|eom_id|>"].iter().filter_map(|name| tokenizer.special_id(name));
+    let mut all: Vec<u32> = tokenizer.eos_id().into_iter().chain(named).chain(ends.iter().copied()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }

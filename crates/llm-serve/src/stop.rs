@@ -9,6 +9,7 @@
 pub struct StopMatcher {
     stops: Vec<String>,
     held: String,
+    matched: Option<String>,
 }
 
 /// What one piece of text releases.
@@ -23,20 +24,27 @@ pub struct Released {
 impl StopMatcher {
     /// Empty strings are ignored; they would match everywhere.
     pub fn new(stops: &[String]) -> Self {
-        Self { stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(), held: String::new() }
+        Self { stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(), ..Self::default() }
     }
 
     /// Take in the next piece.
     pub fn push(&mut self, text: &str) -> Released {
         self.held.push_str(text);
-        let first = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str()).map(|start| (start + stop.len(), start))).min();
-        if let Some((_, start)) = first {
+        let ends = |stop: &String| self.held.find(stop.as_str()).map(|start| (start + stop.len(), start, stop.clone()));
+        let first = self.stops.iter().filter_map(ends).min();
+        if let Some((_, start, stop)) = first {
+            self.matched = Some(stop);
             self.held.truncate(start);
             return Released { text: std::mem::take(&mut self.held), stopped: true };
         }
         let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
         let tail = self.held.split_off(self.held.len() - keep);
         Released { text: std::mem::replace(&mut self.held, tail), stopped: false }
+    }
+
+    /// The stop string that was completed.
+    pub fn matched(&self) -> Option<&str> {
+        self.matched.as_deref()
     }
 
     /// The text ended: what was held back belongs to it after all.
@@ -46,7 +54,7 @@ impl StopMatcher {
 }
 
 /// Length of the longest proper prefix of `stop` that `text` ends with.
-fn overlap(text: &str, stop: &str) -> usize {
+pub(crate) fn overlap(text: &str, stop: &str) -> usize {
     stop.char_indices().map(|(at, _)| at).rev().find(|&at| text.ends_with(&stop[..at])).unwrap_or(0)
 }
 
@@ -82,6 +90,9 @@ mod tests {
         assert_eq!(run(&stops, ["xabcdef"]), ("xab".into(), true));
         let same_end = ["b".to_string(), "ab".to_string()];
         assert_eq!(run(&same_end, ["xab"]), ("x".into(), true));
+        let mut matcher = StopMatcher::new(&stops);
+        matcher.push("xabcdef");
+        assert_eq!(matcher.matched(), Some("cd"));
     }
 
     #[test]

@@ -4,21 +4,51 @@
 //! between two engine steps (continuous batching is the engine's own doing). Nobody sends "cancel": a client that goes
 //! away drops its receiver, the thread sees the closed channel before the next step and frees the request.
 //!
-//! A panic or an error inside a step fails the requests that were running, and the engine is built anew: one bad request
-//! does not take the server down.
+//! A panic or an error inside a step fails the request that caused it and no other: see [`recovery`].
+//!
+//! The thread never waits for a client. Updates go into a bounded channel; who lets it run full is cut.
+
+mod recovery;
 
 use crate::error::{ApiError, Error, Result};
-use llm_infer::{Engine, EngineConfig, Event, FinishReason, Model, Request, RequestId, TokenScore};
+use crate::metrics::Metrics;
+use crate::metrics::catalogue::{Ended, Finished};
+use llm_infer::adapters::AdapterId;
+use llm_infer::{Completion, Engine, EngineConfig, Event, FinishReason, Model, Request, RequestId, TokenScore};
 use std::collections::HashMap;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc as blocking;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
+
+/// Updates that a call may lag behind, in tokens of all its choices.
+const LAG: usize = 8192;
+
+/// Sees every request that the engine holds, and how many tokens it has generated, before each step. For tests: what it panics at is a
+/// fault of that step.
+#[derive(Clone)]
+pub struct StepHook(pub Arc<dyn Fn(&Request, usize) + Send + Sync>);
+
+impl fmt::Debug for StepHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StepHook(..)")
+    }
+}
 
 /// News about one running request.
 #[derive(Debug)]
 pub enum Update {
+    /// The request left the queue.
+    Started {
+        /// Tokens of its prompt that were in the cache.
+        cached_tokens: usize,
+        /// How long it waited.
+        queued: Duration,
+    },
     /// A token was generated.
     Token {
         /// Its id.
@@ -34,18 +64,47 @@ pub enum Update {
     Failed(String),
 }
 
+/// The engine's end of the channel of a call.
+#[derive(Debug, Clone)]
+struct Outlet {
+    sender: mpsc::Sender<(usize, Update)>,
+    overrun: Arc<AtomicBool>,
+}
+
+impl Outlet {
+    /// Never waits. What does not fit ends the call.
+    fn send(&self, index: usize, update: Update) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send((index, update)) {
+            self.overrun.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Nobody reads, or not fast enough.
+    fn is_closed(&self) -> bool {
+        self.sender.is_closed() || self.overrun.load(Ordering::Relaxed)
+    }
+}
+
 struct Job {
     requests: Vec<Request>,
-    updates: mpsc::UnboundedSender<(usize, Update)>,
+    updates: Outlet,
     accepted: oneshot::Sender<Result<(), ApiError>>,
 }
 
 /// Log-probabilities of the tokens of one prompt, from its second token on.
 pub type PromptScores = Vec<TokenScore>;
 
+type Question = Box<dyn FnOnce(&Model, &mut Engine) + Send>;
+
 enum Command {
     Run(Job),
-    Score { prompts: Vec<Vec<u32>>, top: usize, answer: oneshot::Sender<Result<Vec<PromptScores>, ApiError>> },
+    /// Something else for which the model has to be at hand.
+    Ask(Question),
+    Score {
+        prompts: Vec<Vec<u32>>,
+        top: usize,
+        answer: oneshot::Sender<Result<Vec<PromptScores>, ApiError>>,
+    },
     Stop,
 }
 
@@ -60,12 +119,16 @@ pub struct Worker {
 /// Running requests of one HTTP call. Dropping it cancels them.
 #[derive(Debug)]
 pub struct Generation {
-    updates: mpsc::UnboundedReceiver<(usize, Update)>,
+    updates: mpsc::Receiver<(usize, Update)>,
+    overrun: Arc<AtomicBool>,
 }
 
 impl Generation {
     /// The next update and the index of the request it belongs to.
     pub async fn next(&mut self) -> Option<(usize, Update)> {
+        if self.overrun.swap(false, Ordering::Relaxed) {
+            return Some((0, Update::Failed("the client reads more slowly than the model writes".into())));
+        }
         self.updates.recv().await
     }
 }
@@ -76,6 +139,7 @@ impl Worker {
     pub async fn start<T: Send + 'static>(
         load: impl FnOnce() -> Result<Model> + Send + 'static,
         config: EngineConfig,
+        watch: Watch,
         describe: impl FnOnce(&Model, &Engine) -> T + Send + 'static,
     ) -> Result<(Self, T)> {
         let (commands, inbox) = blocking::channel();
@@ -94,7 +158,7 @@ impl Worker {
             match Engine::new(&model, config) {
                 Ok(engine) => {
                     if ready.send(Ok(describe(&model, &engine))).is_ok() {
-                        EngineLoop { model: &model, config, engine, running: HashMap::new(), active: gauge }.run(&inbox);
+                        EngineLoop { model: &model, config, engine, running: HashMap::new(), active: gauge, watch }.run(&inbox);
                     }
                 }
                 Err(error) => drop(ready.send(Err(error.into()))),
@@ -107,11 +171,13 @@ impl Worker {
     /// Hand requests to the engine; it takes all of them or none.
     pub async fn submit(&self, requests: Vec<Request>) -> Result<Generation, ApiError> {
         let gone = || ApiError::unavailable("the engine is not running");
-        let (sender, updates) = mpsc::unbounded_channel();
+        let (sender, updates) = mpsc::channel(LAG);
         let (accepted, answer) = oneshot::channel();
-        self.commands.send(Command::Run(Job { requests, updates: sender, accepted })).map_err(|_| gone())?;
+        let overrun = Arc::new(AtomicBool::new(false));
+        let outlet = Outlet { sender, overrun: Arc::clone(&overrun) };
+        self.commands.send(Command::Run(Job { requests, updates: outlet, accepted })).map_err(|_| gone())?;
         match answer.await.map_err(|_| gone())? {
-            Ok(()) => Ok(Generation { updates }),
+            Ok(()) => Ok(Generation { updates, overrun }),
             Err(error) => Err(error),
         }
     }
@@ -122,6 +188,38 @@ impl Worker {
         let (answer, scores) = oneshot::channel();
         self.commands.send(Command::Score { prompts, top, answer }).map_err(|_| gone())?;
         scores.await.map_err(|_| gone())?
+    }
+
+    /// A unit vector for each text: the hidden state of its last token. Running requests wait for it.
+    pub async fn embed(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>, ApiError> {
+        self.ask(move |model, _| llm_infer::embed(model, &texts, llm_infer::Pooling::Last, true)).await
+    }
+
+    /// Read a PEFT folder; requests may name it from then on.
+    pub async fn load_adapter(&self, dir: PathBuf) -> Result<AdapterId, ApiError> {
+        self.ask(move |_, engine| engine.load_adapter(&dir)).await
+    }
+
+    /// Forget an adapter.
+    pub async fn unload_adapter(&self, id: AdapterId) -> Result<(), ApiError> {
+        self.ask(move |_, engine| engine.unload_adapter(id)).await
+    }
+
+    /// Run something between two steps, and wait for its answer.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Model, &mut Engine) -> llm_infer::Result<T> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let gone = || ApiError::unavailable("the engine is not running");
+        let (sender, answer) = oneshot::channel();
+        let question = move |model: &Model, engine: &mut Engine| {
+            let answer = std::panic::catch_unwind(AssertUnwindSafe(|| question(model, engine)));
+            let answer = answer.map_or_else(|_| Err(ApiError::internal("the model panicked")), |answer| answer.map_err(|e| refused(&e)));
+            // Whoever asked may have gone.
+            let _ = sender.send(answer);
+        };
+        self.commands.send(Command::Ask(Box::new(question))).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// Requests that the engine holds at this moment.
@@ -141,9 +239,47 @@ impl Worker {
     }
 }
 
-struct Sink {
+/// What watches the engine.
+#[derive(Debug, Clone, Default)]
+pub struct Watch {
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// For tests.
+    pub hook: Option<StepHook>,
+}
+
+/// A request that the engine holds, and all that is needed to go on with it in another engine.
+struct Running {
     index: usize,
-    updates: mpsc::UnboundedSender<(usize, Update)>,
+    updates: Outlet,
+    request: Request,
+    tokens: Vec<u32>,
+    logprobs: Vec<f32>,
+    /// Steps that failed with it inside.
+    strikes: usize,
+    submitted: Instant,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Instant,
+}
+
+impl Running {
+    fn ended(&self, reason: Finished) -> Ended {
+        Ended {
+            reason,
+            prompt: self.request.prompt.len(),
+            generated: self.tokens.len(),
+            max_tokens: self.request.sampling.max_tokens,
+            total: self.submitted.elapsed(),
+            inference: self.started.map(|at| at.elapsed()),
+            decode: self.first_token.map(|at| at.elapsed()),
+        }
+    }
+
+    fn fail(self, why: &str, metrics: &Metrics) {
+        metrics.ended(&self.ended(Finished::Error));
+        self.updates.send(self.index, Update::Failed(why.to_string()));
+    }
 }
 
 /// The engine's refusal of a request, with the field at fault if it is one.
@@ -158,8 +294,9 @@ struct EngineLoop<'m> {
     model: &'m Model,
     config: EngineConfig,
     engine: Engine,
-    running: HashMap<RequestId, Sink>,
+    running: HashMap<RequestId, Running>,
     active: Arc<AtomicUsize>,
+    watch: Watch,
 }
 
 impl EngineLoop<'_> {
@@ -176,6 +313,7 @@ impl EngineLoop<'_> {
             for command in first.into_iter().chain(inbox.try_iter()) {
                 match command {
                     Command::Run(job) => self.admit(job),
+                    Command::Ask(question) => question(self.model, &mut self.engine),
                     Command::Score { prompts, top, answer } => {
                         let model = self.model;
                         let all = || prompts.iter().map(|prompt| llm_infer::score_top(model, prompt, top).map_err(|e| refused(&e))).collect();
@@ -187,94 +325,145 @@ impl EngineLoop<'_> {
                 }
             }
             self.cancel_abandoned();
-            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.engine.step()));
-            match outcome {
-                Ok(Ok(events)) => events.into_iter().for_each(|event| self.forward(event)),
-                Ok(Err(error)) => {
-                    if !self.restart(&error.to_string()) {
-                        return;
-                    }
-                }
-                Err(_) => {
-                    if !self.restart("it panicked") {
+            match self.step() {
+                Ok(events) => self.forward_all(events),
+                Err(why) => {
+                    if !self.recover(&why) {
                         return;
                     }
                 }
             }
-            self.active.store(if self.engine.is_idle() { 0 } else { self.running.len().max(1) }, Ordering::Relaxed);
+            self.active.store(self.running.len(), Ordering::Relaxed);
         }
+    }
+
+    /// One step of the engine; what goes wrong in it is told in words.
+    fn step(&mut self) -> Result<Vec<Event>, String> {
+        let Self { engine, running, watch, .. } = self;
+        let step = || {
+            if let Some(StepHook(hook)) = &watch.hook {
+                running.values().for_each(|r| hook(&r.request, r.tokens.len()));
+            }
+            engine.step()
+        };
+        match std::panic::catch_unwind(AssertUnwindSafe(step)) {
+            Ok(Ok(events)) => Ok(events),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+                Err(format!("it panicked: {}", text.unwrap_or("without a message")))
+            }
+        }
+    }
+
+    fn forward_all(&mut self, events: Vec<Event>) {
+        let mut computed = 0;
+        for event in events {
+            computed += self.forward(event);
+        }
+        if computed > 0 {
+            self.watch.metrics.step_tokens.observe(computed as f64);
+        }
+        self.watch.metrics.engine(self.engine.stats());
     }
 
     fn admit(&mut self, job: Job) {
         let mut ids = Vec::with_capacity(job.requests.len());
         for (index, request) in job.requests.into_iter().enumerate() {
-            match self.engine.submit(request) {
-                Ok(id) => ids.push((id, index)),
-                Err(error) => {
-                    ids.into_iter().for_each(|(id, _)| self.engine.cancel(id));
-                    let _ = job.accepted.send(Err(refused(&error)));
-                    return;
+            let submitted = std::panic::catch_unwind(AssertUnwindSafe(|| self.engine.submit(request.clone())));
+            let refusal = match submitted {
+                Ok(Ok(id)) => {
+                    ids.push((id, index, request));
+                    continue;
                 }
-            }
+                Ok(Err(error)) => refused(&error),
+                Err(_) => ApiError::internal("the engine panicked at this request"),
+            };
+            ids.into_iter().for_each(|(id, ..)| self.engine.cancel(id));
+            let _ = job.accepted.send(Err(refusal));
+            return;
         }
         self.active.store(self.running.len() + ids.len(), Ordering::Relaxed);
-        for (id, index) in ids {
-            self.running.insert(id, Sink { index, updates: job.updates.clone() });
+        let now = Instant::now();
+        for (id, index, request) in ids {
+            let running = Running {
+                index,
+                updates: job.updates.clone(),
+                request,
+                tokens: Vec::new(),
+                logprobs: Vec::new(),
+                strikes: 0,
+                submitted: now,
+                started: None,
+                first_token: None,
+                last_token: now,
+            };
+            self.running.insert(id, running);
         }
         // Nobody listening any more shows as a closed update channel right after.
         let _ = job.accepted.send(Ok(()));
     }
 
     fn cancel_abandoned(&mut self) {
-        let engine = &mut self.engine;
-        self.running.retain(|&id, sink| {
-            let abandoned = sink.updates.is_closed();
+        let Self { engine, running, watch, .. } = self;
+        running.retain(|&id, r| {
+            let abandoned = r.updates.is_closed();
             if abandoned {
                 engine.cancel(id);
+                watch.metrics.ended(&r.ended(Finished::Abort));
             }
             !abandoned
         });
     }
 
-    fn forward(&mut self, event: Event) {
-        let (id, update) = match event {
-            Event::Token { id, token, logprob, top } => (id, Update::Token { token, logprob, top }),
-            Event::Done { id, completion } => (id, Update::Done(completion.finish_reason)),
-        };
-        let done = matches!(update, Update::Done(_));
-        // Requests that were cancelled are not in the map: their last events go nowhere.
-        if let Some(sink) = self.running.get(&id) {
-            let _ = sink.updates.send((sink.index, update));
-        }
-        if done {
-            self.running.remove(&id);
+    /// Pass an event on. Returns the tokens that were computed for it.
+    fn forward(&mut self, event: Event) -> usize {
+        let metrics = &self.watch.metrics;
+        let now = Instant::now();
+        match event {
+            // Requests that were cancelled are not in the map: their last events go nowhere.
+            Event::Started { id, cached_tokens, queued } => {
+                // A request that goes on in a new engine has started before.
+                let Some(r) = self.running.get_mut(&id).filter(|r| r.started.is_none()) else { return 0 };
+                r.started = Some(now);
+                metrics.queue.time(queued);
+                metrics.prompt_tokens.add(r.request.prompt.len() as u64);
+                r.updates.send(r.index, Update::Started { cached_tokens, queued });
+                r.request.prompt.len().saturating_sub(cached_tokens)
+            }
+            Event::Token { id, token, logprob, top } => {
+                let Some(r) = self.running.get_mut(&id) else { return 0 };
+                if r.first_token.is_none() {
+                    r.first_token = Some(now);
+                    metrics.first_token.time(now - r.submitted);
+                    metrics.prefill.time(now.saturating_duration_since(r.started.unwrap_or(r.submitted)));
+                } else {
+                    metrics.between_tokens.time(now - r.last_token);
+                }
+                r.last_token = now;
+                r.tokens.push(token);
+                r.logprobs.push(logprob);
+                metrics.generation_tokens.inc();
+                r.updates.send(r.index, Update::Token { token, logprob, top });
+                1
+            }
+            Event::Done { id, completion: Completion { finish_reason, .. } } => {
+                let Some(r) = self.running.remove(&id) else { return 0 };
+                metrics.ended(&r.ended(match finish_reason {
+                    FinishReason::Stop => Finished::Stop,
+                    FinishReason::Length => Finished::Length,
+                    FinishReason::Cancelled | FinishReason::Deadline => Finished::Abort,
+                }));
+                r.updates.send(r.index, Update::Done(finish_reason));
+                0
+            }
         }
     }
 
     fn fail_all(&mut self, why: &str) {
-        for (_, sink) in self.running.drain() {
-            let _ = sink.updates.send((sink.index, Update::Failed(why.to_string())));
+        for (_, r) in self.running.drain() {
+            r.fail(why, &self.watch.metrics);
         }
         self.active.store(0, Ordering::Relaxed);
-    }
-
-    /// Fail what was running and start from a fresh engine. False when even that does not work.
-    fn restart(&mut self, why: &str) -> bool {
-        eprintln!("engine: {why}; {} running request(s) lost, starting it again", self.running.len());
-        self.fail_all(&format!("the engine failed: {why}"));
-        match std::panic::catch_unwind(AssertUnwindSafe(|| Engine::new(self.model, self.config))) {
-            Ok(Ok(engine)) => {
-                self.engine = engine;
-                true
-            }
-            Ok(Err(error)) => {
-                eprintln!("engine: cannot start again: {error}");
-                false
-            }
-            Err(_) => {
-                eprintln!("engine: cannot start again: it panicked");
-                false
-            }
-        }
     }
 }

@@ -11,6 +11,7 @@ fn reason(finish: FinishReason) -> &'static str {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
         FinishReason::Cancelled => "cancelled",
+        FinishReason::Deadline => "deadline",
     }
 }
 
@@ -155,7 +156,6 @@ fn an_echoed_prompt_has_the_librarys_log_probabilities() {
     let (_, longer) = server.post("/v1/completions", &json!({"prompt": text, "max_tokens": 2, "echo": true, "logprobs": 1}));
     let plain = server.post("/v1/completions", &json!({"prompt": text, "max_tokens": 2})).1;
     assert_eq!(longer["choices"][0]["text"].as_str().unwrap(), format!("{text}{}", plain["choices"][0]["text"].as_str().unwrap()));
-    assert!(server.post("/v1/completions", &json!({"prompt": text, "echo": true, "stream": true})).0 == 400);
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn errors_have_openai_form_and_status() {
         (413, "request_too_large", server.send("POST", chat, vec![b' '; BODY_LIMIT + 1])),
         (400, "invalid_json", server.send("POST", chat, b"{\"messages\": [}".to_vec())),
         (400, "invalid_type", server.post(chat, &json!({"messages": user("x"), "temperature": "hot"}))),
-        (400, "unsupported_parameter", server.post(chat, &json!({"messages": user("x"), "tools": [{"type": "function"}]}))),
+        (400, "unsupported_parameter", server.post(chat, &json!({"messages": user("x"), "tools": [{"type": "web_search"}]}))),
         (404, "model_not_found", server.post(chat, &json!({"model": "gpt-4o", "messages": user("x")}))),
         (404, "model_not_found", server.get("/v1/models/org/other")),
         (400, "context_length_exceeded", server.post(chat, &json!({"messages": user("x"), "max_tokens": 1_000_000}))),
@@ -197,4 +197,72 @@ fn the_drain_time_is_a_bound() {
     assert!(last["error"]["message"].as_str().is_some_and(|m| m.contains("shutting down")), "{last}");
     assert!(stream.done);
     server.wait_end().unwrap();
+}
+
+#[test]
+fn an_echoed_stream_begins_with_its_prompt() {
+    let server = TestServer::start();
+    let body = json!({"prompt": ["the cat", "one"], "echo": true, "logprobs": 1, "max_tokens": 6});
+    let whole = server.post("/v1/completions", &body).1;
+    let events: Vec<Value> = server.stream("/v1/completions", &body).map(|e| e["choices"][0].clone()).collect();
+    for (index, choice) in whole["choices"].as_array().unwrap().iter().enumerate() {
+        let mine: Vec<&Value> = events.iter().filter(|e| e["index"] == index).collect();
+        assert_eq!(mine.iter().filter_map(|e| e["text"].as_str()).collect::<String>(), choice["text"].as_str().unwrap());
+        let offsets: Vec<&Value> = mine.iter().filter_map(|e| e["logprobs"]["text_offset"].as_array()).flatten().collect();
+        assert_eq!(json!(offsets), choice["logprobs"]["text_offset"]);
+    }
+}
+
+#[test]
+fn the_best_of_several_is_the_likeliest_per_token() {
+    let server = TestServer::start();
+    let body = json!({"prompt": "the cat", "temperature": 1.5, "seed": 4, "max_tokens": 8, "logprobs": 0});
+    let with = |extra: Value| {
+        let mut body = body.clone();
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        server.post("/v1/completions", &body).1
+    };
+    let mean = |choice: &Value| {
+        let logs: Vec<f64> = choice["logprobs"]["token_logprobs"].as_array().unwrap().iter().map(|l| l.as_f64().unwrap()).collect();
+        logs.iter().sum::<f64>() / logs.len() as f64
+    };
+    let all = with(json!({"n": 5}));
+    let mut ranked: Vec<&Value> = all["choices"].as_array().unwrap().iter().collect();
+    ranked.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
+    let best = with(json!({"n": 2, "best_of": 5}));
+    let got: Vec<&Value> = best["choices"].as_array().unwrap().iter().map(|c| &c["text"]).collect();
+    assert_eq!(got, [&ranked[0]["text"], &ranked[1]["text"]]);
+    assert_eq!((best["choices"][1]["index"].as_u64(), &best["usage"]), (Some(1), &all["usage"]), "what was tried is counted");
+}
+
+/// The prompt of a gap is marked as the model was trained; without marks that is refused.
+#[test]
+fn a_gap_is_filled_where_the_model_can() {
+    let marks = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"];
+    let able = TestServer::scripted(common::scripted::HERMES, &["<|fim_middle|>", "filled"], &marks);
+    let body = json!({"prompt": "def f():\n", "suffix": "\nreturn x\n", "max_tokens": 4});
+    let (status, reply) = able.post("/v1/completions", &body);
+    assert_eq!(status, 200, "{reply}");
+    let tokenizer = llm_tokenizer::Tokenizer::load(able.dir.path()).unwrap();
+    let length = |text: &str| tokenizer.encode(text).len();
+    let expected = usize::from(tokenizer.bos_id().is_some()) + 3 + length("def f():\n") + length("\nreturn x\n");
+    assert_eq!(reply["usage"]["prompt_tokens"], expected);
+    assert_eq!((reply["choices"][0]["text"].as_str(), reply["choices"][0]["finish_reason"].as_str()), (Some("filled"), Some("stop")));
+    let unable = TestServer::start();
+    let (status, reply) = unable.post("/v1/completions", &body);
+    assert_eq!((status, reply["error"]["param"].as_str()), (400, Some("suffix")), "{reply}");
+}
+
+#[test]
+fn priority_and_ignore_eos_are_taken() {
+    let server = TestServer::scripted(common::scripted::HERMES, &["a ", "b"], &[]);
+    let body = json!({"messages": user("x"), "max_tokens": 12, "priority": -1});
+    let usage = |extra: Value| {
+        let mut body = body.clone();
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let reply = server.post("/v1/chat/completions", &body).1;
+        (reply["usage"]["completion_tokens"].as_u64(), reply["choices"][0]["finish_reason"].as_str().unwrap_or_default().to_string())
+    };
+    assert_eq!(usage(json!({})), (Some(2), "stop".into()));
+    assert_eq!(usage(json!({"ignore_eos": true})), (Some(12), "length".into()));
 }

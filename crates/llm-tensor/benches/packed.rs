@@ -1,7 +1,8 @@
 //! One token and many through dense and quantised matrices, beside what the memory can do.
 //!
 //! `cargo bench -p llm-tensor --bench packed [-- FILTER]`: for each matrix and number of rows the best of several calls in microseconds, the weights
-//! read a second (one pass over the matrix a call) as a share of the read bandwidth measured in the same run, and multiply-adds a second.
+//! read a second (one pass over the matrix a call) and their share of the read bandwidth measured just before, and multiply-adds a second. The
+//! smaller matrices lie in a cache, so their share says nothing about memory.
 
 use llm_tensor::kernels::{self, RowInvariant, bandwidth, matmul};
 use llm_tensor::quant::{Activations, Meaning, Packed};
@@ -43,51 +44,53 @@ fn with_mins(outputs: usize, inputs: usize) -> Packed {
     Packed::with_mins([outputs, inputs], 32, &codes, Meaning::Bits4, vec![0.01; n], vec![0.08; n])
 }
 
+/// A name and how to make the matrix.
+type Kind = (&'static str, fn(usize, usize) -> Packed);
+
+const KINDS: [Kind; 10] = [
+    ("bf16", |o, i| Packed::bf16([o, i], &values(o, i))),
+    ("int8 exact", |o, i| matrix(o, i, 32, Meaning::Bits8)),
+    ("int8", |o, i| matrix(o, i, 32, Meaning::Bits8).with_activations(Activations::Int8)),
+    ("int8 rows", |o, i| matrix(o, i, i, Meaning::Bits8).with_activations(Activations::Int8)),
+    ("int8 by 16", |o, i| matrix(o, i, 16, Meaning::Bits8).with_activations(Activations::Int8)),
+    ("int6 by 16", |o, i| six_bits(o, i).with_activations(Activations::Int8)),
+    ("int4 exact", |o, i| matrix(o, i, 32, Meaning::Bits4)),
+    ("int4", |o, i| matrix(o, i, 32, Meaning::Bits4).with_activations(Activations::Int8)),
+    ("int4 mins", |o, i| with_mins(o, i).with_activations(Activations::Int8)),
+    ("nf4 exact", |o, i| matrix(o, i, 64, Meaning::Table("nf4", llm_tensor::quant::bitsandbytes::NF4))),
+];
+
+fn values(outputs: usize, inputs: usize) -> Vec<f32> {
+    (0..outputs * inputs).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect()
+}
+
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    let ceiling = bandwidth::measure();
-    println!("read bandwidth {:.1} GB/s on {} threads", ceiling / 1e9, llm_tensor::rayon::current_num_threads());
+    println!("{} threads, {:?}", llm_tensor::rayon::current_num_threads(), kernels::int8::Isa::best());
     println!("{:<14} {:<16} {:>5} {:>10} {:>8} {:>6} {:>8}", "matrix", "weights", "rows", "us", "GB/s", "share", "GMAC/s");
-    for (outputs, inputs) in [(768, 768), (2048, 5632), (32000, 2048)] {
-        let values: Vec<f32> = (0..outputs * inputs).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
-        let nf4 = Meaning::Table("nf4", llm_tensor::quant::bitsandbytes::NF4);
-        let int8 = |w: Packed| w.with_activations(Activations::Int8);
-        let packs = [
-            ("bf16", Packed::bf16([outputs, inputs], &values)),
-            ("int8 exact", matrix(outputs, inputs, 32, Meaning::Bits8)),
-            ("int8", int8(matrix(outputs, inputs, 32, Meaning::Bits8))),
-            ("int8 rows", int8(matrix(outputs, inputs, inputs, Meaning::Bits8))),
-            ("int8 by 16", int8(matrix(outputs, inputs, 16, Meaning::Bits8))),
-            ("int6 by 16", int8(six_bits(outputs, inputs))),
-            ("int4 exact", matrix(outputs, inputs, 32, Meaning::Bits4)),
-            ("int4", int8(matrix(outputs, inputs, 32, Meaning::Bits4))),
-            ("int4 mins", int8(with_mins(outputs, inputs))),
-            ("int4 by 128", int8(matrix(outputs, inputs, 128, Meaning::Bits4))),
-            ("nf4 exact", matrix(outputs, inputs, 64, nf4)),
-        ];
-        for rows in [1, 4, 16, 128, 512] {
-            let x: Vec<f32> = (0..rows * inputs).map(|i| (i % 29) as f32 / 29.0 - 0.5).collect();
-            let line = |name: &str, bytes: usize, f: &mut dyn FnMut()| {
-                let label = format!("{outputs} x {inputs}");
-                if !format!("{label} {name} {rows}").contains(&filter) {
-                    return;
-                }
-                let seconds = best(f);
+    // The last is larger than caches in any format.
+    for (outputs, inputs, most) in [(768, 768, 512), (2048, 5632, 512), (32000, 2048, 128), (128_256, 2048, 4)] {
+        let label = format!("{outputs} x {inputs}");
+        let wanted = |name: &str| format!("{label} {name}").contains(&filter);
+        let lines = |name: &str, bytes: usize, product: &dyn Fn(&[f32]) -> Vec<f32>| {
+            let ceiling = bandwidth::measure();
+            for rows in [1, 4, 16, 128, 512].into_iter().filter(|rows| *rows <= most) {
+                let x: Vec<f32> = (0..rows * inputs).map(|i| (i % 29) as f32 / 29.0 - 0.5).collect();
+                let seconds = best(|| drop(black_box(product(&x))));
                 let (speed, work) = (bytes as f64 / seconds, (rows * outputs * inputs) as f64 / seconds);
                 let share = 100.0 * speed / ceiling;
                 println!("{label:<14} {name:<16} {rows:>5} {:>10.1} {:>8.1} {share:>5.0}% {:>8.1}", seconds * 1e6, speed / 1e9, work / 1e9);
-            };
-            line("f32", 4 * values.len(), &mut || drop(black_box(matmul::linear(&x, &values, inputs, outputs))));
-            if rows > matmul::FEW {
-                let _one_order = RowInvariant::begin();
-                line("f32 invariant", 4 * values.len(), &mut || drop(black_box(matmul::linear(&x, &values, inputs, outputs))));
             }
-            if rows > 128 {
-                continue; // where dense products change over
-            }
-            for (name, pack) in &packs {
-                line(name, pack.bytes(), &mut || drop(black_box(kernels::packed::linear(&x, pack))));
-            }
+        };
+        if wanted("f32") {
+            let w = values(outputs, inputs);
+            lines("f32", 4 * w.len(), &|x| matmul::linear(x, &w, inputs, outputs));
+            let _one_order = RowInvariant::begin();
+            lines("f32 invariant", 4 * w.len(), &|x| matmul::linear(x, &w, inputs, outputs));
+        }
+        for (name, make) in KINDS.into_iter().filter(|(name, _)| wanted(name)) {
+            let w = make(outputs, inputs);
+            lines(name, w.bytes(), &|x| kernels::packed::linear(x, &w));
         }
     }
 }

@@ -10,9 +10,9 @@
 //! | [`dtype`] | `Precision`: float32, bfloat16, float16 |
 //! | [`ops`] | attention, rope, norms, activations, cross entropy, linear, AdamW: fused on the CPU, composed elsewhere |
 //! | [`kernels`] | the CPU kernels behind them, on plain slices |
-//! | [`nn`] | `Linear`, `Embedding`, `Norm` |
+//! | [`nn`] | `Linear`, `Embedding`, `Norm`; `lora`: adapters of single rows |
 //! | [`params`] | parameters and gradients by checkpoint name |
-//! | [`quant`] | matrices in 4 and 8 bits, and their layouts in files |
+//! | [`quant`] | matrices in 4, 6, 8 and 16 bits, and the layouts of 4 and 8 bits in files |
 //! | [`weights`] | safetensors in and out, in Hugging Face layout |
 //! | [`sample`] | from logits to a token, on plain slices |
 //! | [`host`] | tensors to and from `Vec<f32>` |

@@ -1,12 +1,15 @@
 //! Layers of a decoder, made from tensors that already have their values.
 //!
-//! [`Linear`] is the one door for projections: its [`Weight`] is dense or quantised, and nobody above needs to know. The table of an
+//! [`Linear`] is the one door for projections: its [`Weight`] is dense or quantised, with or without adapters ([`lora`]), and nobody
+//! above needs to know. The table of an
 //! [`Embedding`] is a [`Weight`] too, so that it can stay quantised where it is also the output projection.
 //!
 //! Legend: N tokens, I/O features, V vocabulary, D hidden.
 
+pub mod lora;
 mod weight;
 
+pub use lora::LoraBank;
 pub use weight::{Watcher, Weight};
 
 use crate::{Precision, host, ops};

@@ -124,7 +124,7 @@ fn ranking_no_further_than_needed_draws_the_token_of_the_full_sort() {
 fn samples_follow_the_distribution() {
     let logits = logits(3, 24, 1.2);
     let tokens: Vec<u32> = (0..12).map(|i| i * 7 % 24).collect();
-    let history = History { tokens: &tokens, prompt_len: 4, end_ids: &[2] };
+    let history = History { tokens: &tokens, prompt_len: 4, end_ids: &[2], ..History::default() };
     for (name, sampling) in [
         ("plain", base()),
         ("temperature", Sampling { temperature: 0.6, ..base() }),
@@ -197,7 +197,7 @@ fn any_logits() -> impl Strategy<Value = Vec<f32>> {
 proptest! {
     #[test]
     fn distributions_are_distributions(sampling in settings(), logits in any_logits(), tokens in prop::collection::vec(0u32..40, 0..12)) {
-        let history = History { tokens: &tokens, prompt_len: tokens.len() / 2, end_ids: &[1, 300] };
+        let history = History { tokens: &tokens, prompt_len: tokens.len() / 2, end_ids: &[1, 300], ..History::default() };
         let kept = distribution(&logits, &sampling, history);
         prop_assert!((kept.iter().map(|w| w.1).sum::<f64>() - 1.0).abs() < 1e-9, "{:?}", kept);
         prop_assert!(kept.windows(2).all(|w| w[0].1 >= w[1].1), "not sorted: {:?}", kept);

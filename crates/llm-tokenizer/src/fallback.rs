@@ -125,16 +125,25 @@ impl Fallback {
         }
     }
 
+    /// The token is spelled `<0xE2>`.
+    pub fn is_byte(&self, id: u32) -> bool {
+        self.trusted.id_to_token(id).is_some_and(|token| byte(&token).is_some())
+    }
+
     /// Every vocabulary entry with the bytes it most likely stands for.
     pub fn vocab(&self) -> Vec<(Vec<u8>, u32)> {
         self.trusted.get_vocab(true).into_iter().map(|(token, id)| (piece_bytes(&token), id)).collect()
     }
 }
 
+fn byte(token: &str) -> Option<u8> {
+    let hex = token.strip_prefix("<0x")?.strip_suffix('>').filter(|t| t.len() == 2)?;
+    u8::from_str_radix(hex, 16).ok()
+}
+
 /// SentencePiece spelling: `▁` is a blank, `<0xE2>` is a byte.
 fn piece_bytes(token: &str) -> Vec<u8> {
-    let byte = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).filter(|t| t.len() == 2);
-    match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+    match byte(token) {
         Some(byte) => vec![byte],
         None => token.replace('\u{2581}', " ").into_bytes(),
     }

@@ -275,6 +275,15 @@ impl Tokenizer {
         }
     }
 
+    /// True for a token that stands for one byte of a character without a token of its own (`<0xE2>` of a SentencePiece model).
+    pub fn is_byte_fallback(&self, id: u32) -> bool {
+        match &self.0.engine {
+            Engine::ByteLevel(_) => false,
+            Engine::Pieces(spm) => spm.kind(id) == Some(PieceType::Byte),
+            Engine::Fallback(fallback) => fallback.is_byte(id),
+        }
+    }
+
     /// The chat template, if the tokenizer has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.0.template.as_ref()

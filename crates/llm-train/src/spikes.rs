@@ -186,11 +186,6 @@ impl Skipped {
         Ok(llm_run::atomic::write(Self::path(out), serde_json::to_vec(self).unwrap_or_default())?)
     }
 
-    /// Nothing left out.
-    pub fn is_empty(&self) -> bool {
-        self.batches.is_empty()
-    }
-
     /// The batch of 0-based optimiser step `step`.
     pub fn batch(&self, step: u64) -> u64 {
         // Every batch left out at or before the place moves it on by one; the set is ascending.

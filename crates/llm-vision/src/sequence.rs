@@ -1,7 +1,7 @@
 //! One prompt with its images, continued token by token through the cache. Many at once are `llm-infer`'s business.
 
 use crate::{Error, Result, Vlm};
-use llm_arch::{CachedBatch, KvPool};
+use llm_arch::{CachedBatch, KvDtype, KvPool};
 use llm_tensor::burn::tensor::Tensor;
 use llm_tensor::host::to_vec;
 
@@ -20,7 +20,8 @@ impl<'a> Sequence<'a> {
     /// Room for that many tokens, image tokens included.
     pub fn new(vlm: &'a Vlm, tokens: usize) -> Self {
         let pages: Vec<u32> = (0..tokens.div_ceil(PAGE).max(1) as u32).collect();
-        Self { vlm, pool: KvPool::new(vlm.language_model.config(), pages.len(), PAGE), pages, length: 0 }
+        let pool = KvPool::new(vlm.language_model.config(), pages.len(), PAGE, KvDtype::F32);
+        Self { vlm, pool, pages, length: 0 }
     }
 
     /// Read tokens, whose placeholders stand for the rows of `features [I * P, D]`, and return the logits `[V]` after the last of them.

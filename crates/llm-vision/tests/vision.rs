@@ -1,7 +1,7 @@
 //! Towers, connectors and whole models against PyTorch and transformers, from files to numbers. If one of these fails, published
 //! checkpoints give other features or other words than their authors'.
 
-use llm_arch::{CachedBatch, KvPool, PackedBatch};
+use llm_arch::{CachedBatch, KvDtype, KvPool, PackedBatch};
 use llm_tensor::Precision;
 use llm_tensor::burn::tensor::{Device, Tensor};
 use llm_tensor::host::{from_vec, to_vec};
@@ -172,7 +172,7 @@ fn check_vlm(name: &str, vlm: &Vlm) {
         from += rows;
         let mut new = ids[first(mask)..].to_vec();
         let pages: Vec<u32> = (0..((new.len() + inputs.greedy_steps).div_ceil(8)) as u32).rev().collect();
-        let mut pool = KvPool::new(vlm.language_model.config(), pages.len(), 8);
+        let mut pool = KvPool::new(vlm.language_model.config(), pages.len(), 8, KvDtype::F32);
         let (mut tokens, mut at) = (Vec::new(), 0);
         while tokens.len() < inputs.greedy_steps {
             let positions = (at..at + new.len() as u32).collect();

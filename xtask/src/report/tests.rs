@@ -145,7 +145,7 @@ fn partial_and_damaged_runs_still_have_a_report() {
 fn the_summary_fits_the_terminal_and_holds_the_numbers() {
     let dir = whole();
     let run = RunFolder::open(dir.path()).unwrap();
-    let answer = Answer { reasoning: "7 + 5 = 12 ".repeat(30), content: EVIL.to_string(), finish_reason: "stop".into() };
+    let answer = Answer { reasoning: "7 + 5 = 12 ".repeat(30), content: EVIL.to_string(), finish_reason: "stop".into(), tokens: None };
     let asked = Asked { question: "How much is 7 + 5? ".repeat(12), answer };
     let text = summary::render(&run, Some(&asked), Path::new("runs/x/report.html"), false, Paint::plain());
     let wide: Vec<&str> = text.lines().filter(|l| columns(l) > 80).collect();

@@ -19,10 +19,10 @@
 //! **Optimiser**: f32 throughout. Mixed precision (Micikevicius et al. 2018) keeps bf16 weights and gradients beside an f32 master copy, 16
 //! bytes a parameter with AdamW's two moments (Rajbhandari et al. 2020, section 3.1).
 
-use crate::DecoderConfig;
 use crate::budget::Parts;
 use crate::config::{Layout, MlaConfig, QkNorm};
 use crate::parameters::{Role, parameters};
+use crate::{DecoderConfig, KvDtype, KvPool};
 use serde::Serialize;
 
 /// Floats of logits that exist at a time: the scratch of the fused output projection and loss.
@@ -106,7 +106,7 @@ pub enum Mode {
     TrainF32(Optimizer),
     /// bf16 weights, gradients and activations, f32 master weights and moments.
     TrainBf16(Optimizer),
-    /// Generation with a bf16 cache (f32 weights: an f32 cache).
+    /// Generation, by default with a bf16 cache (f32 weights: an f32 cache).
     Serve(Storage),
 }
 
@@ -128,6 +128,11 @@ pub struct Memory {
 impl Memory {
     /// `batch` rows of `context` tokens: a micro-batch when training, texts under way when serving.
     pub fn of(config: &DecoderConfig, mode: Mode, batch: usize, context: usize) -> Self {
+        Self::with_cache(config, mode, batch, context, None)
+    }
+
+    /// [`Memory::of`] with the cache of a server in a chosen format.
+    pub fn with_cache(config: &DecoderConfig, mode: Mode, batch: usize, context: usize, cache: Option<KvDtype>) -> Self {
         let parts = Parts::of(config);
         let n = parts.total as f64;
         match mode {
@@ -146,8 +151,8 @@ impl Memory {
                 kv_cache: 0.0,
             },
             Mode::Serve(storage) => {
-                let element = if storage == Storage::F32 { 4 } else { 2 };
-                let kv_cache = batch as f64 * kv_bytes(config, context, element) as f64;
+                let usual = if storage == Storage::F32 { KvDtype::F32 } else { KvDtype::Bf16 };
+                let kv_cache = batch as f64 * kv_bytes(config, context, cache.unwrap_or(usual)) as f64;
                 Self { weights: storage.bytes(&parts), kv_cache, ..Self::default() }
             }
         }
@@ -164,23 +169,15 @@ impl Memory {
     }
 }
 
-/// Numbers that one token adds to the cache of one layer: keys and values of every key head, or the latent vector and one rotated key.
-pub fn kv_elements_per_layer(config: &DecoderConfig) -> usize {
-    match &config.mla {
-        Some(mla) => mla.kv_lora_rank + mla.qk_rope_head_dim,
-        None => config.num_key_value_heads * (config.head_size() + config.value_head_size()),
-    }
-}
-
-/// Bytes that one token adds to the cache while no window is full, `element` bytes a number.
-pub fn kv_bytes_per_token(config: &DecoderConfig, element: usize) -> usize {
-    config.num_hidden_layers * kv_elements_per_layer(config) * element
+/// Bytes that one token adds to the cache while no window is full.
+pub fn kv_bytes_per_token(config: &DecoderConfig, dtype: KvDtype) -> usize {
+    config.num_hidden_layers * KvPool::token_bytes(config, dtype)
 }
 
 /// Bytes of the cache of one text: a sliding layer holds no more than its window.
-pub fn kv_bytes(config: &DecoderConfig, context: usize, element: usize) -> usize {
+pub fn kv_bytes(config: &DecoderConfig, context: usize, dtype: KvDtype) -> usize {
     let tokens: usize = (0..config.num_hidden_layers).map(|i| config.window(i).map_or(context, |w| w.min(context))).sum();
-    tokens * kv_elements_per_layer(config) * element
+    tokens * KvPool::token_bytes(config, dtype)
 }
 
 /// Bytes that the forward pass over `tokens` tokens keeps, `element` bytes a number; see the table above.
@@ -235,21 +232,23 @@ mod tests {
     /// If this fails, a server would be told a wrong number of texts that fit.
     #[test]
     fn cache_bytes_are_the_published_ones() {
-        let bytes = |name: &str| kv_bytes_per_token(&preset(name).unwrap(), 2);
+        let bytes = |name: &str| kv_bytes_per_token(&preset(name).unwrap(), KvDtype::Bf16);
         assert_eq!(bytes("llama-3-8b"), 131_072);
         assert_eq!(bytes("gpt2"), 2 * 12 * 768 * 2);
         assert_eq!(bytes("deepseek-v3"), 61 * 576 * 2, "576 numbers a layer whatever the number of heads");
         assert_eq!(bytes("falcon-7b"), 32 * 2 * 64 * 2, "one key head");
+        let int8 = kv_bytes_per_token(&preset("llama-3-8b").unwrap(), KvDtype::Int8);
+        assert_eq!(int8, 32 * 2 * 8 * (128 + 4), "a scale for each head");
     }
 
     #[test]
     fn sliding_layers_stop_growing_at_their_window() {
         let mistral = preset("mistral-7b").unwrap();
-        assert_eq!(kv_bytes(&mistral, 100, 2), 100 * 131_072);
-        assert_eq!(kv_bytes(&mistral, 32_768, 2), 4096 * 131_072);
+        assert_eq!(kv_bytes(&mistral, 100, KvDtype::Bf16), 100 * 131_072);
+        assert_eq!(kv_bytes(&mistral, 32_768, KvDtype::Bf16), 4096 * 131_072);
         let gemma = preset("gemma-2-2b").unwrap();
         let layer = 2 * 4 * 256 * 2;
-        assert_eq!(kv_bytes(&gemma, 8192, 2), 13 * (8192 + 4096) * layer, "every other layer slides");
+        assert_eq!(kv_bytes(&gemma, 8192, KvDtype::Bf16), 13 * (8192 + 4096) * layer, "every other layer slides");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Everything about one model, ready to print or to serialise.
 
-use crate::DecoderConfig;
 use crate::budget::memory::{kv_bytes, kv_bytes_per_token};
 use crate::budget::{DEVICES, Flops, Memory, Mode, Optimizer, Parts, Storage};
+use crate::{DecoderConfig, KvDtype};
 use serde::Serialize;
 
 /// The ways to train or serve that a report lists.
@@ -55,9 +55,11 @@ pub struct Report {
     pub parameters: Parts,
     /// Arithmetic per token.
     pub flops: Flops,
-    /// Cache bytes a token adds, in bf16.
+    /// Number format of the cache in the next two.
+    pub kv_dtype: KvDtype,
+    /// Cache bytes a token adds.
     pub kv_bytes_per_token: usize,
-    /// Cache bytes of one text of `context` tokens, in bf16.
+    /// Cache bytes of one text of `context` tokens.
     pub kv_bytes_per_text: usize,
     /// Memory by mode.
     pub memory: Vec<ModeMemory>,
@@ -68,12 +70,18 @@ pub struct Report {
 }
 
 impl Report {
-    /// Compute everything.
+    /// Compute everything, with a cache in bf16 (f32 weights: in f32).
     pub fn new(config: &DecoderConfig, batch: usize, context: usize) -> Self {
+        Self::with_cache(config, batch, context, None)
+    }
+
+    /// [`Report::new`] with the cache in a chosen format.
+    pub fn with_cache(config: &DecoderConfig, batch: usize, context: usize, cache: Option<KvDtype>) -> Self {
+        let kv_dtype = cache.unwrap_or(KvDtype::Bf16);
         let memory: Vec<ModeMemory> = MODES
             .iter()
             .map(|&(mode, m)| {
-                let bytes = Memory::of(config, m, batch, context);
+                let bytes = Memory::with_cache(config, m, batch, context, cache);
                 ModeMemory { mode, bytes, total: bytes.total() }
             })
             .collect();
@@ -87,8 +95,9 @@ impl Report {
             context,
             parameters: Parts::of(config),
             flops: Flops::of(config, context),
-            kv_bytes_per_token: kv_bytes_per_token(config, 2),
-            kv_bytes_per_text: kv_bytes(config, context, 2),
+            kv_dtype,
+            kv_bytes_per_token: kv_bytes_per_token(config, kv_dtype),
+            kv_bytes_per_text: kv_bytes(config, context, kv_dtype),
             fits: fits.collect(),
             fit_modes: FIT_COLUMNS.iter().map(|&i| MODES[i].0).collect(),
             memory,

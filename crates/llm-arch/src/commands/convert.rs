@@ -56,7 +56,7 @@ pub struct Convert {
 }
 
 /// `5GB`, `500MB`, `20KB` or bytes, in powers of ten as Hugging Face counts.
-fn size(text: &str) -> Result<usize, String> {
+pub(super) fn size(text: &str) -> Result<usize, String> {
     let upper = text.trim().to_uppercase();
     let (digits, factor) = [("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("B", 1.0), ("", 1.0)]
         .iter()
@@ -64,6 +64,17 @@ fn size(text: &str) -> Result<usize, String> {
         .unwrap_or((upper.clone(), 1.0));
     let bytes = digits.parse::<f64>().map(|n| n * factor).ok().filter(|n| *n >= 1.0 && *n < 1e18);
     bytes.map(|n| n as usize).ok_or_else(|| format!("`{text}` is no size; write something like 5GB or 500MB"))
+}
+
+/// Copy the tokenizer and whatever else belongs to a model folder.
+pub(super) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
+    for name in COMPANIONS {
+        let file = from.join(name);
+        if file.exists() {
+            std::fs::copy(&file, to.join(name)).with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// An element type that can be written.
@@ -103,12 +114,7 @@ impl Convert {
                 Err(e) => bail!("the weights are fine, but the tokenizer in the file is not read: {e}"),
             }
         } else {
-            for name in COMPANIONS {
-                let from = self.model.join(name);
-                if from.exists() {
-                    std::fs::copy(&from, folder.path().join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
-                }
-            }
+            copy_companions(&self.model, folder.path())?;
         }
         folder.commit()?;
         Ok(())

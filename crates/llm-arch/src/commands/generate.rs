@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use llm_arch::tokens::check;
-use llm_arch::{CachedBatch, Decoder, KvPool, gguf, hf};
+use llm_arch::{CachedBatch, Decoder, KvDtype, KvPool, gguf, hf};
 use llm_run::program;
 use llm_tensor::host::to_vec;
 use llm_tensor::quant::Activations;
@@ -69,6 +69,9 @@ pub struct Generate {
     /// Number format of the weights: float32, bfloat16, float16.
     #[arg(long, default_value = "float32")]
     precision: Precision,
+    /// Number format of the cached keys and values: f32, bf16, int8.
+    #[arg(long, default_value_t, value_name = "FORMAT")]
+    kv_dtype: KvDtype,
     /// Multiply quantised matrices of a GGUF file with float inputs; otherwise these are rounded to 8 bits, as llama.cpp does.
     #[arg(long)]
     exact: bool,
@@ -146,7 +149,7 @@ impl Generate {
         const PAGE: usize = 16;
         let prompt_len = ids.len();
         let pages: Vec<u32> = (0..(prompt_len + sampling.max_tokens).div_ceil(PAGE) as u32).collect();
-        let mut pool = KvPool::new(decoder.config(), pages.len(), PAGE);
+        let mut pool = KvPool::new(decoder.config(), pages.len(), PAGE, self.kv_dtype);
         let ends = decoder.config().eos_token_id.clone();
         let (mut stream, mut text, mut shown) = (tokenizer.decode_stream(true), String::new(), 0);
         let (mut at, mut reason, started) = (0, "length", Instant::now());
@@ -161,7 +164,7 @@ impl Generate {
             if prefill == 0.0 {
                 prefill = started.elapsed().as_secs_f64();
             }
-            let token = sample::choose(&logits, sampling, History { tokens: &ids, prompt_len, end_ids: &ends }).token;
+            let token = sample::choose(&logits, sampling, History { tokens: &ids, prompt_len, end_ids: &ends, ..History::default() }).token;
             if ends.contains(&token) {
                 reason = "stop";
                 break;

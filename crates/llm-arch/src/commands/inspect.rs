@@ -7,7 +7,7 @@ use llm_arch::budget::report::{Fit, ModeMemory};
 use llm_arch::budget::{Parts, Report, chinchilla::DEFAULT_CONTEXT};
 use llm_arch::gguf;
 use llm_arch::hf::{self, Checkpoint};
-use llm_arch::{DecoderConfig, presets};
+use llm_arch::{DecoderConfig, KvDtype, presets};
 use llm_tensor::weights::Weights;
 use serde_json::json;
 use std::fmt::Write;
@@ -25,6 +25,9 @@ pub struct Inspect {
     /// Tokens of each [default: what the model was made for, at most 4096].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
+    /// Number format of the cached keys and values: f32, bf16, int8 [default: bf16; f32 with f32 weights].
+    #[arg(long, value_name = "FORMAT")]
+    kv_dtype: Option<KvDtype>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -61,7 +64,7 @@ impl Inspect {
             (format!("{} ({})", preset.name, preset.source), preset.config(), None)
         };
         let context = self.context.map_or_else(|| config.max_position_embeddings.min(DEFAULT_CONTEXT), |c| c as usize);
-        let report = Report::new(&config, self.batch as usize, context);
+        let report = Report::with_cache(&config, self.batch as usize, context, self.kv_dtype);
         if self.json {
             let disk = disk.as_ref().map(|d| json!({"tensors": d.tensors, "parameters": d.parameters, "bytes": d.bytes, "problem": d.problem}));
             let value = json!({"model": name, "config": config, "weights": disk, "report": report});
@@ -114,8 +117,8 @@ fn text(name: &str, config: &DecoderConfig, disk: Option<&OnDisk>, report: &Repo
     writeln!(out, "  {:<22} {:>14}   matrices {}, attention {share:.0} %", "forward", flops(f.forward), flops(f.matrices))?;
     writeln!(out, "  {:<22} {:>14}   forward and backward", "training", flops(f.training))?;
     writeln!(out, "  {:<22} {:>14}   one more token after such a text", "generation", flops(f.decoding))?;
-    writeln!(out, "\nKV cache, bf16")?;
-    writeln!(out, "  {:<22} {:>14}   {}", "per token", format!("{} B", thousands(report.kv_bytes_per_token)), cache_note(config))?;
+    writeln!(out, "\nKV cache, {}", report.kv_dtype)?;
+    writeln!(out, "  {:<22} {:>14}   {}", "per token", format!("{} B", thousands(report.kv_bytes_per_token)), cache_note(config, report.kv_dtype))?;
     let sliding = (0..config.num_hidden_layers).filter(|&i| config.window(i).is_some()).count();
     let bound = match config.sliding_window {
         Some(w) if sliding > 0 => format!("   {sliding} layers hold at most {}", thousands(w)),
@@ -189,11 +192,17 @@ fn parameters(out: &mut String, config: &DecoderConfig, disk: Option<&OnDisk>, p
     Ok(())
 }
 
-fn cache_note(config: &DecoderConfig) -> String {
+fn cache_note(config: &DecoderConfig, dtype: KvDtype) -> String {
     let layers = config.num_hidden_layers;
+    let bytes = |width: usize| match dtype {
+        KvDtype::F32 => format!("{width} x 4"),
+        KvDtype::Bf16 => format!("{width} x 2"),
+        KvDtype::Int8 => format!("({width} + 4)"),
+    };
     match &config.mla {
-        Some(mla) => format!("{layers} layers x ({} + {} rotated) x 2", mla.kv_lora_rank, mla.qk_rope_head_dim),
-        None => format!("{layers} layers x {} heads x {} x 2 x 2", config.num_key_value_heads, config.head_size()),
+        Some(mla) if dtype == KvDtype::Int8 => format!("{layers} layers x ({} + {} rotated + 4)", mla.kv_lora_rank, mla.qk_rope_head_dim),
+        Some(mla) => format!("{layers} layers x ({} + {} rotated) x {}", mla.kv_lora_rank, mla.qk_rope_head_dim, dtype.vector_bytes(1)),
+        None => format!("{layers} layers x {} heads x {} x 2", config.num_key_value_heads, bytes(config.head_size())),
     }
 }
 

@@ -8,8 +8,8 @@
 //! | `names` | which tensor holds which parameter |
 //! | `quantised` | which projections are quantised, and how |
 
-mod fields;
-mod names;
+pub(crate) mod fields;
+pub(crate) mod names;
 mod quantised;
 mod read;
 mod write;
@@ -246,7 +246,7 @@ impl Checkpoint {
 }
 
 /// `[rows, columns]` to `[columns, rows]`.
-fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+pub(crate) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     let mut out = vec![0f32; values.len()];
     for (r, row) in values.chunks_exact(columns).enumerate() {
         for (c, v) in row.iter().enumerate() {

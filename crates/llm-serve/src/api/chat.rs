@@ -1,57 +1,84 @@
 //! `POST /v1/chat/completions`: the request.
 
-use super::fields::{Fields, kind, wrong_type};
+use super::fields::Fields;
+use super::messages::{self, ChatMessage};
 use super::sampling::{Delivery, SamplingParams};
+use super::structured::{self, Shape};
+use super::tools::{self, Tool, ToolChoice};
 use crate::error::ApiError;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// OpenAI's bound for `top_logprobs`.
 const MAX_TOP_LOGPROBS: i64 = 20;
+/// OpenAI's words.
+const EFFORTS: &[&str] = &["none", "minimal", "low", "medium", "high", "xhigh"];
 
-/// One turn of the conversation, content already flattened to text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChatMessage {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// Text parts joined in order.
-    pub content: String,
-    /// Images, in order.
-    pub images: Vec<ImageSource>,
-    /// Thinking of an earlier assistant turn, given back by the client.
-    pub reasoning_content: Option<String>,
-}
-
-/// An `image_url` part.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageSource {
-    /// `data:` or `http:`.
-    pub url: String,
-    /// The byte of the message's text before which it stands.
-    pub at: usize,
-    /// Its place in the request, for errors: `messages[0].content[1]`.
-    pub param: String,
-}
-
-/// A valid request.
+/// A valid request; Anthropic's wording becomes the same.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChatRequest {
     /// `None`: whatever is served.
     pub model: Option<String>,
-    /// At least one.
-    pub messages: Vec<ChatMessage>,
     /// Sampling.
     pub sampling: SamplingParams,
     /// Streamed or not.
     pub delivery: Delivery,
+    /// What is said.
+    pub conversation: Conversation,
+    /// What the reply has to look like.
+    pub shape: Option<Shape>,
+}
+
+/// What goes into the prompt.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Conversation {
+    /// At least one.
+    pub messages: Vec<ChatMessage>,
+    /// Functions that may be called.
+    pub tools: Vec<Tool>,
+    /// Whether they are.
+    pub tool_choice: ToolChoice,
+    /// Only the first call counts.
+    pub single_call: bool,
     /// Variables for the chat template.
     pub template_kwargs: Map<String, Value>,
+    /// How much thought; templates that do not read it think as they do.
+    pub reasoning_effort: Option<&'static str>,
+}
+
+impl Conversation {
+    /// Take `messages`, tools and variables.
+    pub(super) fn take(fields: &mut Fields) -> Result<Self, ApiError> {
+        let messages = messages::parse(fields.required("messages", messages::schema)?)?;
+        let (tools, tool_choice) = tools::take(fields)?;
+        Ok(Self {
+            messages,
+            tools,
+            tool_choice,
+            single_call: fields.boolean("parallel_tool_calls")? == Some(false),
+            template_kwargs: fields.object("chat_template_kwargs")?.unwrap_or_default(),
+            reasoning_effort: fields.word("reasoning_effort", EFFORTS)?,
+        })
+    }
+
+    /// The model is shown its tools.
+    pub fn shows_tools(&self) -> bool {
+        !self.tools.is_empty() && self.tool_choice != ToolChoice::None
+    }
 }
 
 impl ChatRequest {
     /// Parse and validate a request body.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        let mut fields = Fields::parse(body)?;
-        let messages = parse_messages(fields.required("messages")?)?;
+        Self::take(Fields::parse(body)?)
+    }
+
+    /// JSON schema of the body.
+    pub fn schema() -> Value {
+        Fields::describe(json!({"messages": [{"role": "user", "content": "x"}]}), Self::take)
+    }
+
+    fn take(mut fields: Fields) -> Result<Self, ApiError> {
+        let conversation = Conversation::take(&mut fields)?;
         let model = fields.string("model")?;
         let mut sampling = SamplingParams::take(&mut fields)?;
         let old_name = fields.integer("max_tokens", 1..=i64::MAX)?;
@@ -64,134 +91,14 @@ impl ChatRequest {
         }
         sampling.logprobs = logprobs.then(|| top.unwrap_or(0) as usize);
         let delivery = Delivery::take(&mut fields)?;
-        let template_kwargs = fields.object("chat_template_kwargs")?.unwrap_or_default();
-
-        let empty_list = |v: &Value| v.as_array().is_some_and(Vec::is_empty);
-        fields.only_neutral("tools", empty_list, "it generates text only")?;
-        fields.only_neutral("tool_choice", |v| v == "none" || v == "auto", "it generates text only")?;
-        fields.only_neutral("functions", empty_list, "it generates text only")?;
-        fields.only_neutral("function_call", |v| v == "none" || v == "auto", "it generates text only")?;
-        fields.only_neutral("response_format", |v| v.get("type").is_some_and(|t| t == "text"), "only {\"type\":\"text\"} is available")?;
-        fields.only_neutral("modalities", |v| *v == serde_json::json!(["text"]), "only [\"text\"] is available")?;
+        let shape = structured::take(&mut fields)?;
+        if let Some(shape) = shape.as_ref().filter(|_| conversation.shows_tools()) {
+            let message = format!("'{}' leaves no room for calls: leave 'tools' out, or set 'tool_choice' to 'none'", shape.param);
+            return Err(ApiError::unsupported(&shape.param, message));
+        }
+        fields.only_neutral("modalities", |v| *v == json!(["text"]), "only [\"text\"] is available")?;
         fields.finish()?;
-        Ok(Self { model, messages, sampling, delivery, template_kwargs })
-    }
-}
-
-fn parse_messages(value: Value) -> Result<Vec<ChatMessage>, ApiError> {
-    let Value::Array(items) = value else { return Err(wrong_type("messages", "a list of messages", &value)) };
-    if items.is_empty() {
-        return Err(ApiError::invalid("messages", "'messages' must hold at least one message"));
-    }
-    items.into_iter().enumerate().map(|(i, item)| parse_message(i, item)).collect()
-}
-
-fn parse_message(index: usize, value: Value) -> Result<ChatMessage, ApiError> {
-    let at = |field: &str| format!("messages[{index}].{field}");
-    let Value::Object(mut message) = value else { return Err(wrong_type(&format!("messages[{index}]"), "an object", &value)) };
-    let role = match message.shift_remove("role") {
-        Some(Value::String(role)) => role,
-        Some(other) => return Err(wrong_type(&at("role"), "a string", &other)),
-        None => return Err(ApiError::invalid(at("role"), format!("message {index} has no 'role'")).with_code("missing_required_parameter")),
-    };
-    let role = match role.as_str() {
-        // OpenAI's newer name for the same thing; chat templates only know the older one.
-        "developer" => "system".to_string(),
-        "system" | "user" | "assistant" => role,
-        "tool" | "function" => {
-            return Err(ApiError::unsupported(at("role"), format!("role '{role}' is not supported by this server: it generates text only")));
-        }
-        _ => return Err(ApiError::invalid(at("role"), format!("'{role}' is not a role; expected system, developer, user or assistant"))),
-    };
-    let content = parse_content(&at("content"), message.shift_remove("content"))?;
-    if let Some(image) = content.iter().flat_map(|c| &c.images).next().filter(|_| role != "user") {
-        return Err(ApiError::invalid(&image.param, format!("only user messages may hold images, not {role} messages")));
-    }
-    let reasoning_content = match message.shift_remove("reasoning_content") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(s)) if role == "assistant" => Some(s),
-        Some(Value::String(_)) => return Err(ApiError::invalid(at("reasoning_content"), "only assistant messages have 'reasoning_content'")),
-        Some(other) => return Err(wrong_type(&at("reasoning_content"), "a string", &other)),
-    };
-    if content.is_none() && reasoning_content.is_none() {
-        return Err(ApiError::invalid(at("content"), format!("message {index} has no 'content'")).with_code("missing_required_parameter"));
-    }
-    for (field, value) in &message {
-        // `name` and `refusal` come back from clients that echo our own replies; templates here do not show them.
-        let harmless = value.is_null() || ["name", "refusal", "annotations"].contains(&field.as_str()) || value.as_array().is_some_and(Vec::is_empty);
-        if !harmless {
-            return Err(ApiError::unsupported(at(field), format!("'{field}' in a message is not supported by this server")));
-        }
-    }
-    let Content { text, images } = content.unwrap_or_default();
-    Ok(ChatMessage { role, content: text, images, reasoning_content })
-}
-
-#[derive(Default)]
-struct Content {
-    text: String,
-    images: Vec<ImageSource>,
-}
-
-/// A string, or a list of `{"type":"text","text":...}` and `{"type":"image_url","image_url":{"url":...}}` parts.
-fn parse_content(param: &str, value: Option<Value>) -> Result<Option<Content>, ApiError> {
-    let mut content = Content::default();
-    let parts = match value {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::String(text)) => return Ok(Some(Content { text, ..content })),
-        Some(Value::Array(parts)) => parts,
-        Some(other) => return Err(wrong_type(param, "a string or a list of text and image_url parts", &other)),
-    };
-    for (i, mut part) in parts.into_iter().enumerate() {
-        let at = format!("{param}[{i}]");
-        match part.get("type").and_then(Value::as_str) {
-            Some("text") => match part.get("text") {
-                Some(Value::String(s)) => content.text.push_str(s),
-                other => {
-                    return Err(ApiError::invalid(
-                        format!("{at}.text"),
-                        format!("a text part needs a string 'text', not {}", other.map_or("nothing", kind)),
-                    ));
-                }
-            },
-            Some("image_url") => {
-                let url = parse_image_url(&at, part["image_url"].take())?;
-                content.images.push(ImageSource { url, at: content.text.len(), param: at });
-            }
-            Some(other) => {
-                return Err(ApiError::unsupported(
-                    at,
-                    format!("content parts of type '{other}' are not supported by this server: it reads text and image_url parts"),
-                ));
-            }
-            None => {
-                return Err(ApiError::invalid(
-                    at,
-                    "a content part is an object with 'type': 'text' and 'text', or 'type': 'image_url' and 'image_url'",
-                ));
-            }
-        }
-    }
-    Ok(Some(content))
-}
-
-/// `{"url": ..., "detail": ...}`. The detail changes nothing here: models have one resolution.
-fn parse_image_url(at: &str, value: Value) -> Result<String, ApiError> {
-    let Value::Object(mut image) = value else {
-        return Err(wrong_type(at, "an image_url part with 'image_url': {'url': ...}", &value));
-    };
-    match image.shift_remove("detail") {
-        None | Some(Value::Null) => {}
-        Some(Value::String(detail)) if ["auto", "low", "high"].contains(&detail.as_str()) => {}
-        Some(_) => return Err(ApiError::invalid(at, "'detail' of an image_url must be 'auto', 'low' or 'high'")),
-    }
-    let url = image.shift_remove("url");
-    if let Some(field) = image.keys().next() {
-        return Err(ApiError::unsupported(at, format!("'{field}' in an image_url is not supported by this server")));
-    }
-    match url {
-        Some(Value::String(url)) => Ok(url),
-        other => Err(ApiError::invalid(at, format!("an image_url needs a string 'url', not {}", other.as_ref().map_or("nothing", kind)))),
+        Ok(Self { model, sampling, delivery, conversation, shape })
     }
 }
 
@@ -223,7 +130,7 @@ mod tests {
             "typical_p": 0.8, "epsilon_cutoff": 0.01, "eta_cutoff": 0.02, "frequency_penalty": -2, "presence_penalty": 2.0,
             "no_repeat_ngram_size": 3, "logit_bias": {"17": -100, "5": 1.5}, "min_tokens": 4,
             "max_completion_tokens": 9, "stop": ["a", "b"], "seed": -1, "n": 2, "stream": true, "stream_options": {"include_usage": true},
-            "logprobs": true, "top_logprobs": 3, "chat_template_kwargs": {"enable_thinking": false},
+            "logprobs": true, "top_logprobs": 3, "chat_template_kwargs": {"enable_thinking": false}, "ignore_eos": true, "priority": -3,
         }))
         .unwrap();
         let sampling = SamplingParams {
@@ -243,13 +150,15 @@ mod tests {
             max_tokens: Some(9),
             stop: vec!["a".into(), "b".into()],
             seed: Some(u64::MAX),
+            ignore_eos: true,
+            priority: -3,
             n: 2,
             logprobs: Some(3),
         };
         assert_eq!(r.sampling, sampling);
         assert_eq!(r.delivery, Delivery { stream: true, include_usage: true });
         assert_eq!(r.model.as_deref(), Some("m"));
-        assert_eq!(r.template_kwargs["enable_thinking"], json!(false));
+        assert_eq!(r.conversation.template_kwargs["enable_thinking"], json!(false));
     }
 
     #[test]
@@ -260,7 +169,7 @@ mod tests {
             {"role": "assistant", "content": "c", "reasoning_content": "r", "refusal": null, "tool_calls": []},
         ]});
         let r = ChatRequest::parse(body.to_string().as_bytes()).unwrap();
-        let got: Vec<_> = r.messages.iter().map(|m| (m.role.as_str(), m.content.as_str(), m.reasoning_content.as_deref())).collect();
+        let got: Vec<_> = r.conversation.messages.iter().map(|m| (m.role.as_str(), m.content.as_str(), m.reasoning_content.as_deref())).collect();
         assert_eq!(got, [("system", "be short", None), ("user", "ab", None), ("assistant", "c", Some("r"))]);
     }
 
@@ -270,8 +179,8 @@ mod tests {
         let text = |text: &str| json!({"type": "text", "text": text});
         let r = parse(json!({"messages": [{"role": "user", "content": [text("ab"), image("data:1", "low"), text("c"), image("data:2", "high")]}]}))
             .unwrap();
-        assert_eq!(r.messages[0].content, "abc");
-        let found: Vec<_> = r.messages[0].images.iter().map(|i| (i.url.as_str(), i.at, i.param.as_str())).collect();
+        assert_eq!(r.conversation.messages[0].content, "abc");
+        let found: Vec<_> = r.conversation.messages[0].images.iter().map(|i| (i.url.as_str(), i.at, i.param.as_str())).collect();
         assert_eq!(found, [("data:1", 2, "messages[0].content[1]"), ("data:2", 3, "messages[0].content[3]")]);
         for content in [
             json!([image("data:1", "huge")]),
@@ -291,6 +200,7 @@ mod tests {
     #[test]
     fn harmless_and_neutral_fields_are_ignored() {
         parse(json!({"user": "u", "metadata": {"a": "b"}, "store": false, "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
+            "parallel_tool_calls": true, "service_tier": "auto",
             "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "stop": null, "functions": null, "never_heard_of": null}))
         .unwrap();
     }
@@ -298,19 +208,91 @@ mod tests {
     #[test]
     fn what_would_change_the_meaning_is_refused_by_name() {
         for (extra, param) in [
-            (json!({"tools": [{"type": "function"}]}), "tools"),
-            (json!({"tool_choice": "required"}), "tool_choice"),
-            (json!({"response_format": {"type": "json_object"}}), "response_format"),
+            (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+            (json!({"functions": [{"name": "f"}]}), "functions"),
+            (json!({"tools": [tool("f")], "response_format": {"type": "json_object"}}), "response_format"),
+            (json!({"response_format": {"type": "xml"}}), "response_format"),
             (json!({"modalities": ["audio"]}), "modalities"),
             (json!({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}), "messages[0].content[0]"),
-            (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
-            (json!({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]}), "messages[0].tool_calls"),
+            (json!({"messages": [{"role": "function", "content": "x"}]}), "messages[0].role"),
+            (json!({"messages": [{"role": "assistant", "content": "x", "audio": {"id": "1"}}]}), "messages[0].audio"),
         ] {
             let error = rejected(extra);
             assert_eq!((error.param.as_deref(), error.code), (Some(param), Some("unsupported_parameter")), "{}", error.message);
         }
         let unknown = rejected(json!({"temprature": 1}));
         assert_eq!((unknown.param.as_deref(), unknown.code), (Some("temprature"), Some("unknown_parameter")));
+    }
+
+    fn tool(name: &str) -> Value {
+        json!({"type": "function", "function": {"name": name, "description": "d", "parameters": {"type": "object"}, "strict": true}})
+    }
+
+    #[test]
+    fn tools_calls_and_results_arrive() {
+        let call = json!({"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"a\": 1}"}});
+        let r = parse(json!({"tools": [tool("f"), tool("g")], "tool_choice": {"type": "function", "function": {"name": "g"}},
+            "parallel_tool_calls": false, "reasoning_effort": "low",
+            "messages": [{"role": "assistant", "content": null, "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c1", "content": "3"}]}))
+        .unwrap();
+        let Conversation { messages, tools, tool_choice, single_call, reasoning_effort, .. } = r.conversation;
+        assert_eq!((tools[1].name.as_str(), tool_choice, single_call, reasoning_effort), ("g", ToolChoice::Named("g".into()), true, Some("low")));
+        assert_eq!(tools[0].value()["function"]["parameters"], json!({"type": "object"}));
+        assert_eq!((messages[0].tool_calls[0].id.as_str(), &messages[0].tool_calls[0].arguments["a"]), ("c1", &json!(1)));
+        assert_eq!(messages[1].tool_call_id.as_deref(), Some("c1"));
+    }
+
+    #[test]
+    fn a_description_may_be_long() {
+        let text = "x".repeat(200_000);
+        let tool = json!({"type": "function", "function": {"name": "f", "description": text}});
+        assert_eq!(parse(json!({"tools": [tool]})).unwrap().conversation.tools[0].description.as_ref().map(String::len), Some(200_000));
+    }
+
+    #[test]
+    fn calls_and_tools_that_make_no_sense() {
+        let call = |call: Value| json!({"messages": [{"role": "assistant", "tool_calls": [call]}]});
+        let function = |name: &str, arguments: Value| call(json!({"id": "1", "function": {"name": name, "arguments": arguments}}));
+        for (extra, param) in [
+            (call(json!({"id": "1"})), "messages[0].tool_calls[0].function"),
+            (call(json!({"function": {"name": "f"}})), "messages[0].tool_calls[0].id"),
+            (function("f", json!("{a")), "messages[0].tool_calls[0].function.arguments"),
+            (function("f", json!("[1]")), "messages[0].tool_calls[0].function.arguments"),
+            (function("f", json!(3)), "messages[0].tool_calls[0].function.arguments"),
+            (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].tool_call_id"),
+            (json!({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}), "messages[0].tool_call_id"),
+            (json!({"messages": [{"role": "user", "content": "x", "tool_calls": [1]}]}), "messages[0].tool_calls"),
+            (json!({"tool_choice": "required"}), "tool_choice"),
+            (json!({"tool_choice": "sometimes"}), "tool_choice"),
+            (json!({"tools": [tool("f")], "tool_choice": {"type": "function", "function": {"name": "g"}}}), "tool_choice"),
+            (json!({"tools": [tool("f"), tool("f")]}), "tools[1]"),
+            (json!({"tools": [tool("a b")]}), "tools[0].function.name"),
+            (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
+            (json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": 1}}]}), "tools[0].function.parameters"),
+            (json!({"tools": [{"type": "function", "function": {"name": "f", "code": 1}}]}), "tools[0].function.code"),
+            (json!({"tools": vec![tool("f"); 129]}), "tools"),
+            (
+                json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"description": "x".repeat(70_000)}}}]}),
+                "tools[0].function.parameters",
+            ),
+            (json!({"messages": vec![json!({"role": "user", "content": ""}); 4097]}), "messages"),
+            (json!({"reasoning_effort": "much"}), "reasoning_effort"),
+            (json!({"stop": "x".repeat(2000)}), "stop"),
+        ] {
+            let error = rejected(extra);
+            assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
+        }
+    }
+
+    /// If this fails, the OpenAPI document leaves fields out: the parser gave up on its own sample.
+    #[test]
+    fn the_schema_names_every_field() {
+        let schema = ChatRequest::schema();
+        assert_eq!(schema.get("$comment"), None);
+        assert_eq!(schema["required"], json!(["messages"]));
+        for name in ["tools", "top_logprobs", "response_format", "stream_options", "guided_json", "user", "modalities", "seed"] {
+            assert!(schema["properties"].get(name).is_some(), "{name}");
+        }
     }
 
     #[test]

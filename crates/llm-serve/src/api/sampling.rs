@@ -8,10 +8,12 @@ use super::fields::{Fields, wrong_type};
 use crate::defaults::Defaults;
 use crate::error::ApiError;
 use llm_infer::Sampling;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// OpenAI's limits.
 const MAX_STOPS: usize = 4;
+/// So much text may be held back while a stop string is looked for.
+const MAX_STOP_BYTES: usize = 1024;
 const MAX_CHOICES: i64 = 128;
 const MIN_PENALTY: f64 = -2.0;
 const MAX_PENALTY: f64 = 2.0;
@@ -52,6 +54,10 @@ pub struct SamplingParams {
     pub stop: Vec<String>,
     /// Same seed, same prompt, same weights: same tokens.
     pub seed: Option<u64>,
+    /// The reply goes on to its limit: end tokens are no choice.
+    pub ignore_eos: bool,
+    /// Lower is sooner.
+    pub priority: i32,
     /// Replies per prompt.
     pub n: usize,
     /// `Some(k)`: log-probabilities of the chosen tokens and of the `k` best.
@@ -97,8 +103,10 @@ impl SamplingParams {
             logit_bias: fields.object("logit_bias")?.map_or(Ok(Vec::new()), |map| parse_bias(&map))?,
             min_tokens: take_size(fields, "min_tokens")?,
             max_tokens: None,
-            stop: take_stop(fields)?,
+            stop: take_stop(fields, "stop", MAX_STOPS)?,
             seed: take_seed(fields)?,
+            ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
+            priority: fields.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?.map_or(0, |p| p as i32),
             n: fields.integer("n", 1..=MAX_CHOICES)?.map_or(1, |n| n as usize),
             logprobs: None,
         })
@@ -108,6 +116,8 @@ impl SamplingParams {
     /// when the request has none. Choice 0 is what a request with `n = 1` gets, as in vLLM.
     pub fn resolve(&self, defaults: &Defaults, stop_ids: &[u32], room: usize, seed: u64, index: usize) -> Sampling {
         let off = Sampling::default();
+        let max_tokens = self.max_tokens.unwrap_or_else(|| defaults.max_tokens.unwrap_or(room).min(room));
+        let min_tokens = self.min_tokens.unwrap_or(off.min_tokens);
         Sampling {
             temperature: self.temperature.unwrap_or(defaults.temperature),
             top_k: self.top_k.unwrap_or(defaults.top_k),
@@ -121,9 +131,10 @@ impl SamplingParams {
             presence_penalty: self.presence_penalty.unwrap_or(off.presence_penalty),
             no_repeat_ngram_size: self.no_repeat_ngram_size.unwrap_or(off.no_repeat_ngram_size),
             logit_bias: self.logit_bias.clone(),
-            min_tokens: self.min_tokens.unwrap_or(off.min_tokens),
+            // An end token is banned before `min_tokens`, so the limit as the minimum is vLLM's `ignore_eos`.
+            min_tokens: if self.ignore_eos { max_tokens } else { min_tokens },
             seed: self.seed.unwrap_or(seed).wrapping_add(index as u64),
-            max_tokens: self.max_tokens.unwrap_or_else(|| defaults.max_tokens.unwrap_or(room).min(room)),
+            max_tokens,
             stop: self.stop.clone(),
             stop_ids: stop_ids.to_vec(),
             top_logprobs: self.logprobs.unwrap_or(0),
@@ -161,29 +172,35 @@ fn parse_bias(map: &Map<String, Value>) -> Result<Vec<(u32, f32)>, ApiError> {
 }
 
 fn take_seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
-    let Some(value) = fields.take("seed") else { return Ok(None) };
+    let Some(value) = fields.take("seed", || json!({"type": "integer"})) else { return Ok(None) };
     // Negative seeds are legal in OpenAI's schema; the bits are what counts.
     value.as_u64().or_else(|| value.as_i64().map(|s| s as u64)).map(Some).ok_or_else(|| wrong_type("seed", "an integer", &value))
 }
 
-fn take_stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
-    let stops = match fields.take("stop") {
+/// A string or a list of strings, none of them empty.
+pub(super) fn take_stop(fields: &mut Fields, name: &str, most: usize) -> Result<Vec<String>, ApiError> {
+    let expected = "a string or a list of strings";
+    let schema = || json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": most}]});
+    let stops = match fields.take(name, schema) {
         None => return Ok(Vec::new()),
         Some(Value::String(s)) => vec![s],
         Some(Value::Array(items)) => items
             .into_iter()
             .map(|item| match item {
                 Value::String(s) => Ok(s),
-                other => Err(wrong_type("stop", "a string or a list of strings", &other)),
+                other => Err(wrong_type(name, expected, &other)),
             })
             .collect::<Result<_, _>>()?,
-        Some(other) => return Err(wrong_type("stop", "a string or a list of strings", &other)),
+        Some(other) => return Err(wrong_type(name, expected, &other)),
     };
-    if stops.len() > MAX_STOPS {
-        return Err(ApiError::invalid("stop", format!("'stop' takes at most {MAX_STOPS} strings, not {}", stops.len())));
+    if stops.len() > most {
+        return Err(ApiError::invalid(name, format!("'{name}' takes at most {most} strings, not {}", stops.len())));
     }
     if stops.iter().any(String::is_empty) {
-        return Err(ApiError::invalid("stop", "'stop' strings must not be empty"));
+        return Err(ApiError::invalid(name, format!("'{name}' strings must not be empty")));
+    }
+    if let Some(long) = stops.iter().find(|s| s.len() > MAX_STOP_BYTES) {
+        return Err(ApiError::invalid(name, format!("'{name}' strings have at most {MAX_STOP_BYTES} bytes, not {}", long.len())));
     }
     Ok(stops)
 }

@@ -1,11 +1,14 @@
 //! A server in this process on a free port, a client, and the library's own answer to compare with.
 #![allow(dead_code, missing_docs)]
 
+pub mod house;
+pub mod schema;
+pub mod scripted;
 pub mod seeing;
 mod tiny;
 
 use llm_infer::{Completion, Engine, EngineConfig, Model, Request, Sampling};
-use llm_serve::{ImageLimits, Server, ServerConfig};
+use llm_serve::{HouseConfig, ImageLimits, Server, ServerConfig};
 use llm_tensor::DeviceSpec;
 use llm_tokenizer::Message;
 use serde_json::{Value, json};
@@ -40,9 +43,32 @@ impl TestServer {
         Self::start_model(tiny_model(), max_batch, drain, BODY_LIMIT, ImageLimits::default())
     }
 
+    /// With rules of the house.
+    pub fn start_house(max_batch: usize, house: HouseConfig) -> Self {
+        let change = |config: &mut ServerConfig| config.house = house;
+        Self::start_changed(tiny_model(), max_batch, Duration::from_secs(30), BODY_LIMIT, ImageLimits::default(), change)
+    }
+
+    /// A model that says `pieces`, see [`scripted`].
+    pub fn scripted(template: &str, pieces: &[&str], special: &[&str]) -> Self {
+        Self::start_model(scripted::model(template, pieces, special), 8, Duration::from_secs(30), BODY_LIMIT, ImageLimits::default())
+    }
+
     pub fn start_model(dir: tempfile::TempDir, max_batch: usize, drain: Duration, body_limit: usize, images: ImageLimits) -> Self {
+        Self::start_changed(dir, max_batch, drain, body_limit, images, |_| {})
+    }
+
+    /// The same with a last word on the configuration.
+    pub fn start_changed(
+        dir: tempfile::TempDir,
+        max_batch: usize,
+        drain: Duration,
+        body_limit: usize,
+        images: ImageLimits,
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
         let engine = EngineConfig { max_batch, ..EngineConfig::default() };
-        let config = ServerConfig {
+        let mut config = ServerConfig {
             model: dir.path().to_path_buf(),
             served_model_name: Some("tiny".into()),
             host: "127.0.0.1".into(),
@@ -52,7 +78,11 @@ impl TestServer {
             drain,
             body_limit,
             images,
+            adapters: None,
+            draft: None,
+            house: HouseConfig::default(),
         };
+        change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let server = runtime.block_on(Server::bind(config)).unwrap();
         let url = format!("http://{}", server.address());
@@ -140,6 +170,7 @@ impl Iterator for Events {
             if self.lines.read_line(&mut line).ok()? == 0 {
                 return None;
             }
+            // Anthropic's events have names as well; the data repeat them.
             match line.trim_end().strip_prefix("data: ") {
                 Some("[DONE]") => {
                     self.done = true;

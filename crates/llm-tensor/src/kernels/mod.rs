@@ -23,6 +23,7 @@ pub mod dynamic_map;
 pub mod embedding;
 pub mod grouped;
 pub mod int8;
+pub mod kv;
 mod lanes;
 pub mod layer_norm;
 pub mod linear_cross_entropy;

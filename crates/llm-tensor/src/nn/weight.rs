@@ -1,9 +1,9 @@
-//! The matrix of a projection, or the table of an embedding: dense, watched, or quantised.
+//! The matrix of a projection, or the table of an embedding: dense, watched, quantised, or one of these with adapters.
 //!
 //! A quantised matrix is no parameter: it is not trained, moved by an optimiser or averaged. Whoever walks the parameters sees its values
-//! dequantised, so that counting, saving and comparing work as for a dense one.
+//! dequantised, so that counting, saving and comparing work as for a dense one. Adapters are no part of the model either: walkers see the base.
 
-use super::parameter;
+use super::{LoraBank, parameter};
 use crate::ops;
 use crate::quant::{Activations, Packed};
 use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param};
@@ -37,6 +37,8 @@ pub enum Weight {
     Watched(Param<Tensor<2>>, Watcher),
     /// 4, 8 or 16 bits.
     Packed(ops::PackedWeight),
+    /// Any of these, changed for the rows of a batch that use an adapter.
+    Adapted(Box<Weight>, LoraBank),
 }
 
 impl From<Param<Tensor<2>>> for Weight {
@@ -51,23 +53,52 @@ impl Weight {
         Self::Packed(ops::PackedWeight::new(Arc::new(matrix), device))
     }
 
-    /// The values, `[O, I]`; a quantised matrix is decoded for it.
+    /// The bank of this matrix, which gets one if it has none.
+    pub fn adapt(&mut self, make: impl FnOnce() -> LoraBank) -> LoraBank {
+        if let Self::Adapted(_, bank) = self {
+            return bank.clone();
+        }
+        let bank = make();
+        *self = Self::Adapted(Box::new(self.clone()), bank.clone());
+        bank
+    }
+
+    /// The bank of this matrix.
+    pub fn bank(&self) -> Option<&LoraBank> {
+        if let Self::Adapted(_, bank) = self { Some(bank) } else { None }
+    }
+
+    /// Take the bank away.
+    pub fn unadapt(&mut self) {
+        if let Self::Adapted(base, _) = self {
+            *self = (**base).clone();
+        }
+    }
+
+    /// The values, `[O, I]`, without adapters; a quantised matrix is decoded for it.
     pub fn val(&self) -> Tensor<2> {
         match self {
             Self::Dense(weight) | Self::Watched(weight, _) => weight.val(),
             Self::Packed(packed) => packed.dequantize(),
+            Self::Adapted(base, _) => base.val(),
         }
     }
 
     /// The quantised matrix, if it is one.
     pub fn as_packed(&self) -> Option<&Packed> {
-        if let Self::Packed(packed) = self { Some(packed.matrix()) } else { None }
+        match self {
+            Self::Packed(packed) => Some(packed.matrix()),
+            Self::Adapted(base, _) => base.as_packed(),
+            Self::Dense(_) | Self::Watched(..) => None,
+        }
     }
 
     /// Multiply with inputs in that format, where it is quantised ([`Packed::with_activations`]); a dense one stays as it is.
     pub fn set_activations(&mut self, activations: Activations) {
-        if let Self::Packed(packed) = self {
-            packed.set_activations(activations);
+        match self {
+            Self::Packed(packed) => packed.set_activations(activations),
+            Self::Adapted(base, _) => base.set_activations(activations),
+            Self::Dense(_) | Self::Watched(..) => {}
         }
     }
 
@@ -85,6 +116,7 @@ impl Weight {
         match self {
             Self::Dense(weight) | Self::Watched(weight, _) => weight.val().dims(),
             Self::Packed(packed) => [packed.matrix().outputs(), packed.matrix().inputs()],
+            Self::Adapted(base, _) => base.shape(),
         }
     }
 
@@ -97,6 +129,8 @@ impl Weight {
                 ops::linear(x, weight.val())
             }
             Self::Packed(packed) => ops::packed_linear(x, packed),
+            Self::Adapted(base, bank) if !bank.active() => base.forward(x),
+            Self::Adapted(base, bank) => bank.apply(x.clone(), base.forward(x)),
         }
     }
 
@@ -105,6 +139,7 @@ impl Weight {
         match self {
             Self::Dense(weight) | Self::Watched(weight, _) => ops::embedding(weight.val(), ids),
             Self::Packed(packed) => ops::packed_embedding(packed, &ids),
+            Self::Adapted(base, _) => base.lookup(ids),
         }
     }
 
@@ -112,7 +147,8 @@ impl Weight {
         match self {
             Self::Dense(weight) => Self::Dense(f(weight)),
             Self::Watched(weight, watcher) => Self::Watched(f(weight), watcher),
-            packed => packed,
+            Self::Adapted(base, bank) => Self::Adapted(Box::new(base.with(f)), bank),
+            packed @ Self::Packed(_) => packed,
         }
     }
 }
@@ -127,17 +163,20 @@ impl Module for Weight {
                 }
                 devices
             }
+            Self::Adapted(base, _) => base.collect_devices(devices),
         }
     }
     fn fork(self, device: &Device) -> Self {
         match self {
             Self::Packed(packed) => Self::Packed(packed.on(device)),
+            Self::Adapted(base, bank) => Self::Adapted(Box::new(base.fork(device)), bank.on(device)),
             dense => dense.with(|weight| weight.fork(device)),
         }
     }
     fn to_device(self, device: &Device) -> Self {
         match self {
             Self::Packed(packed) => Self::Packed(packed.on(device)),
+            Self::Adapted(base, bank) => Self::Adapted(Box::new(base.to_device(device)), bank.on(device)),
             dense => dense.with(|weight| weight.to_device(device)),
         }
     }
@@ -154,6 +193,7 @@ impl Module for Weight {
         match self {
             Self::Dense(weight) | Self::Watched(weight, _) => weight.visit(visitor),
             Self::Packed(packed) => parameter(packed.dequantize()).set_require_grad(false).visit(visitor),
+            Self::Adapted(base, _) => base.visit(visitor),
         }
     }
     fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
@@ -167,6 +207,7 @@ impl ModuleDisplayDefault for Weight {
         match self {
             Self::Dense(weight) | Self::Watched(weight, _) => content.add_single(weight).optional(),
             Self::Packed(packed) => content.add_formatted(&format!("{:?}", packed.matrix())).optional(),
+            Self::Adapted(base, _) => base.content(content),
         }
     }
 }

@@ -12,10 +12,15 @@
 use super::extension::DecoderOps;
 use super::{Indices, composed, fused, linear};
 use crate::host;
+use crate::kernels::packed;
 use crate::quant::{Activations, Packed};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
+
+/// Rows of a table that are worth a thread.
+const LOOKUPS: usize = 16;
 
 /// A quantised matrix and the device it is used on. Clones share memory.
 #[derive(Debug, Clone)]
@@ -181,8 +186,7 @@ pub fn packed_linear_composed(x: Tensor<2>, weight: &PackedWeight) -> Tensor<2> 
 pub fn packed_embedding(table: &PackedWeight, ids: &Indices) -> Tensor<2> {
     let width = table.matrix.inputs();
     let mut rows = vec![0f32; ids.len() * width];
-    for (out, &id) in rows.chunks_exact_mut(width.max(1)).zip(ids.iter()) {
-        crate::kernels::packed::row(&table.matrix, id as usize, out);
-    }
+    let each = rows.par_chunks_exact_mut(width.max(1)).zip(ids.par_iter()).with_min_len(LOOKUPS);
+    each.for_each(|(out, &id)| packed::row(&table.matrix, id as usize, out));
     host::from_vec(rows, [ids.len(), width], &table.device)
 }

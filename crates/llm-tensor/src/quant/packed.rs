@@ -10,8 +10,10 @@ use super::bitsandbytes::NF4;
 use super::panels::Panels;
 use crate::kernels::bf16::Columns;
 use crate::kernels::packed::{self, ALIGN, SMALL};
+use rayon::prelude::*;
 use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 /// The codes of a matrix, rows padded group by group (see [`crate::kernels::packed`]).
 #[derive(Clone, PartialEq)]
@@ -38,7 +40,8 @@ pub enum Zeros {
 }
 
 /// In which format inputs are multiplied with codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activations {
     /// Floats: codes are decoded, results differ from those of the dense matrix by rounding only.
     #[default]
@@ -46,6 +49,17 @@ pub enum Activations {
     /// Inputs are rounded to signed 8 bits in blocks of 32 (of 16 where groups are smaller) with a scale each, products are sums of whole
     /// numbers: several times faster, with an error of about 0.5 % of the result.
     Int8,
+}
+
+impl FromStr for Activations {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "exact" => Ok(Self::Exact),
+            "int8" => Ok(Self::Int8),
+            other => Err(format!("`{other}` is no kind of inputs; expected exact or int8")),
+        }
+    }
 }
 
 /// A quantised matrix `[O, I]`: an element is `scale * (code - zero)` or `scale * code - min`, with all but the code shared by a group of a row.
@@ -176,23 +190,27 @@ impl Packed {
         let order = order.filter(|o| o.iter().enumerate().any(|(i, &x)| i != x as usize));
         let stride = stride(group);
         let padded = (groups * stride).next_multiple_of(ALIGN);
-        let place = |k: usize| k / group * stride + k % group;
+        let rows = codes.par_chunks(inputs.max(1));
         let codes = match meaning {
             Meaning::Bits8 => {
                 let mut out = vec![0i8; outputs * padded];
-                for (row, codes) in codes.chunks_exact(inputs.max(1)).enumerate() {
-                    codes.iter().enumerate().for_each(|(k, &c)| out[row * padded + place(k)] = (i16::from(c) - 128) as i8);
-                }
+                out.par_chunks_mut(padded.max(1)).zip(rows).for_each(|(out, codes)| {
+                    for (out, codes) in out.chunks_mut(stride).zip(codes.chunks(group)) {
+                        out.iter_mut().zip(codes).for_each(|(out, code)| *out = (code ^ 0x80).cast_signed());
+                    }
+                });
                 Codes::Int8(out)
             }
             Meaning::Bits4 | Meaning::Table(..) => {
                 let mut out = vec![0u8; outputs * padded / 2];
-                for (row, codes) in codes.chunks_exact(inputs.max(1)).enumerate() {
-                    for (k, &code) in codes.iter().enumerate() {
-                        let (byte, shift) = half(row, padded, place(k));
-                        out[byte] |= (code & 15) << shift;
+                out.par_chunks_mut((padded / 2).max(1)).zip(rows).for_each(|(out, codes)| {
+                    for (g, codes) in codes.chunks(group).enumerate() {
+                        for (i, code) in codes.iter().enumerate() {
+                            let (byte, shift) = half(0, padded, g * stride + i);
+                            out[byte] |= (code & 15) << shift;
+                        }
                     }
-                }
+                });
                 if let Meaning::Table(_, table) = meaning { Codes::Table4(out, table) } else { Codes::Int4(out) }
             }
         };

@@ -168,15 +168,29 @@ impl Panels {
         // Padding may not fit in fewer bits; what it becomes is multiplied by zeros.
         codes.par_chunks_mut(lines.max(1)).enumerate().for_each(|(panel, lines)| {
             for row in panel * ROWS..outputs.min((panel + 1) * ROWS) {
-                for at in 0..units * unit {
-                    let code = match &rows.codes {
-                        Codes::Int8(codes) => codes[row * padded + at].wrapping_add_unsigned(offset as u8).cast_unsigned(),
-                        Codes::Int4(codes) | Codes::Table4(codes, _) => {
-                            let (byte, shift) = half(row, padded, at);
-                            codes[byte] >> shift & 15
+                let quads = lines.iter_mut().map(|line| &mut line.0.as_chunks_mut::<4>().0[row % ROWS]);
+                match &rows.codes {
+                    // Four bytes stay together.
+                    Codes::Int8(codes) if bits == 8 => {
+                        for (to, from) in quads.zip(codes[row * padded..].as_chunks::<4>().0) {
+                            *to = from.map(|c| c.cast_unsigned() ^ 0x80);
                         }
-                    };
-                    panels.put(lines, row, at, code);
+                    }
+                    // The halves of a block of 32 are those of a unit.
+                    Codes::Int4(codes) if unit == ALIGN => {
+                        quads.zip(codes[row * padded / 2..].as_chunks::<4>().0).for_each(|(to, from)| *to = *from);
+                    }
+                    Codes::Int8(codes) => {
+                        for (at, code) in codes[row * padded..][..units * unit].iter().enumerate() {
+                            panels.put(lines, row, at, code.wrapping_add_unsigned(offset as u8).cast_unsigned());
+                        }
+                    }
+                    Codes::Int4(codes) | Codes::Table4(codes, _) => {
+                        for at in 0..units * unit {
+                            let (byte, shift) = half(row, padded, at);
+                            panels.put(lines, row, at, codes[byte] >> shift & 15);
+                        }
+                    }
                 }
             }
         });
@@ -186,7 +200,8 @@ impl Panels {
 
     /// The line inside its panel, the byte and the shift of code `at` of a row; of 6 bits, of the lower four.
     fn place(&self, row: usize, at: usize) -> (usize, usize, u32) {
-        let (unit, i) = (at / self.unit, at % self.unit);
+        // A unit is a power of two.
+        let (unit, i) = (at >> self.unit.ilog2(), at & (self.unit - 1));
         let half = if self.bits == 8 { self.unit } else { self.unit / 2 };
         let (i, shift) = if i < half { (i, 0) } else { (i - half, 4) };
         (unit * self.lines() + i / 4, row % ROWS * 4 + i % 4, shift)
@@ -194,7 +209,7 @@ impl Panels {
 
     /// As [`Panels::place`], of the upper two of 6 bits.
     fn place_top(&self, row: usize, at: usize) -> (usize, usize, u32) {
-        let (unit, i) = (at / self.unit, at % self.unit);
+        let (unit, i) = (at >> self.unit.ilog2(), at & (self.unit - 1));
         (unit * self.lines() + 2, row % ROWS * 4 + i % 4, 2 * (i / 4) as u32)
     }
 

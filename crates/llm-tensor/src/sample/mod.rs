@@ -2,7 +2,7 @@
 //!
 //! | step | settings |
 //! |---|---|
-//! | processors, on logits | `logit_bias`, `repetition_penalty`, `frequency_penalty` and `presence_penalty`, `no_repeat_ngram_size`, `min_tokens` |
+//! | processors, on logits | a grammar's mask, `logit_bias`, `repetition_penalty`, `frequency_penalty` and `presence_penalty`, `no_repeat_ngram_size`, `min_tokens` |
 //! | temperature | `temperature`; 0 takes the largest logit here |
 //! | filters, on probabilities | `top_k`, `top_p`, `min_p`, `typical_p`, `epsilon_cutoff`, `eta_cutoff` |
 //!
@@ -26,6 +26,8 @@ pub struct History<'a> {
     pub prompt_len: usize,
     /// Tokens that end every generation of the model, besides [`Sampling::stop_ids`]; `min_tokens` bans both.
     pub end_ids: &'a [u32],
+    /// The tokens a grammar allows, one bit each: token `i` is bit `i % 32` of word `i / 32`. None allows all.
+    pub allowed: Option<&'a [u32]>,
 }
 
 impl<'a> History<'a> {
@@ -96,7 +98,7 @@ fn candidates(logits: &[f32], sampling: &Sampling, history: History<'_>, enough:
 
 /// Pick the next token of a sequence. `logits` of length vocabulary, not empty.
 pub fn choose(logits: &[f32], sampling: &Sampling, history: History<'_>) -> Choice {
-    let plain = !sampling.processes() && !sampling.filters();
+    let plain = !sampling.processes() && !sampling.filters() && history.allowed.is_none();
     let mut rng = Seed(sampling.seed).stream("sample").at(history.tokens.len() as u64).rng();
     let normaliser = log_sum_exp(logits);
     let token = if plain && sampling.temperature <= 0.0 {
@@ -162,6 +164,22 @@ mod tests {
         let best = argmax(&row) as usize;
         assert!((0..row.len()).all(|i| is_largest(&row, i) == (i == best)), "only the first of equals is the largest");
         assert!(is_largest(&[1.0], 0) && !is_largest(&[1.0, 1.0], 1));
+    }
+
+    /// If this fails, an answer that must be JSON is not.
+    #[test]
+    fn what_a_grammar_forbids_is_never_chosen() {
+        let allowed = [0b10101];
+        let history = History { allowed: Some(&allowed), ..History::default() };
+        assert_eq!(choose(&LOGITS, &Sampling::default(), history).token, 2);
+        let biased = Sampling { logit_bias: vec![(1, 50.0), (2, f32::NEG_INFINITY)], ..Sampling::default() };
+        assert_eq!(choose(&LOGITS, &biased, history).token, 0);
+        let tokens: Vec<u32> = distribution(&LOGITS, &Sampling { temperature: 1.0, ..Sampling::default() }, history).iter().map(|w| w.0).collect();
+        assert_eq!(tokens, [2, 0, 4]);
+        // The only one that is allowed is banned by a wish: the wish gives way.
+        let end = History { allowed: Some(&[0b10000]), end_ids: &[4], ..History::default() };
+        assert_eq!(choose(&LOGITS, &Sampling { min_tokens: 3, max_tokens: 9, ..Sampling::default() }, end).token, 4);
+        assert!((choose(&LOGITS, &Sampling::default(), history).logprob - (2.0 - log_sum_exp(&LOGITS))).abs() < 1e-6);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What changes logits before the temperature: biases, penalties, bans, in the order of Hugging Face's `generate`.
+//! What changes logits before the temperature: a grammar's mask, biases, penalties, bans, in the order of Hugging Face's `generate`.
 //!
 //! The two OpenAI penalties have no place in that order; they follow the repetition penalty, as in vLLM. Formulas: OpenAI API
 //! reference, "Advanced usage" (frequency and presence), Keskar et al. 2019 (repetition).
@@ -9,6 +9,15 @@ use std::collections::BTreeMap;
 /// Apply everything that is on. Bans that would leave no token at all are lifted again: a vocabulary can be used up by
 /// `no_repeat_ngram_size = 1`, and some token must come out.
 pub(super) fn process(logits: &mut [f32], sampling: &Sampling, history: History<'_>) {
+    if let Some(words) = history.allowed {
+        for (i, logits) in logits.chunks_mut(32).enumerate() {
+            let word = words.get(i).copied().unwrap_or(0);
+            if word != u32::MAX {
+                let forbidden = logits.iter_mut().enumerate().filter(|(bit, _)| word >> bit & 1 == 0);
+                forbidden.for_each(|(_, l)| *l = f32::NEG_INFINITY);
+            }
+        }
+    }
     for &(id, bias) in &sampling.logit_bias {
         if let Some(l) = logits.get_mut(id as usize) {
             *l += bias;
@@ -65,7 +74,7 @@ mod tests {
 
     fn processed(sampling: &Sampling, tokens: &[u32], prompt_len: usize) -> Vec<f32> {
         let mut logits = vec![1.0, 3.0, 2.0, -1.0, 0.0];
-        process(&mut logits, sampling, History { tokens, prompt_len, end_ids: &[4] });
+        process(&mut logits, sampling, History { tokens, prompt_len, end_ids: &[4], ..History::default() });
         logits
     }
 

@@ -45,14 +45,12 @@ pub struct Writer {
     retention: Retention,
     beside: bool,
     running: Option<(u64, JoinHandle<Result<()>>)>,
-    /// The step whose checkpoint was finished last.
-    done: Option<u64>,
 }
 
 impl Writer {
     /// Into `dir`; `beside` the training or in its way.
     pub fn new(dir: PathBuf, retention: Retention, beside: bool) -> Self {
-        Self { dir, retention, beside, running: None, done: None }
+        Self { dir, retention, beside, running: None }
     }
 
     /// Start writing, after what is being written.
@@ -65,9 +63,7 @@ impl Writer {
             Ok(())
         };
         if !self.beside {
-            work()?;
-            self.done = Some(step);
-            return Ok(());
+            return work();
         }
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(work);
         self.running = Some((step, thread.map_err(|e| Error::Config(format!("cannot start the checkpoint thread: {e}")))?));
@@ -77,20 +73,13 @@ impl Writer {
     /// Wait for what is being written.
     pub fn wait(&mut self) -> Result<()> {
         let Some((step, thread)) = self.running.take() else { return Ok(()) };
-        match thread.join() {
-            Ok(result) => result?,
-            Err(_) => return Err(Error::Config(format!("the thread that writes the checkpoint of step {step} ended by itself"))),
-        }
-        self.done = Some(step);
-        Ok(())
+        let ended = || Err(Error::Config(format!("the thread that writes the checkpoint of step {step} ended by itself")));
+        thread.join().unwrap_or_else(|_| ended())
     }
 
-    /// The step whose checkpoint has been finished since the last look, without waiting.
-    pub fn finished(&mut self) -> Result<Option<u64>> {
-        if self.running.as_ref().is_some_and(|(_, thread)| thread.is_finished()) {
-            self.wait()?;
-        }
-        Ok(self.done.take())
+    /// The error of what has been written meanwhile, if there was one; without waiting.
+    pub fn look(&mut self) -> Result<()> {
+        if self.running.as_ref().is_some_and(|(_, thread)| thread.is_finished()) { self.wait() } else { Ok(()) }
     }
 }
 

@@ -49,18 +49,10 @@ impl Axis {
             };
             return log_ticks(range.0, range.1).into_iter().map(|t| (t, label(t))).collect();
         }
-        let ticks = linear_ticks(range.0, range.1, count);
+        let ticks = llm_run::chart::ticks(range.0, range.1, count);
         let step = ticks.get(1).zip(ticks.first()).map_or(1.0, |(b, a)| b - a);
         ticks.into_iter().map(|t| (t, tick_label(t, step))).collect()
     }
-}
-
-/// Round numbers within `low..=high`.
-fn linear_ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
-    let raw = (high - low).max(f64::MIN_POSITIVE) / count as f64;
-    let power = 10f64.powf(raw.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= raw * 0.999).unwrap_or(power);
-    ((low / step - 1e-9).ceil() as i64..=(high / step + 1e-9).floor() as i64).map(|i| i as f64 * step).collect()
 }
 
 /// Logarithms of round numbers within: powers of ten, and 2 and 5 times them where there are few.
@@ -101,7 +93,6 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_labels_short() {
-        assert_eq!(linear_ticks(3.1, 7.9, 5), [4.0, 5.0, 6.0, 7.0]);
         let labels = |low: f64, high: f64| Axis::log("").marks((low, high), 5).into_iter().map(|t| t.1).collect::<Vec<_>>();
         assert_eq!(labels(5.0, 7.0), ["100K", "200K", "500K", "1M", "2M", "5M", "10M"]);
         assert_eq!(labels(18.0, 21.0), ["1e18", "1e19", "1e20", "1e21"]);

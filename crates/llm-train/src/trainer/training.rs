@@ -290,7 +290,7 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
             "rewound" => Kind::Rewind,
             _ => Kind::Spike,
         };
-        self.watch.event(step, kind, format!("{spike} (spikes.jsonl)"));
+        self.watch.event(step, kind, format!("{spike} (all of them are in spikes.jsonl)"));
         spikes::log(&self.trainer.out, step, batch, spike, action, &objective.documents(batch))
     }
 
@@ -385,7 +385,7 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
             self.watch.event(step, Kind::Interrupted, "start the same command again to continue from there");
             return Err(Error::Interrupted { step });
         }
-        self.writer.finished()?;
+        self.writer.look()?;
         if evaluate {
             self.validate(objective)?;
             if config.early_stopping.over(&self.val_losses) {

@@ -66,6 +66,8 @@ pub struct Watch {
     flushed: Instant,
     next_report: Instant,
     finished: bool,
+    /// A spike has had its line on the terminal.
+    spike_told: bool,
 }
 
 impl Watch {
@@ -90,6 +92,7 @@ impl Watch {
             flushed: now,
             next_report: now,
             finished: false,
+            spike_told: false,
         };
         let mut notes = Vec::new();
         if watch.config.tui {
@@ -161,8 +164,11 @@ impl Watch {
             self.laps.checkpoint();
         }
         let event = Event { step, kind, text: text.into() };
-        // A checkpoint is routine: it is on the dashboard and in the report.
-        if kind != Kind::Checkpoint {
+        // A checkpoint is routine, and under policy `log` a noisy run has a spike every few steps: the first is news, the others are on the
+        // dashboard and in the report.
+        let routine = kind == Kind::Checkpoint || kind == Kind::Spike && self.spike_told;
+        self.spike_told |= kind == Kind::Spike;
+        if !routine {
             self.tell(&format!("step {step}: {}: {}", kind.name(), event.text));
         }
         self.record(Entry::Event(event));

@@ -146,7 +146,7 @@ impl Describe {
             }
             // An image that the model makes up has no features.
             logits[vlm.config().image_token_id as usize] = f32::NEG_INFINITY;
-            let token = sample::choose(&logits, sampling, History { tokens: &ids, prompt_len, end_ids: &ends }).token;
+            let token = sample::choose(&logits, sampling, History { tokens: &ids, prompt_len, end_ids: &ends, ..History::default() }).token;
             if ends.contains(&token) {
                 reason = "stop";
                 break;
