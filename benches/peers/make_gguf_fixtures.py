@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes fixtures/gguf anew: what llama.cpp's own Python package makes of blocks and of the decoder fixtures.
 
-    pip install gguf==0.17.1 numpy
+    pip install gguf==0.19.0 numpy
     python benches/peers/make_gguf_fixtures.py fixtures
 
 `blocks.gguf`: a matrix of each element type with its values as the package decodes them (TYPE.values), for types that the package can write
@@ -237,6 +237,8 @@ def model(folder: pathlib.Path, arch: str, out: pathlib.Path) -> dict:
     layers = config.get("num_hidden_layers") or config["n_layer"]
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     table = gguf.get_tensor_name_map(kind, layers)
+    # Qwen's mixtures have dense layers in transformers and none in llama.cpp; they get the names that Llama's have.
+    plain = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
     with tempfile.TemporaryDirectory() as scratch:
         path = pathlib.Path(scratch) / "model.gguf"
         writer = gguf.GGUFWriter(path, arch)
@@ -245,6 +247,8 @@ def model(folder: pathlib.Path, arch: str, out: pathlib.Path) -> dict:
         checks = {}
         for name, values in converted(arch, config, safetensors(folder / "model.safetensors")).items():
             new = name if name == "rope_freqs.weight" else table.get_name(name, try_suffixes=(".weight", ".bias"))
+            if new is None and arch.endswith("moe"):
+                new = plain.get_name(name, try_suffixes=(".weight", ".bias"))
             assert new is not None, f"{folder.name}: the package has no name for {name}"
             values = np.ascontiguousarray(values, np.float32)
             writer.add_tensor(new, values)
