@@ -42,7 +42,8 @@ fn every_reply_satisfies_its_schema() {
 fn patterns_choices_and_grammars() {
     let server = TestServer::start();
     let digits = |text: &str| text.len() == 5 && text.bytes().enumerate().all(|(i, b)| if i == 2 { b == b'-' } else { b.is_ascii_digit() });
-    let cases: Vec<(Value, Box<dyn Fn(&str) -> bool>)> = vec![
+    type Fits = Box<dyn Fn(&str) -> bool>;
+    let cases: Vec<(Value, Fits)> = vec![
         (json!({"guided_regex": "[0-9]{2}-[0-9]{2}"}), Box::new(digits)),
         (json!({"structured_outputs": {"regex": "^[0-9]{2}-[0-9]{2}$"}}), Box::new(digits)),
         (json!({"guided_choice": ["yes.", "no|"]}), Box::new(|t| t == "yes." || t == "no|")),
