@@ -80,7 +80,7 @@ const checks = {
   },
   async tools_parallel_stream() {
     const runner = client.chat.completions.stream({
-      model, tools, tool_choice: "required", messages: [{ role: "user", content: "Pick twice." }], temperature: 1, seed: 4, max_tokens: 600,
+      model, tools, tool_choice: "required", messages: [{ role: "user", content: "Pick twice." }], temperature: 1, seed: 4, max_tokens: 400,
     });
     let next = 0;
     runner.on("chunk", (chunk) => {

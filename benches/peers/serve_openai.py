@@ -145,7 +145,7 @@ def tools_parallel_stream(peer):
     """Calls of a stream take indices 0, 1, ..; the client's own accumulator has to get along with them."""
     calls = {}
     with peer.client.chat.completions.stream(
-        model=peer.model, messages=[{"role": "user", "content": "Pick twice."}], tools=TOOLS, tool_choice="required", temperature=1, seed=4, max_tokens=600
+        model=peer.model, messages=[{"role": "user", "content": "Pick twice."}], tools=TOOLS, tool_choice="required", temperature=1, seed=4, max_tokens=400
     ) as stream:
         for event in stream:
             if event.type == "chunk":

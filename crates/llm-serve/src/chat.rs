@@ -68,7 +68,7 @@ pub async fn begin(app: &App, served: &Served, request: ChatRequest, limits: Lim
     let bare = forced.as_ref().is_some_and(|forced| forced.bare);
     let salt = served.salt();
     let names = conversation.tools.iter().map(|t| t.name.clone()).collect();
-    let rules = conversation.shows_tools().then(|| ToolRules { format, names, bare, single: conversation.single_call, salt });
+    let rules = conversation.shows_tools().then_some(ToolRules { format, names, bare, single: conversation.single_call, salt });
     let grammar = match (&forced, &shape) {
         (Some(forced), _) => Some(served.grammar("tools", forced.constraint.clone()).await?),
         (None, Some(shape)) => Some(served.grammar(&shape.param, shape.constraint.clone()).await?),

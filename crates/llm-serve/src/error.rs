@@ -3,6 +3,7 @@
 //! `ApiError` is the only place where an HTTP status meets a message. Its body is OpenAI's error object, so client
 //! libraries show `message` as it stands (OpenAI API reference, "Error codes").
 
+use crate::api::response::{ErrorBody, ErrorObject};
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -207,7 +208,8 @@ impl ApiError {
 
     /// OpenAI's error object.
     pub fn body(&self) -> serde_json::Value {
-        serde_json::json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
+        let error = ErrorObject { message: self.message.clone(), kind: self.kind, param: self.param.clone(), code: self.code };
+        serde_json::to_value(ErrorBody { error }).unwrap_or_default()
     }
 }
 

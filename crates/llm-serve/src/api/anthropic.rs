@@ -80,6 +80,7 @@ fn take_conversation(fields: &mut Fields, max_tokens: Option<i64>) -> Result<Con
     let tools = fields.list("tools", MAX_TOOLS, || json!({"type": "object"}))?.unwrap_or_default();
     let tools = tools.into_iter().enumerate().map(|(i, item)| parse_tool(&format!("tools[{i}]"), item)).collect::<Result<Vec<_>, _>>()?;
     tools::distinct(&tools)?;
+    fields.ignore("cache_control");
     let (tool_choice, single_call) = take_choice(fields)?;
     tools::check_choice(&tools, &tool_choice, "tool_choice")?;
     let thinking = take_thinking(fields, max_tokens)?;
@@ -289,7 +290,7 @@ mod tests {
             ],
             "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
             "tool_choice": {"type": "any", "disable_parallel_tool_use": true},
-            "stop_sequences": ["END"], "temperature": 0.5, "top_k": 5, "stream": true, "metadata": {"user_id": "u"},
+            "stop_sequences": ["END"], "temperature": 0.5, "top_k": 5, "stream": true, "metadata": {"user_id": "u"}, "cache_control": {"type": "ephemeral"},
             "thinking": {"type": "enabled", "budget_tokens": 1024},
         }))
         .unwrap();

@@ -221,8 +221,10 @@ mod tests {
         list.iter().map(|(name, arguments)| (name.to_string(), arguments.to_string())).collect()
     }
 
+    type Calls = Vec<(String, String)>;
+
     /// Text, its content and its calls, for each format.
-    fn examples() -> Vec<(Format, bool, &'static str, &'static str, Vec<(String, String)>)> {
+    fn examples() -> Vec<(Format, bool, &'static str, &'static str, Calls)> {
         let add = calls(&[("add", r#"{"a":1}"#)]);
         let both = calls(&[("add", r#"{"a":1}"#), ("now", "{}")]);
         vec![
