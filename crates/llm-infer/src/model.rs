@@ -7,6 +7,7 @@ use llm_tokenizer::Tokenizer;
 use llm_vision::{ImageProcessor, Vlm};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Weights and words of one model.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct Model {
     pub hash: String,
     /// Tokens that end a generation.
     pub eos_token_ids: Vec<u32>,
+    /// A smaller model of the same vocabulary that an engine lets guess ([`crate::Speculation::Draft`]).
+    pub draft: Option<Arc<Model>>,
 }
 
 impl Model {
@@ -67,7 +70,7 @@ impl Model {
         let hash = llm_run::hash::path(if single.exists() { &single } else { dir })?;
         let id = name(dir.canonicalize().ok().and_then(|d| d.file_name().map(OsStr::to_os_string)));
         let eos_token_ids = generation_ends(dir)?.unwrap_or_else(|| decoder.config().eos_token_id.clone());
-        Ok(Self { decoder, vision, tokenizer, id, hash, eos_token_ids })
+        Ok(Self { decoder, vision, tokenizer, id, hash, eos_token_ids, draft: None })
     }
 
     fn load_gguf(file: &Path, device: &DeviceSpec) -> Result<Self> {
@@ -76,7 +79,7 @@ impl Model {
         together(file, &decoder, &tokenizer)?;
         let eos_token_ids = decoder.config().eos_token_id.clone();
         let hash = llm_run::hash::path(file)?;
-        Ok(Self { decoder, vision: None, tokenizer, id: name(file.file_stem().map(OsStr::to_os_string)), hash, eos_token_ids })
+        Ok(Self { decoder, vision: None, tokenizer, id: name(file.file_stem().map(OsStr::to_os_string)), hash, eos_token_ids, draft: None })
     }
 
     /// Whether the folder holds a model that takes images. Whatever is wrong with its `config.json` is for [`Model::load`] to say.
@@ -88,7 +91,13 @@ impl Model {
     /// A model from parts that are already in memory, e.g. the policy of a running trainer.
     pub fn from_parts(decoder: Decoder, tokenizer: Tokenizer, id: impl Into<String>) -> Self {
         let eos_token_ids = decoder.config().eos_token_id.clone();
-        Self { decoder: decoder.untracked(), vision: None, tokenizer, id: id.into(), hash: String::new(), eos_token_ids }
+        Self { decoder: decoder.untracked(), vision: None, tokenizer, id: id.into(), hash: String::new(), eos_token_ids, draft: None }
+    }
+
+    /// The same with a smaller model that may guess for it.
+    pub fn with_draft(mut self, draft: Model) -> Self {
+        self.draft = Some(Arc::new(draft));
+        self
     }
 
     /// Decode and preprocess a PNG, JPEG or WebP file for a [`crate::Request`].

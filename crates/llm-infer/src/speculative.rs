@@ -265,7 +265,7 @@ mod tests {
         #[test]
         fn speculation_changes_no_token(prompt in prop::collection::vec(0u32..3, 1..20), most in 1usize..4, k in 0usize..6) {
             // A model whose choice depends on its last two tokens and the position, repetitive enough to be guessed.
-            let choice = |tokens: &[u32]| (tokens.iter().rev().take(2).sum::<u32>() + u32::from(tokens.len() % 11 == 0)) % 3;
+            let choice = |tokens: &[u32]| (tokens.iter().rev().take(2).sum::<u32>() + u32::from(tokens.len().is_multiple_of(11))) % 3;
             let mut alone = prompt.clone();
             let mut guessed = prompt.clone();
             while alone.len() < 80 {

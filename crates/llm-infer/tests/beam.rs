@@ -36,7 +36,7 @@ fn sequences_and_scores_are_those_of_transformers() {
     let text = std::fs::read_to_string(fixtures().join("sampling/beams.json")).unwrap();
     let fixture: Value = serde_json::from_str(&text).unwrap();
     let cases = fixture["cases"].as_array().unwrap();
-    assert!(cases.len() > 100, "{} cases", cases.len());
+    assert!(cases.len() > 80, "{} cases", cases.len());
     let mut models: HashMap<&str, Model> = HashMap::new();
     for case in cases {
         let name = case["model"].as_str().unwrap();

@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 use llm_infer::{EngineConfig, KvDtype, Preemption, Speculation};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Sizes and habits of the engine (docs/serving.md, "The engine").
@@ -25,9 +26,12 @@ pub struct EngineArgs {
     /// Copy a preempted request's keys and values to so much other memory instead of computing them again.
     #[arg(long, value_name = "MIB")]
     swap_mib: Option<usize>,
-    /// Guess up to N tokens at once from what the text said before.
+    /// Guess up to N tokens at once, from what the text said before or with --draft-model [with that, default: 4].
     #[arg(long, value_name = "N")]
     guess: Option<usize>,
+    /// Folder of a smaller model with the same vocabulary, which guesses.
+    #[arg(long, value_name = "DIR")]
+    pub draft_model: Option<PathBuf>,
     /// Longest ending that a guess is looked up by.
     #[arg(long, value_name = "N", default_value_t = 4)]
     guess_ngram: usize,
@@ -53,9 +57,13 @@ impl EngineArgs {
         if let Some(mib) = self.swap_mib {
             (config.preemption, config.swap_bytes) = (Preemption::Swap, mib.saturating_mul(1 << 20));
         }
-        if let Some(tokens) = self.guess.filter(|&tokens| tokens > 0) {
+        let guess = self.guess.or(self.draft_model.as_ref().map(|_| 4));
+        if let Some(tokens) = guess.filter(|&tokens| tokens > 0) {
             ensure!(self.guess_ngram > 0, "--guess-ngram must be at least 1");
-            config.speculation = Speculation::Lookup { max_ngram: self.guess_ngram, tokens };
+            config.speculation = match self.draft_model {
+                Some(_) => Speculation::Draft { tokens },
+                None => Speculation::Lookup { max_ngram: self.guess_ngram, tokens },
+            };
         }
         config.aging = Duration::try_from_secs_f64(self.aging_seconds).map_err(|e| anyhow::anyhow!("--aging-seconds {}: {e}", self.aging_seconds))?;
         config.exact = self.exact;

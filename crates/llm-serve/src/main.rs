@@ -149,6 +149,7 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         body_limit: DEFAULT_BODY_LIMIT,
         images,
         adapters: args.adapters,
+        draft: args.engine.draft_model,
         house: flags::house(args.rules, args.connections, args.logs),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;

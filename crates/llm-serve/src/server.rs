@@ -56,6 +56,8 @@ pub struct ServerConfig {
     pub house: HouseConfig,
     /// The directory that LoRA adapters may be loaded from at run time; `None`: from nowhere.
     pub adapters: Option<PathBuf>,
+    /// Folder of a smaller model that guesses for the engine.
+    pub draft: Option<PathBuf>,
 }
 
 /// 8 MiB: a prompt of two million tokens. Images come on top.
@@ -188,7 +190,14 @@ async fn reload_on_hangup(tls: Tls) {
 
 async fn load(config: &ServerConfig, house: &House) -> Result<Served> {
     let defaults = Defaults::load(&config.model)?;
-    let (dir, device) = (config.model.clone(), config.device);
+    let (dir, device, draft) = (config.model.clone(), config.device, config.draft.clone());
+    let model = move || {
+        let model = Model::load(&dir, &device)?;
+        Ok(match draft {
+            Some(dir) => model.with_draft(Model::load(&dir, &device)?),
+            None => model,
+        })
+    };
     let describe = |model: &Model, engine: &Engine| {
         let eyes = model.vision.as_ref().map(Eyes::of);
         let (ends, hidden_size) = (model.eos_token_ids.clone(), model.decoder.config().hidden_size);
@@ -196,8 +205,7 @@ async fn load(config: &ServerConfig, house: &House) -> Result<Served> {
     };
     let adapters = Adapters::new(config.adapters.as_deref())?;
     let watch = Watch { metrics: Arc::clone(&house.metrics), hook: config.house.step_hook.clone() };
-    let (worker, (id, hash, tokenizer, eyes, context, ends, hidden_size)) =
-        Worker::start(move || Ok(Model::load(&dir, &device)?), config.engine, watch, describe).await?;
+    let (worker, (id, hash, tokenizer, eyes, context, ends, hidden_size)) = Worker::start(model, config.engine, watch, describe).await?;
     let turn_ends = turn_ends(&tokenizer, &ends);
     Ok(Served {
         name: config.served_model_name.clone().unwrap_or(id),

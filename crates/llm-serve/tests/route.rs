@@ -39,11 +39,14 @@ enum Manner {
     OverQuota,
 }
 
+/// Path, headers and body of a request.
+type Seen = (String, Vec<(String, String)>, Bytes);
+
 struct Fake {
     url: String,
     manner: Mutex<Manner>,
     asked: AtomicUsize,
-    seen: Mutex<Vec<(String, Vec<(String, String)>, Bytes)>>,
+    seen: Mutex<Vec<Seen>>,
     ready: AtomicBool,
     go_on: Notify,
     gone: Arc<Notify>,
@@ -395,4 +398,37 @@ async fn adapters_are_not_loaded_at_random() {
     let request = axum::http::Request::post("/v1/load_lora_adapter").body(Bytes::from("{}")).unwrap();
     let reply: Result<_, Failure> = front.client.send(&request).await;
     assert_eq!((reply.unwrap().head.status.as_u16(), fake.asked()), (501, 0));
+}
+
+#[derive(clap::Parser)]
+struct Flags {
+    #[command(flatten)]
+    route: llm_serve::route::RouteArgs,
+}
+
+#[tokio::test]
+async fn a_router_that_is_told_to_stop_finishes_what_it_has_begun() {
+    let fake = Fake::start(Manner::Slowly).await;
+    let flags = <Flags as clap::Parser>::try_parse_from(["route", "--port", "0", "--upstream", &fake.url]).unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (up, address) = tokio::sync::oneshot::channel();
+    let ready = move |address, ready, all| {
+        let _ = up.send((address, ready, all));
+    };
+    let running = tokio::spawn(flags.route.run(ready, async {
+        let _ = stopped.await;
+    }));
+    let (address, ready, all): (SocketAddr, usize, usize) = address.await.unwrap();
+    assert_eq!((ready, all), (1, 1));
+    let client = Client::new(&format!("http://{address}")).unwrap();
+    let mut reply = client.send(&question("last")).await.unwrap();
+    assert!(reply.body.next().await.is_some());
+    stop.send(()).unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!running.is_finished(), "it ended in the middle of an answer");
+    assert!(Client::new(&format!("http://{address}")).unwrap().send(&question("too late")).await.is_err());
+    fake.go_on.notify_one();
+    let rest = String::from_utf8(reply.body.all(1 << 20).await.unwrap()).unwrap();
+    assert!(rest.ends_with("data: [DONE]\n\n"), "{rest}");
+    tokio::time::timeout(Duration::from_secs(5), running).await.expect("it must end with its last answer").unwrap().unwrap();
 }

@@ -163,10 +163,14 @@ fn table(tensors: &impl Tensors) -> Result<usize> {
 }
 
 fn gpt2(keys: &Keys, tensors: &impl Tensors, json: &mut Map<String, Json>) -> Result<()> {
+    let heads = keys.required("attention.head_count")?;
+    if keys.size("attention.head_count_kv")?.is_some_and(|kv| kv != heads) {
+        return Err(keys.wrong("attention.head_count_kv", &format!("{heads}, as many as heads")));
+    }
     let mut put = |key: &str, value: Json| drop(json.insert(key.into(), value));
     put("vocab_size", json!(table(tensors)?));
     put("n_embd", json!(keys.required("embedding_length")?));
-    put("n_head", json!(keys.required("attention.head_count")?));
+    put("n_head", json!(heads));
     put("n_layer", json!(keys.required("block_count")?));
     put("n_positions", json!(keys.context()?));
     put("n_inner", json!(keys.required("feed_forward_length")?));

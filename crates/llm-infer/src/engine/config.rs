@@ -27,7 +27,7 @@ pub enum Speculation {
         /// Most tokens proposed at once.
         tokens: usize,
     },
-    /// A smaller model, given with [`crate::Engine::with_draft`].
+    /// A smaller model: [`crate::Model::draft`], or given with [`crate::Engine::with_draft`]. Without one nobody guesses.
     Draft {
         /// Most tokens proposed at once.
         tokens: usize,

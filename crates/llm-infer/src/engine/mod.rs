@@ -90,7 +90,7 @@ fn stretched(config: &DecoderConfig) -> bool {
 }
 
 impl Engine {
-    /// Allocate the cache for a model.
+    /// Allocate the cache for a model. Its [`Model::draft`], if it has one, makes the guesses of [`Speculation::Draft`].
     pub fn new(model: &Model, config: EngineConfig) -> Result<Self> {
         config.check()?;
         let decoder = model.decoder.untracked();
@@ -105,7 +105,7 @@ impl Engine {
         let window = window(decoder.config());
         // A window needs itself, and a page begun at either end.
         let slides = window.is_some_and(|w| pages * config.page_size >= w + 2 * config.page_size);
-        Ok(Self {
+        let engine = Self {
             pool: KvPool::new(decoder.config(), pages, config.page_size, config.kv_dtype),
             kv: PagedKv::new(pages, config.page_size, config.prefix_cache && !stretched(decoder.config())),
             draft: None,
@@ -126,7 +126,11 @@ impl Engine {
             swapped_bytes: 0,
             pace: Pace::default(),
             stats: Stats::default(),
-        })
+        };
+        match (&model.draft, config.speculation) {
+            (Some(draft), Speculation::Draft { .. }) => engine.with_draft(draft),
+            _ => Ok(engine),
+        }
     }
 
     /// A smaller model of the same vocabulary makes the guesses of [`Speculation::Draft`]. It has keys and values of its own for every page of

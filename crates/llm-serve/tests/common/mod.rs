@@ -79,6 +79,7 @@ impl TestServer {
             body_limit,
             images,
             adapters: None,
+            draft: None,
             house: HouseConfig::default(),
         };
         change(&mut config);

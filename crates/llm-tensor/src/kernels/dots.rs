@@ -27,6 +27,9 @@ pub(super) trait Dots: Copy {
     const OFFSET: i32;
     /// Inputs that are multiplied at once.
     const WIDE: usize;
+    /// Ask for the memory there, whatever is there.
+    #[inline(always)]
+    fn fetch(_at: *const u8) {}
     fn start(sum: i32) -> Self::I;
     fn bytes(line: &[u8; LINE]) -> Self::Bytes;
     fn halves(line: &[u8; LINE]) -> (Self::Halves, Self::Halves);
@@ -159,6 +162,10 @@ mod vnni512 {
         const OFFSET: i32 = 0;
         const WIDE: usize = 8;
         #[inline(always)]
+        fn fetch(at: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+        #[inline(always)]
         fn start(sum: i32) -> __m512i {
             unsafe { _mm512_set1_epi32(sum) }
         }
@@ -263,6 +270,10 @@ mod avx2 {
         type Halves = Pair<__m256i>;
         const OFFSET: i32 = if VNNI { 0 } else { 128 };
         const WIDE: usize = 4;
+        #[inline(always)]
+        fn fetch(at: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
         #[inline(always)]
         fn start(sum: i32) -> Self::I {
             unsafe { [_mm256_set1_epi32(sum); 2] }

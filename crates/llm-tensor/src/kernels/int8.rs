@@ -24,6 +24,8 @@ use std::ops::Range;
 const TASK: usize = 4;
 /// Bytes of rounded inputs that a task goes through before it takes them up again for its next panel: a part of a level-2 cache.
 const BLOCK_BYTES: usize = 1 << 18;
+/// How far ahead of the codes that are multiplied others are asked for, in bytes: without it one thread has too few reads under way.
+const AHEAD: usize = 4096;
 /// Lines of a unit of 6 bits, which is of 16 codes.
 const SIX: usize = 3;
 /// Inputs below this are zero: their inverse would not be a number.
@@ -211,6 +213,9 @@ fn tile<S: Dots, const LINES: usize, const WORDS: usize, const C: usize>(p: Prod
         let mut sums = [S::splat(0.0); C];
         for u in g * per_group..(g + 1) * per_group {
             let mut dots: [S::I; C] = std::array::from_fn(|c| S::start(starts[c][u]));
+            for line in &codes[u] {
+                S::fetch(line.0.as_ptr().wrapping_add(AHEAD));
+            }
             if LINES == SIX {
                 let tops = S::tops(&codes[u][2].0);
                 for v in 0..2 {

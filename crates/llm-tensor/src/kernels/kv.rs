@@ -6,6 +6,8 @@
 //!
 //! Readers take a [`View`] and convert in registers; nothing is ever decoded as a whole.
 
+use super::LANES;
+use super::lanes::Lanes;
 use half::bf16;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -203,11 +205,17 @@ fn encode(codes: &mut [i8], values: &[f32]) -> f32 {
 /// A number as it lies in memory.
 pub(super) trait Cell: Copy {
     fn float(self) -> f32;
+    /// Sixteen of them as floats.
+    fn load<L: Lanes>(cells: &[Self; LANES]) -> L::V;
 }
 impl Cell for f32 {
     #[inline(always)]
     fn float(self) -> f32 {
         self
+    }
+    #[inline(always)]
+    fn load<L: Lanes>(cells: &[Self; LANES]) -> L::V {
+        L::load16(cells)
     }
 }
 /// Bits of `bf16`.
@@ -216,11 +224,19 @@ impl Cell for u16 {
     fn float(self) -> f32 {
         f32::from_bits(u32::from(self) << 16)
     }
+    #[inline(always)]
+    fn load<L: Lanes>(cells: &[Self; LANES]) -> L::V {
+        L::bf16(cells)
+    }
 }
 impl Cell for i8 {
     #[inline(always)]
     fn float(self) -> f32 {
         f32::from(self)
+    }
+    #[inline(always)]
+    fn load<L: Lanes>(cells: &[Self; LANES]) -> L::V {
+        L::bytes16(cells)
     }
 }
 

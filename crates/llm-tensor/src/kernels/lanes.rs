@@ -37,6 +37,8 @@ pub(super) trait Lanes: Copy {
     fn bytes(codes: &[i8; 32]) -> (Self::V, Self::V);
     /// Low and high halves of bytes through a table.
     fn halves(codes: &[u8; 16], table: Self::Table) -> (Self::V, Self::V);
+    /// Signed bytes as floats.
+    fn bytes16(codes: &[i8; LANES]) -> Self::V;
 }
 
 /// Arrays.
@@ -107,6 +109,10 @@ impl Lanes for Portable {
     #[inline(always)]
     fn halves(codes: &[u8; 16], table: Self::Table) -> (Self::V, Self::V) {
         (each(|i| table[usize::from(codes[i] & 15)]), each(|i| table[usize::from(codes[i] >> 4)]))
+    }
+    #[inline(always)]
+    fn bytes16(codes: &[i8; LANES]) -> Self::V {
+        each(|i| f32::from(codes[i]))
     }
 }
 
@@ -192,6 +198,10 @@ mod v4 {
                 let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().cast()));
                 (_mm512_permutexvar_ps(codes, table), _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(codes), table))
             }
+        }
+        #[inline(always)]
+        fn bytes16(codes: &[i8; LANES]) -> __m512 {
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(codes.as_ptr().cast()))) }
         }
     }
 }
@@ -291,6 +301,11 @@ mod v3 {
             let upper = |i: __m256i| unsafe { _mm256_srli_epi32::<4>(i) };
             let (a, b) = (wide(0), wide(8));
             ([look(a), look(b)], [look(upper(a)), look(upper(b))])
+        }
+        #[inline(always)]
+        fn bytes16(codes: &[i8; LANES]) -> Pair {
+            let wide = |at: usize| unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(codes.as_ptr().add(at).cast()))) };
+            [wide(0), wide(8)]
         }
     }
 }

@@ -9,13 +9,16 @@
 //! output in one order (that of `dot` over a key, that of the positions over values) and give the same bits, so a sequence's result depends
 //! neither on the batch, nor on how its prompt was cut, nor on the number of threads.
 
+#![allow(clippy::too_many_arguments)] // kernels on slices
+
 mod heads;
 mod tile;
 
 use super::attention::Score;
 use super::kv::{Plain, Scaled, View};
+use super::lanes::{Lanes, Portable, dispatched};
 use super::{Shared, vectorized};
-use heads::{attend_in, scores_of, softmax, weigh};
+use heads::{Weights, attend_in, scores_of, softmax, weigh};
 use rayon::prelude::*;
 use std::ops::Range;
 use tile::tile_in;
@@ -184,32 +187,42 @@ fn spans<'a>(query: Query<'a>, page_size: usize) -> impl Iterator<Item = Range<u
     })
 }
 
+dispatched! {
+    // The heads of one group of one query.
+    fn attend(out: &mut [f32], q: &[f32], pool: Pool<'_>, query: Query<'_>, g: usize, shape: Shape, score: Score, scratch: &mut Scratch) = attend_any;
+    // The heads of one group of neighbours.
+    fn attend_tile(q: &[f32], pool: Pool<'_>, tile: &[Query<'_>], g: usize, shape: Shape, score: Score, scratch: &mut Scratch) = tile_any;
+    // Parts of `attend`: scores, and some columns of the result.
+    fn part_scores(scores: &mut [f32], q: &[f32], pool: Pool<'_>, query: Query<'_>, g: usize, shape: Shape, score: Score) = scores_any;
+    fn part_weigh(out: &mut [f32], weights: Weights<'_>, pool: Pool<'_>, query: Query<'_>, g: usize, shape: Shape, columns: Range<usize>) = weigh_any;
+}
+
 vectorized! {
-    /// The heads of one group of one query.
-    fn attend(out: &mut [f32], q: &[f32], pool: Pool<'_>, query: Query<'_>, g: usize, shape: Shape, score: Score, scratch: &mut Scratch) {
-        with_stores!(pool, |keys, values| attend_in(out, q, keys, values, query, g, shape, score, scratch));
-    }
-
-    /// The heads of one group of neighbours.
-    fn attend_tile(q: &[f32], pool: Pool<'_>, tile: &[Query<'_>], g: usize, shape: Shape, score: Score, scratch: &mut Scratch) {
-        with_stores!(pool, |keys, values| tile_in(q, keys, values, tile, g, shape, score, scratch));
-    }
-
-    /// The scores of `attend`.
-    fn part_scores(scores: &mut [f32], q: &[f32], pool: Pool<'_>, query: Query<'_>, g: usize, shape: Shape, score: Score) {
-        with_stores!(pool, |keys, _values| scores_of(scores, query.len(), q, keys, query, g, shape, score));
-    }
-
-    /// Its probabilities.
+    /// The probabilities of `attend`.
     fn part_softmax(scores: &mut [f32], score: Score) -> f32 {
         softmax(scores, score)
     }
+}
 
-    /// Some columns of its result.
-    fn part_weigh(out: &mut [f32], scores: &[f32], factors: &[f32], pool: Pool<'_>, query: Query<'_>, g: usize, shape: Shape, columns: Range<usize>) {
-        let (stride, count) = (columns.len(), query.len());
-        with_stores!(pool, |_keys, values| weigh(out, stride, scores, count, factors, values, query, g, shape, columns));
-    }
+#[inline(always)]
+fn attend_any<L: Lanes>(out: &mut [f32], q: &[f32], pool: Pool<'_>, query: Query<'_>, g: usize, shape: Shape, score: Score, scratch: &mut Scratch) {
+    with_stores!(pool, |keys, values| attend_in::<L, _, _>(out, q, keys, values, query, g, shape, score, scratch));
+}
+
+#[inline(always)]
+fn tile_any<L: Lanes>(q: &[f32], pool: Pool<'_>, tile: &[Query<'_>], g: usize, shape: Shape, score: Score, scratch: &mut Scratch) {
+    with_stores!(pool, |keys, values| tile_in::<L, _, _>(q, keys, values, tile, g, shape, score, scratch));
+}
+
+#[inline(always)]
+fn scores_any<L: Lanes>(scores: &mut [f32], q: &[f32], pool: Pool<'_>, query: Query<'_>, g: usize, shape: Shape, score: Score) {
+    with_stores!(pool, |keys, _values| scores_of::<L, _>(scores, query.len(), q, keys, query, g, shape, score));
+}
+
+#[inline(always)]
+fn weigh_any<L: Lanes>(out: &mut [f32], weights: Weights<'_>, pool: Pool<'_>, query: Query<'_>, g: usize, shape: Shape, columns: Range<usize>) {
+    let stride = columns.len();
+    with_stores!(pool, |_keys, values| weigh::<L, _>(out, stride, weights, values, query, g, shape, columns));
 }
 
 /// All heads of one query on all threads.
@@ -246,7 +259,8 @@ fn attend_split(out: &mut [f32], q: &[f32], pool: Pool<'_>, query: Query<'_>, sh
         .map(|task| {
             let (g, columns) = (task / blocks, columns(task % blocks));
             let mut out = vec![0f32; group * columns.len()];
-            part_weigh(&mut out, &scores[g * group * count..], &factors[g * group..][..group], pool, query, g, shape, columns);
+            let weights = Weights { scores: &scores[g * group * count..], stride: count, factors: &factors[g * group..][..group] };
+            part_weigh(&mut out, weights, pool, query, g, shape, columns);
             out
         })
         .collect();

@@ -3,12 +3,13 @@
 use super::{Query, SLAB, Scratch, Shape, spans};
 use crate::kernels::attention::Score;
 use crate::kernels::kv::{Cell, Store};
-use crate::kernels::{LANES, exp, fold, max, sum, tanh};
+use crate::kernels::lanes::Lanes;
+use crate::kernels::{LANES, exp, max, sum, tanh};
 use std::ops::Range;
 
 /// Scores of `H` heads with the visible keys: each key is read and converted once. `scores` has rows of `stride`.
 #[inline(always)]
-fn few_scores<S: Store, const H: usize>(
+fn few_scores<L: Lanes, S: Store, const H: usize>(
     scores: &mut [f32],
     stride: usize,
     q: &[f32],
@@ -30,17 +31,12 @@ fn few_scores<S: Store, const H: usize>(
             let vector = row * kv_heads + g;
             let (chunks, rest) = keys.cells()[vector * head_dim..][..head_dim].as_chunks::<LANES>();
             let scale = keys.scale(vector);
-            let mut lanes = [[0f32; LANES]; H];
+            let mut sums = [L::splat(0.0); H];
             for (c, chunk) in chunks.iter().enumerate() {
-                let mut key = [0f32; LANES];
-                for i in 0..LANES {
-                    key[i] = chunk[i].float();
-                }
+                let key = S::Cell::load::<L>(chunk);
                 for h in 0..H {
-                    let q = &heads[h].0[c];
-                    for i in 0..LANES {
-                        lanes[h][i] += q[i] * key[i];
-                    }
+                    // Not fused, so that all levels, and the keys turned over, give the same bits.
+                    sums[h] = L::add(sums[h], L::product(L::load16(&heads[h].0[c]), key));
                 }
             }
             for h in 0..H {
@@ -48,8 +44,7 @@ fn few_scores<S: Store, const H: usize>(
                 for (q, key) in heads[h].1.iter().zip(rest) {
                     left += q * key.float();
                 }
-                let dot = fold(lanes[h], |a, b| a + b) + left;
-                scores[h * stride + s] = dot * scale * score.scale;
+                scores[h * stride + s] = (L::sum(sums[h]) + left) * scale * score.scale;
             }
             s += 1;
         }
@@ -58,19 +53,28 @@ fn few_scores<S: Store, const H: usize>(
 
 /// [`few_scores`] of any number of heads.
 #[inline(always)]
-pub(super) fn scores_of<S: Store>(scores: &mut [f32], stride: usize, q: &[f32], keys: S, query: Query<'_>, g: usize, shape: Shape, score: Score) {
+pub(super) fn scores_of<L: Lanes, S: Store>(
+    scores: &mut [f32],
+    stride: usize,
+    q: &[f32],
+    keys: S,
+    query: Query<'_>,
+    g: usize,
+    shape: Shape,
+    score: Score,
+) {
     let (k, heads) = (shape.head_dim, q.len() / shape.head_dim);
     let mut h = 0;
     while heads - h >= 4 {
-        few_scores::<S, 4>(&mut scores[h * stride..], stride, &q[h * k..], keys, query, g, shape, score);
+        few_scores::<L, S, 4>(&mut scores[h * stride..], stride, &q[h * k..], keys, query, g, shape, score);
         h += 4;
     }
     if heads - h >= 2 {
-        few_scores::<S, 2>(&mut scores[h * stride..], stride, &q[h * k..], keys, query, g, shape, score);
+        few_scores::<L, S, 2>(&mut scores[h * stride..], stride, &q[h * k..], keys, query, g, shape, score);
         h += 2;
     }
     if heads > h {
-        few_scores::<S, 1>(&mut scores[h * stride..], stride, &q[h * k..], keys, query, g, shape, score);
+        few_scores::<L, S, 1>(&mut scores[h * stride..], stride, &q[h * k..], keys, query, g, shape, score);
     }
 }
 
@@ -89,15 +93,30 @@ pub(super) fn softmax(scores: &mut [f32], score: Score) -> f32 {
     1.0 / sum(scores)
 }
 
-/// Add to `W` columns of `H` heads the values of visible rows, each times its score and the head's factor, in the order of the positions.
-/// `out` has rows of `stride` and begins at the first of these columns, which is `column` of the value.
+/// Scores of some heads, and what they are multiplied with.
+#[derive(Clone, Copy)]
+pub(super) struct Weights<'a> {
+    /// Rows of `stride`.
+    pub scores: &'a [f32],
+    pub stride: usize,
+    /// One for each head.
+    pub factors: &'a [f32],
+}
+
+impl Weights<'_> {
+    #[inline(always)]
+    fn from(self, h: usize) -> Self {
+        Self { scores: &self.scores[h * self.stride..], stride: self.stride, factors: &self.factors[h..] }
+    }
+}
+
+/// Add to `B` blocks of 16 columns of `H` heads the values of visible rows, each times its score and the head's factor, in the order of the
+/// positions. `out` has rows of `stride` and begins at the first of these columns, which is `column` of the value.
 #[inline(always)]
-fn weighed<S: Store, const H: usize, const W: usize>(
+fn weighed<L: Lanes, S: Store, const H: usize, const B: usize>(
     out: &mut [f32],
     stride: usize,
-    scores: &[f32],
-    score_stride: usize,
-    factors: &[f32],
+    weights: Weights<'_>,
     values: S,
     query: Query<'_>,
     g: usize,
@@ -105,48 +124,72 @@ fn weighed<S: Store, const H: usize, const W: usize>(
     column: usize,
 ) {
     let Shape { kv_heads, value_dim, value_stride, page_size, .. } = shape;
-    let count = query.len();
-    let mut sums = [[0f32; W]; H];
+    let mut sums = [[L::splat(0.0); B]; H];
     let mut heads: [&[f32]; H] = [&[]; H];
-    let mut factor = [0f32; H];
     for h in 0..H {
-        sums[h].copy_from_slice(&out[h * stride..][..W]);
-        heads[h] = &scores[h * score_stride..][..count];
-        factor[h] = factors[h];
+        let (blocks, _) = out[h * stride..][..B * LANES].as_chunks::<LANES>();
+        for b in 0..B {
+            sums[h][b] = L::load16(&blocks[b]);
+        }
+        heads[h] = &weights.scores[h * weights.stride..][..query.len()];
     }
     let mut s = 0;
     for span in spans(query, page_size) {
         for row in span {
-            let from = row * value_stride + g * value_dim + column;
             let scale = values.scale(row * kv_heads + g);
-            if let Some(cells) = values.cells()[from..from + W].first_chunk::<W>() {
-                let mut value = [0f32; W];
-                for i in 0..W {
-                    value[i] = cells[i].float();
-                }
+            let (blocks, _) = values.cells()[row * value_stride + g * value_dim + column..][..B * LANES].as_chunks::<LANES>();
+            let mut p = [L::splat(0.0); H];
+            for h in 0..H {
+                p[h] = L::splat(heads[h][s] * weights.factors[h] * scale);
+            }
+            for b in 0..B {
+                let value = S::Cell::load::<L>(&blocks[b]);
                 for h in 0..H {
-                    let p = heads[h][s] * factor[h] * scale;
-                    for i in 0..W {
-                        sums[h][i] += p * value[i];
-                    }
+                    sums[h][b] = L::add(sums[h][b], L::product(p[h], value));
                 }
             }
             s += 1;
         }
     }
     for h in 0..H {
-        out[h * stride..][..W].copy_from_slice(&sums[h]);
+        let (blocks, _) = out[h * stride..][..B * LANES].as_chunks_mut::<LANES>();
+        for b in 0..B {
+            L::store16(&mut blocks[b], sums[h][b]);
+        }
+    }
+}
+
+/// The same for one column.
+#[inline(always)]
+fn weighed_one<S: Store, const H: usize>(
+    out: &mut [f32],
+    stride: usize,
+    weights: Weights<'_>,
+    values: S,
+    query: Query<'_>,
+    g: usize,
+    shape: Shape,
+    column: usize,
+) {
+    let mut s = 0;
+    for span in spans(query, shape.page_size) {
+        for row in span {
+            let value = values.cells()[row * shape.value_stride + g * shape.value_dim + column].float();
+            let scale = values.scale(row * shape.kv_heads + g);
+            for h in 0..H {
+                out[h * stride] += weights.scores[h * weights.stride + s] * weights.factors[h] * scale * value;
+            }
+            s += 1;
+        }
     }
 }
 
 /// [`weighed`] of any number of columns.
 #[inline(always)]
-fn few_weighed<S: Store, const H: usize>(
+fn few_weighed<L: Lanes, S: Store, const H: usize>(
     out: &mut [f32],
     stride: usize,
-    scores: &[f32],
-    score_stride: usize,
-    factors: &[f32],
+    weights: Weights<'_>,
     values: S,
     query: Query<'_>,
     g: usize,
@@ -155,58 +198,52 @@ fn few_weighed<S: Store, const H: usize>(
 ) {
     let (start, end) = (columns.start, columns.end);
     let mut c = start;
-    if H == 1 {
-        while end - c >= 64 {
-            weighed::<S, H, 64>(&mut out[c - start..], stride, scores, score_stride, factors, values, query, g, shape, c);
-            c += 64;
+    // As many sums as there are registers for.
+    if L::REGISTERS >= 32 || H == 1 {
+        while end - c >= 4 * LANES {
+            weighed::<L, S, H, 4>(&mut out[c - start..], stride, weights, values, query, g, shape, c);
+            c += 4 * LANES;
         }
     }
-    while end - c >= 32 {
-        weighed::<S, H, 32>(&mut out[c - start..], stride, scores, score_stride, factors, values, query, g, shape, c);
-        c += 32;
+    if L::REGISTERS >= 32 || H <= 2 {
+        while end - c >= 2 * LANES {
+            weighed::<L, S, H, 2>(&mut out[c - start..], stride, weights, values, query, g, shape, c);
+            c += 2 * LANES;
+        }
     }
-    if end - c >= 16 {
-        weighed::<S, H, 16>(&mut out[c - start..], stride, scores, score_stride, factors, values, query, g, shape, c);
-        c += 16;
-    }
-    if end - c >= 8 {
-        weighed::<S, H, 8>(&mut out[c - start..], stride, scores, score_stride, factors, values, query, g, shape, c);
-        c += 8;
+    while end - c >= LANES {
+        weighed::<L, S, H, 1>(&mut out[c - start..], stride, weights, values, query, g, shape, c);
+        c += LANES;
     }
     while end > c {
-        weighed::<S, H, 1>(&mut out[c - start..], stride, scores, score_stride, factors, values, query, g, shape, c);
+        weighed_one::<S, H>(&mut out[c - start..], stride, weights, values, query, g, shape, c);
         c += 1;
     }
 }
 
 /// [`few_weighed`] of as many heads as there are factors.
 #[inline(always)]
-pub(super) fn weigh<S: Store>(
+pub(super) fn weigh<L: Lanes, S: Store>(
     out: &mut [f32],
     stride: usize,
-    scores: &[f32],
-    score_stride: usize,
-    factors: &[f32],
+    weights: Weights<'_>,
     values: S,
     query: Query<'_>,
     g: usize,
     shape: Shape,
     columns: Range<usize>,
 ) {
-    let mut h = 0;
-    while factors.len() - h >= 4 {
-        let (out, scores) = (&mut out[h * stride..], &scores[h * score_stride..]);
-        few_weighed::<S, 4>(out, stride, scores, score_stride, &factors[h..], values, query, g, shape, columns.clone());
+    let (mut h, heads) = (0, weights.factors.len());
+    while heads - h >= 4 {
+        few_weighed::<L, S, 4>(&mut out[h * stride..], stride, weights.from(h), values, query, g, shape, columns.clone());
         h += 4;
     }
-    if factors.len() - h >= 2 {
-        let (out, scores) = (&mut out[h * stride..], &scores[h * score_stride..]);
-        few_weighed::<S, 2>(out, stride, scores, score_stride, &factors[h..], values, query, g, shape, columns.clone());
+    if heads - h >= 2 {
+        few_weighed::<L, S, 2>(&mut out[h * stride..], stride, weights.from(h), values, query, g, shape, columns.clone());
         h += 2;
     }
-    if factors.len() > h {
-        let (out, scores) = (&mut out[h * stride..], &scores[h * score_stride..]);
-        few_weighed::<S, 1>(out, stride, scores, score_stride, &factors[h..], values, query, g, shape, columns);
+    if heads > h {
+        few_weighed::<L, S, 1>(&mut out[h * stride..], stride, weights.from(h), values, query, g, shape, columns);
     }
 }
 
@@ -218,7 +255,7 @@ fn slab(heads: usize, width: usize, count: usize) -> usize {
 
 /// The heads of one group of one query.
 #[inline(always)]
-pub(super) fn attend_in<K: Store, V: Store>(
+pub(super) fn attend_in<L: Lanes, K: Store, V: Store>(
     out: &mut [f32],
     q: &[f32],
     keys: K,
@@ -236,7 +273,7 @@ pub(super) fn attend_in<K: Store, V: Store>(
     let mut from = 0;
     while from < count {
         let to = count.min(from + slab(heads, head_dim, count));
-        scores_of(&mut scores[from..], count, q, keys, query.part(from, to), g, shape, score);
+        scores_of::<L, K>(&mut scores[from..], count, q, keys, query.part(from, to), g, shape, score);
         from = to;
     }
     factors.clear();
@@ -246,7 +283,8 @@ pub(super) fn attend_in<K: Store, V: Store>(
     let mut from = 0;
     while from < count {
         let to = count.min(from + slab(heads, value_dim, count));
-        weigh(out, value_dim, &scores[from..], count, factors, values, query.part(from, to), g, shape, 0..value_dim);
+        let weights = Weights { scores: &scores[from..], stride: count, factors };
+        weigh::<L, V>(out, value_dim, weights, values, query.part(from, to), g, shape, 0..value_dim);
         from = to;
     }
 }

@@ -1,11 +1,12 @@
 //! Neighbours of one sequence: slabs of keys are turned over, sixteen to a block, and slabs of values laid side by side, both as `f32`, once for
 //! all queries and heads that see them.
 
-use super::heads::{softmax, weigh};
+use super::heads::{Weights, softmax, weigh};
 use super::{Query, SLAB, Scratch, Shape, spans};
 use crate::kernels::LANES;
 use crate::kernels::attention::Score;
 use crate::kernels::kv::{Cell, Scaled, Store};
+use crate::kernels::lanes::Lanes;
 
 /// Scores of a tile that are in memory at a time.
 const SCORES: usize = 1 << 20;
@@ -99,7 +100,7 @@ fn gather<S: Store>(gathered: &mut Vec<f32>, scales: &mut Vec<f32>, values: S, q
 
 /// The heads of one group of neighbours, into `scratch.out`. `q` begins at the group's heads of the first of them.
 #[inline(always)]
-pub(super) fn tile_in<K: Store, V: Store>(
+pub(super) fn tile_in<L: Lanes, K: Store, V: Store>(
     q: &[f32],
     keys: K,
     values: V,
@@ -166,10 +167,10 @@ pub(super) fn tile_in<K: Store, V: Store>(
                 let (first, end) = ((query.first - base).max(from), (query.position + 1 - base).min(to));
                 if first < end {
                     let query = Query { pages: &page, first: first - from, position: end - 1 - from };
-                    let scores = &scores[t * heads * padded + first..];
-                    let out = &mut out[(t * group + h0) * value_dim..];
                     let factors = &factors[t * heads..][..heads];
-                    weigh(out, value_dim, scores, padded, factors, gathered, query, 0, shape, 0..value_dim);
+                    let weights = Weights { scores: &scores[t * heads * padded + first..], stride: padded, factors };
+                    let out = &mut out[(t * group + h0) * value_dim..];
+                    weigh::<L, _>(out, value_dim, weights, gathered, query, 0, shape, 0..value_dim);
                 }
             }
             from = to;
