@@ -62,7 +62,6 @@ struct ServeArgs {
     /// TOML file with these flags: max_queue = 64 is --max-queue 64. Flags of the command line win.
     // Read by `settings::expand`, before clap sees the flags.
     #[arg(long, value_name = "FILE")]
-    #[expect(dead_code)]
     config: Option<PathBuf>,
     /// Model folder (config.json, model.safetensors, tokenizer.json) or GGUF file.
     #[arg(long, value_name = "DIR")]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A file of keys.
@@ -127,6 +127,8 @@ pub struct Process {
     pub child: Child,
     pub url: String,
     pub stderr: PathBuf,
+    /// Kept open: a program that is told that nobody reads ends.
+    _stdout: std::io::Lines<BufReader<ChildStdout>>,
 }
 
 impl Process {
@@ -142,7 +144,7 @@ impl Process {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let url = lines.find_map(|line| line.unwrap().strip_prefix("listening on ").map(str::to_string));
         let url = url.unwrap_or_else(|| panic!("{}", std::fs::read_to_string(&stderr).unwrap()));
-        Self { child, url, stderr }
+        Self { child, url, stderr, _stdout: lines }
     }
 
     pub fn signal(&self, name: &str) {
