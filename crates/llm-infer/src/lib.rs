@@ -2,22 +2,22 @@
 //!
 //! | module | noun | job |
 //! |---|---|---|
-//! | [`model`] | `Model` | a model folder in memory: decoder, tokenizer, ends, content hash |
+//! | [`model`] | `Model` | a model folder or GGUF file in memory: decoder, tokenizer, ends, content hash |
 //! | [`sampling`] | `Sampling` | from logits to a token, as Hugging Face `generate` does it |
 //! | [`vision`] | `Vision`, `Image` | what a model that sees has besides, and images ready for it |
 //! | [`pages`] | `PagedKv` | which page of the cache belongs to whom; prefixes are shared |
-//! | [`engine`] | `Engine`, `Request` | requests join and leave the batch at every step |
+//! | [`engine`] | `Engine`, `Request` | requests join and leave the batch at every step; priorities, preemption, guesses |
 //! | [`adapters`] | `Adapters` | LoRA adapters of an engine |
 //! | [`score`](mod@score) | `score` | log-probabilities of given tokens |
 //! | [`likelihood`] | `likelihoods` | how likely are many endings of shared beginnings |
 //! | [`beam`] | `beam_search` | the likeliest answers instead of a drawn one |
 //! | [`embed`](mod@embed) | `embed` | one vector for a text |
 //! | [`grammar`] | `Grammars`, `Grammar` | answers in a language: JSON schemas, regular expressions, grammars, tool calls |
-//! | [`speculative`] | `Controller` | guess tokens, check them in one pass |
+//! | [`speculative`] | `Controller` | guesses out of the text, and when they pay; checked in one pass |
 //!
 //! Evaluation, rollouts and the server all generate through here: what is scored is what is served.
 //!
-//! Deliberately absent: HTTP, chat templates, training.
+//! Deliberately absent: HTTP, chat templates, training, a grammar engine of its own.
 
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 

@@ -56,7 +56,7 @@ impl Target {
         match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTP => {}
             Some(scheme) if *scheme == Scheme::HTTPS => {
-                return Err(format!("https images are not fetched, because this server has no TLS; {ADVICE}"));
+                return Err(format!("https images are not fetched, because the server fetches without TLS; {ADVICE}"));
             }
             _ => return Err("an image URL is a data: URL, or http:// with a host that this server allows".into()),
         }

@@ -1,43 +1,50 @@
-//! OpenAI-compatible server over one engine.
+//! OpenAI-compatible server over one engine, and what stands around it: keys, a chat page, a router, a benchmark.
 //!
 //! ```text
-//! HTTP request -> api (parse, validate) -> app (names, limits) -> worker (engine thread) -> generate + assemble -> JSON or SSE
+//! connection -> accept -> guard (who, how much) -> api (parse, validate) -> app -> worker (engine thread) -> generate + assemble -> JSON or SSE
 //! ```
 //!
 //! | module | noun | job |
 //! |---|---|---|
+//! | **the program** | | |
 //! | [`server`], [`settings`] | `Server`, `ServerConfig` | port, loading, shutdown with drain; the flags from a file |
+//! | [`routes`], [`app`] | `router`, `App` | paths and the small endpoints; what all handlers share |
+//! | [`error`] | `Error`, `ApiError` | what ends the program, what ends a request |
+//! | **the door** | | |
 //! | [`accept`], [`tls`], [`stall`] | `Acceptor`, `Tls` | connections, encryption, slow clients |
-//! | [`guard`] | | the door: names, keys, scopes, rates, drain |
+//! | [`guard`] | | names, drain, keys, scopes, rates |
 //! | [`call`], [`house`] | `Call`, `Lease`, `House` | what a call may use and did use; all rules in one place |
 //! | [`keys`], [`ledger`] | `KeyStore`, `Ledger` | API keys; usage and quotas in SQLite |
 //! | [`limits`], [`admission`] | `Limiter`, `Admission` | token buckets; a queue with a bound |
-//! | [`metrics`], [`otlp`], [`cors`], [`clock`] | `Metrics`, `Spans`, `Cors` | Prometheus, traces, web pages of other origins, dates |
-//! | [`routes`] | `router` | paths, `/v1/models`, `/health`, `/ready`, `/metrics`, 404, 405 |
+//! | [`cors`], [`clock`] | `Cors` | web pages of other origins; dates |
+//! | **what is written down** | | |
+//! | [`access`], [`metrics`], [`otlp`] | `AccessLog`, `Metrics`, `Spans` | one log line per request, Prometheus, traces |
+//! | **endpoints** | | |
+//! | [`api`] | `ChatRequest`, `CompletionRequest`, replies | the wire format, its validation and its OpenAPI document |
 //! | [`chat`], [`completions`], [`anthropic`] | `handle` | the generating endpoints |
 //! | [`embeddings`], [`tokens`], [`adapters`] | `handle` | vectors; text and ids; LoRA adapters by name |
-//! | [`api`] | `ChatRequest`, `CompletionRequest`, replies | the wire format, its validation and its OpenAPI document |
-//! | [`prompt`], [`fim`] | `Prompt`, `Marks` | messages to ids; prompts with a gap |
-//! | [`tools`], [`turn`] | `ToolParser`, `Turn` | calls in the model's text; thinking, content and calls of one choice |
+//! | **from a request to the engine** | | |
+//! | [`prompt`], [`fim`], [`defaults`] | `Prompt`, `Marks`, `Defaults` | messages to ids; prompts with a gap; `generation_config.json` |
 //! | [`images`], [`fetch`](mod@fetch) | `ImageLoader`, `AllowedHost` | `image_url` parts to images, within bounds |
-//! | [`worker`] | `Worker`, `Generation` | the thread that owns the engine |
+//! | [`worker`] | `Worker`, `Generation` | the thread that owns the engine, also after a step that failed |
+//! | **from tokens to a reply** | | |
 //! | [`generate`] | `Choices`, `Step` | n choices of one call, tokens counted |
-//! | [`assemble`] | `Assembler` | tokens -> pieces of text |
-//! | [`reasoning`], [`stop`] | `ReasoningSplitter`, `StopMatcher` | `<think>` by token id; stop strings |
-//! | [`logprobs`], [`sse`], [`access`] | | log-probabilities, event streams, one log line per request |
-//! | [`defaults`] | `Defaults` | `generation_config.json` |
+//! | [`assemble`], [`reasoning`], [`stop`] | `Assembler`, `ReasoningSplitter`, `StopMatcher` | tokens to pieces of text; `<think>` by token id; stop strings |
+//! | [`turn`], [`tools`] | `Turn`, `ToolParser` | thinking, content and calls of one choice; calls in the model's text |
+//! | [`logprobs`], [`sse`] | | log-probabilities, event streams |
+//! | **beside the server** | | |
 //! | [`page`] | | the chat page at `/` |
 //! | [`route`] | `Router` | one address in front of several servers |
 //! | [`bench`](mod@bench) | `BenchArgs` | throughput and waiting, beside what the memory allows |
 //! | [`client`] | `Client`, `Events` | HTTP and event streams from the other side, for those two |
-//! | [`error`] | `Error`, `ApiError` | what ends the program, what ends a request |
 //!
 //! Invariants: only the engine thread touches the model; handlers never see a tensor. A reply is a function of weights,
 //! prompt, parameters and seed: it equals what `llm_infer` returns for the same request, whatever else is running. Prompts
 //! and replies are never logged (prompts are, into a file of their own, with `--log-prompts`). A reply is not called complete before its
 //! usage is on the disk. Nothing that a client holds on to is without a bound.
 //!
-//! Deliberately absent: more than one model.
+//! Deliberately absent: more than one base model; users and roles beyond keys and scopes; HTTP/2; compression of replies; in the router keys, TLS and
+//! discovery of replicas.
 
 pub mod accept;
 pub mod access;

@@ -7,18 +7,13 @@
 //! too high for long texts.
 
 use anyhow::{Context, Result, ensure};
+use llm_tensor::kernels::bandwidth;
 use serde::Serialize;
 use serde_json::Value;
 use std::fs::File;
-use std::hint::black_box;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
-/// Larger than the caches of most machines, per thread.
-const BLOCK: usize = 96 << 20;
-/// The best of so many passes.
-const PASSES: usize = 6;
 /// Headers of safetensors files are smaller.
 const LARGEST_HEADER: u64 = 100 << 20;
 
@@ -34,41 +29,13 @@ pub struct Ceiling {
 impl Ceiling {
     /// Measure, and count the weights in `model`.
     pub fn of(model: &Path) -> Result<Self> {
-        Ok(Self { bytes_per_step: bytes_per_step(model)?, bandwidth: bandwidth() })
+        Ok(Self { bytes_per_step: bytes_per_step(model)?, bandwidth: bandwidth::measure() })
     }
 
     /// Steps a second; for one stream, tokens a second.
     pub fn steps_per_second(&self) -> f64 {
         self.bandwidth / self.bytes_per_step
     }
-}
-
-/// Bytes a second that all cores together read from memory.
-pub fn bandwidth() -> f64 {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    // Values that are not all alike, and pages that are really there.
-    let blocks: Vec<Vec<u64>> = (0..threads).map(|t| (0..BLOCK as u64 / 8).map(|i| i ^ t as u64).collect()).collect();
-    let pass = || {
-        let started = Instant::now();
-        std::thread::scope(|scope| {
-            for block in &blocks {
-                scope.spawn(|| black_box(sum(black_box(block))));
-            }
-        });
-        (threads * BLOCK) as f64 / started.elapsed().as_secs_f64()
-    };
-    (0..PASSES).map(|_| pass()).fold(0.0, f64::max)
-}
-
-/// Eight chains, so that the memory is waited for and not the addition.
-fn sum(block: &[u64]) -> u64 {
-    let mut lanes = [0u64; 8];
-    for chunk in block.chunks_exact(8) {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.wrapping_add(*value);
-        }
-    }
-    lanes.iter().fold(0, |a, &b| a.wrapping_add(b))
 }
 
 /// Bytes of weights that one step of one stream reads.
