@@ -251,6 +251,7 @@ impl Engine {
             preempted: false,
             swapped: None,
             last_step: 0,
+            last_wait: 0,
             guessing: self.guessing(),
             guesses: Vec::new(),
             drafted: 0,

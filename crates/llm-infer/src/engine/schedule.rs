@@ -9,6 +9,7 @@ use super::sequence::Sequence;
 use super::{Engine, Event, Speculation, stretched};
 use crate::Result;
 use crate::speculative::{self, Controller};
+use std::cmp::Reverse;
 use std::time::Instant;
 
 /// One part in so many of a step is for prompts.
@@ -145,10 +146,14 @@ impl Engine {
     pub(super) fn plan(&mut self) -> Vec<Slot> {
         let total = self.config.max_step_tokens;
         let (mut decodes, mut prompts): (Vec<usize>, Vec<usize>) = (0..self.running.len()).partition(|&i| self.running[i].decodes());
-        decodes.sort_by_key(|&i| (self.running[i].last_step, self.queue.rank(&self.running[i])));
+        // Who waited in the last step is first, who waited lately is spared.
+        decodes.sort_by_key(|&i| (self.running[i].last_step, Reverse(self.running[i].last_wait), self.queue.rank(&self.running[i])));
         prompts.sort_by_key(|&i| self.queue.rank(&self.running[i]));
         let wanted: usize = prompts.iter().map(|&i| self.running[i].missing()).sum();
-        decodes.truncate(total - wanted.min(total.div_ceil(PROMPT_SHARE)));
+        let turns = decodes.len().min(total - wanted.min(total.div_ceil(PROMPT_SHARE)));
+        for i in decodes.split_off(turns) {
+            self.running[i].last_wait = self.stats.steps;
+        }
         let mut slots: Vec<Slot> = decodes.iter().map(|&i| Slot { i, n: 1 }).collect();
         let mut budget = total - decodes.len();
         for (i, n) in self.shares(&prompts, budget) {

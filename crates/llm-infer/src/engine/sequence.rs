@@ -41,6 +41,8 @@ pub(super) struct Sequence {
     pub swapped: Option<Swapped>,
     /// The last step that computed something of it.
     pub last_step: u64,
+    /// The last step in which it had to wait for its turn.
+    pub last_wait: u64,
     /// How much to guess.
     pub guessing: Option<Controller>,
     /// What probably follows `tokens`, to be checked in this step.
