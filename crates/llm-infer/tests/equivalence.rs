@@ -48,7 +48,7 @@ fn run(mut engine: Engine, requests: &[Request], seed: u64) -> (Vec<Vec<u32>>, S
 fn configs(longest: usize) -> Vec<EngineConfig> {
     let base = EngineConfig { page_size: 4, ..EngineConfig::default() };
     // Room for one and a half.
-    let tight = EngineConfig { max_batch: 6, max_step_tokens: 16, kv_pages: (longest * 3 / 2).div_ceil(4), ..base };
+    let tight = EngineConfig { max_batch: 3, max_step_tokens: 16, page_size: 2, kv_pages: (longest * 3 / 2).div_ceil(2), ..base };
     let swap = EngineConfig { preemption: Preemption::Swap, ..tight };
     let lookup = Speculation::Lookup { max_ngram: 3, tokens: 4 };
     vec![
@@ -79,7 +79,9 @@ fn every_family_says_in_company_what_it_says_alone() {
             let known = prompts[..i].iter().position(|p| p == prompt).map(|at| expected[at].clone());
             expected.push(known.unwrap_or_else(|| plain(&model, prompt, ANSWER)));
         }
-        let requests: Vec<Request> = prompts.into_iter().map(|p| Request::new(p, greedy(ANSWER))).collect();
+        // Of three priorities, so that running ones are displaced.
+        let requests: Vec<Request> =
+            prompts.into_iter().zip(0..).map(|(p, i)| Request { priority: 2 - i % 3, ..Request::new(p, greedy(ANSWER)) }).collect();
         let longest = requests.iter().map(|r| r.prompt.len()).max().unwrap() + ANSWER;
         for (c, config) in configs(longest).into_iter().enumerate() {
             let mut engine = Engine::new(&model, config).unwrap();
@@ -93,7 +95,7 @@ fn every_family_says_in_company_what_it_says_alone() {
             total.accepted_tokens += stats.accepted_tokens;
         }
     }
-    assert!(total.preemptions > 100 && total.prefix_cache_hits > 5_000 && total.accepted_tokens > 500, "not much was tested: {total:?}");
+    assert!(total.preemptions > 80 && total.prefix_cache_hits > 5_000 && total.accepted_tokens > 500, "not much was tested: {total:?}");
 }
 
 /// If this fails, `exact` does not mean what it says.
