@@ -18,6 +18,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// Threads of work that would hold the network's threads up.
+const BLOCKING_THREADS: usize = 32;
+
 /// OpenAI-compatible server.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -152,7 +155,9 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         draft: args.engine.draft_model,
         house: flags::house(args.rules, args.connections, args.logs),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
+    // Threads for templates, tokenizers and grammars; more than the processors can use would only hold memory.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.max_blocking_threads(BLOCKING_THREADS).enable_all().build().context("cannot start the async runtime")?;
     runtime.block_on(async {
         let server = Server::bind(config).await?;
         let interrupts = Interrupts::catch().context("cannot catch Ctrl-C")?;

@@ -189,8 +189,11 @@ fn above_capacity() {
     for ((kind, outcome), count) in outcomes.iter() {
         println!("{kind:<16} {outcome:<24} {count:>8}{}", if may_be(kind, outcome) { "" } else { "   <-- wrong" });
     }
-    // The last four fifths, in halves: after the warm-up, the second must not be above the first.
-    let warm: Vec<u64> = memory.iter().filter(|(at, _)| *at > seconds as f64 / 5.0).map(|&(_, bytes)| bytes).collect();
+    let tenth = |i: usize| memory.get(i * memory.len() / 10).map_or(0.0, |&(_, bytes)| bytes as f64 / 1e6);
+    println!("resident memory at every tenth, MB: {}", (0..10).map(|i| format!("{:.1}", tenth(i))).collect::<Vec<_>>().join(" "));
+    // Two fifths are warm-up: threads start and pages of the cache are touched for the first time. Of the rest, the second half must not be
+    // above the first.
+    let warm: Vec<u64> = memory.iter().filter(|(at, _)| *at > seconds as f64 * 0.4).map(|&(_, bytes)| bytes).collect();
     let (early, late) = warm.split_at(warm.len() / 2);
     let most = |list: &[u64]| list.iter().copied().max().unwrap_or(0) as f64 / 1e6;
     println!("resident memory, MB: {:.1} at most before half time, {:.1} after", most(early), most(late));

@@ -77,6 +77,8 @@ fn prepare(connection: &Connection, path: &Path) -> Result<()> {
     // Answers with the mode, hence a query.
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(&failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(&failed)?;
+    // Kibibytes (negative). Rows are only appended, and a server's memory should not creep up with their number.
+    connection.pragma_update(None, "cache_size", -512).map_err(&failed)?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(&failed)?;
     match version {
         VERSION => return Ok(()),
