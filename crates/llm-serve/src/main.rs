@@ -152,6 +152,7 @@ fn serve(args: ServeArgs) -> anyhow::Result<()> {
         body_limit: DEFAULT_BODY_LIMIT,
         images,
         adapters: args.adapters,
+        matrices: args.engine.matrices()?,
         draft: args.engine.draft_model,
         house: flags::house(args.rules, args.connections, args.logs),
     };

@@ -15,10 +15,11 @@ use crate::tls::Tls;
 use crate::worker::{Watch, Worker};
 use llm_infer::grammar::Grammars;
 use llm_infer::{Engine, EngineConfig, Model};
-use llm_tensor::DeviceSpec;
+use llm_tensor::quant::Activations;
+use llm_tensor::{DeviceSpec, device};
 use llm_tokenizer::Tokenizer;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -58,6 +59,28 @@ pub struct ServerConfig {
     pub adapters: Option<PathBuf>,
     /// Folder of a smaller model that guesses for the engine.
     pub draft: Option<PathBuf>,
+    /// How matrices are kept and multiplied on the processor.
+    pub matrices: Matrices,
+}
+
+/// How matrices are kept and multiplied on the processor.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Matrices {
+    /// Dense ones in bfloat16: half the memory, and nearly twice the tokens a second of one request.
+    pub keep_bf16: bool,
+    /// Inputs of quantised ones; `None`: as their format has it, which is 8 bits for GGUF and floats for all others.
+    pub activations: Option<Activations>,
+}
+
+impl Matrices {
+    fn apply(self, model: &mut Model) {
+        if self.keep_bf16 && device::is_cpu(&model.decoder.device()) {
+            model.decoder.keep_bf16();
+        }
+        if let Some(activations) = self.activations {
+            model.decoder.set_activations(activations);
+        }
+    }
 }
 
 /// 8 MiB: a prompt of two million tokens. Images come on top.
@@ -190,11 +213,16 @@ async fn reload_on_hangup(tls: Tls) {
 
 async fn load(config: &ServerConfig, house: &House) -> Result<Served> {
     let defaults = Defaults::load(&config.model)?;
-    let (dir, device, draft) = (config.model.clone(), config.device, config.draft.clone());
+    let (dir, device, draft, matrices) = (config.model.clone(), config.device, config.draft.clone(), config.matrices);
+    let open = move |dir: &Path| -> Result<Model> {
+        let mut model = Model::load(dir, &device)?;
+        matrices.apply(&mut model);
+        Ok(model)
+    };
     let model = move || {
-        let model = Model::load(&dir, &device)?;
+        let model = open(&dir)?;
         Ok(match draft {
-            Some(dir) => model.with_draft(Model::load(&dir, &device)?),
+            Some(dir) => model.with_draft(open(&dir)?),
             None => model,
         })
     };

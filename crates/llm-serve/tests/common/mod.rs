@@ -8,6 +8,7 @@ pub mod seeing;
 mod tiny;
 
 use llm_infer::{Completion, Engine, EngineConfig, Model, Request, Sampling};
+use llm_serve::server::Matrices;
 use llm_serve::{HouseConfig, ImageLimits, Server, ServerConfig};
 use llm_tensor::DeviceSpec;
 use llm_tokenizer::Message;
@@ -80,6 +81,7 @@ impl TestServer {
             images,
             adapters: None,
             draft: None,
+            matrices: Matrices::default(),
             house: HouseConfig::default(),
         };
         change(&mut config);
