@@ -130,4 +130,4 @@ fn windows_slide_in_every_format() {
 
 /// Name, bound for bf16, bound for int8: about three times what was measured.
 const BOUNDS: [(&str, f32, f32); 5] =
-    [("llama_gqa_untied", 0.02, 0.02), ("qwen3", 0.02, 0.02), ("gemma2", 0.02, 0.02), ("mistral_swa", 0.02, 0.02), ("deepseek_v2", 0.02, 0.02)];
+    [("llama_gqa_untied", 0.02, 0.02), ("qwen3", 0.02, 0.02), ("gemma2", 0.02, 0.08), ("mistral_swa", 0.02, 0.02), ("deepseek_v2", 0.02, 0.02)];

@@ -181,7 +181,7 @@ fn what_is_written_is_read_again() {
         ("mixtral", 0.05), // rounding may send a token to another expert
         ("qwen2", 2e-3),
         ("qwen3", 2e-3),
-        ("gemma2", 2e-3),
+        ("gemma2", 1e-2), // soft-capped scores of large queries
         ("phi3", 2e-3),
         ("gpt2", 2e-3),
         ("olmo2", 2e-3),

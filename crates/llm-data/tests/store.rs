@@ -172,6 +172,8 @@ fn s3_from_store_to_the_finished_stage() {
     let Some(server) = Server::start() else { return };
     assert!(server.request("PUT", "/bucket").unwrap().starts_with("HTTP/1.1 200"), "the bucket must be made");
     let endpoint = format!("http://127.0.0.1:{}", server.port);
+    // The library does so before it makes a client; this test makes its own.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let s3 = object_store::aws::AmazonS3Builder::new()
         .with_bucket_name("bucket")
         .with_region("us-east-1")

@@ -8,6 +8,7 @@
 
 use anyhow::{Context, Result, ensure};
 use llm_tensor::kernels::bandwidth;
+use llm_tokenizer::formats::gguf;
 use serde::Serialize;
 use serde_json::Value;
 use std::fs::File;
@@ -38,11 +39,22 @@ impl Ceiling {
     }
 }
 
+/// Those of a GGUF file. A tensor ends where the next one begins.
+fn gguf_bytes(model: &Path) -> Result<f64> {
+    let length = std::fs::metadata(model).with_context(|| format!("{}: cannot read", model.display()))?.len();
+    let header = gguf::Header::read(model)?;
+    let mut ends: Vec<u64> = header.tensors.iter().map(|t| t.offset).chain([length.saturating_sub(header.data)]).collect();
+    ends.sort_unstable();
+    let tied = !header.tensors.iter().any(|t| t.name == "output.weight");
+    let read = header.tensors.iter().filter(|t| tied || t.name != "token_embd.weight");
+    let bytes = |offset: u64| ends.iter().find(|&&end| end > offset).map_or(0, |end| end - offset);
+    Ok(read.map(|t| bytes(t.offset)).sum::<u64>() as f64)
+}
+
 /// Bytes of weights that one step of one stream reads.
 pub fn bytes_per_step(model: &Path) -> Result<f64> {
     if model.is_file() {
-        // GGUF: one file, nearly all of it matrices.
-        return Ok(std::fs::metadata(model).with_context(|| format!("{}: cannot read", model.display()))?.len() as f64);
+        return gguf_bytes(model);
     }
     let config: Value = std::fs::read(model.join("config.json"))
         .with_context(|| format!("{}: no config.json", model.display()))
