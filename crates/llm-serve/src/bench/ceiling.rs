@@ -12,7 +12,7 @@ use llm_tokenizer::formats::gguf;
 use serde::Serialize;
 use serde_json::Value;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// Headers of safetensors files are smaller.
@@ -41,8 +41,9 @@ impl Ceiling {
 
 /// Those of a GGUF file. A tensor ends where the next one begins.
 fn gguf_bytes(model: &Path) -> Result<f64> {
-    let length = std::fs::metadata(model).with_context(|| format!("{}: cannot read", model.display()))?.len();
-    let header = gguf::Header::read(model)?;
+    let file = File::open(model).with_context(|| format!("{}: cannot open", model.display()))?;
+    let length = file.metadata().with_context(|| format!("{}: cannot read", model.display()))?.len();
+    let header = gguf::Header::parse(BufReader::new(file), model)?;
     let mut ends: Vec<u64> = header.tensors.iter().map(|t| t.offset).chain([length.saturating_sub(header.data)]).collect();
     ends.sort_unstable();
     let tied = !header.tensors.iter().any(|t| t.name == "output.weight");
