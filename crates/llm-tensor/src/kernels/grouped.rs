@@ -7,7 +7,7 @@
 //! Legend: E groups, M rows of all groups, I input features, O output features; group e has rows `offsets[e]..offsets[e + 1]`.
 
 use super::dense::{self, Product};
-use super::matmul::{FEW, View, product_raw};
+use super::matmul::{View, few, product_raw};
 use super::{Shared, row_invariant};
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -85,7 +85,7 @@ pub fn linear(x: &[f32], w: &[f32], offsets: &[u32], inputs: usize, outputs: usi
     let invariant = row_invariant();
     let product = |out: &mut [MaybeUninit<f32>], x: &[f32], e: usize| {
         let (w, n) = (&w[e * outputs * inputs..][..outputs * inputs], x.len() / inputs);
-        if invariant || n <= FEW {
+        if invariant || n <= few(inputs) {
             let y = Shared(out.as_mut_ptr().cast());
             for first in (0..outputs).step_by(DENSE_BLOCK) {
                 // SAFETY: `out` holds n rows of `outputs` elements, is uniquely borrowed, and block after block all of it is written.

@@ -8,8 +8,16 @@ use gemm::{Parallelism, gemm};
 /// Products with fewer multiply-adds than this are not worth waking a second thread for.
 const PARALLEL_FROM: usize = 1 << 21;
 
-/// Up to so many rows [`linear`] takes the order of [`dense`], which is then faster than packing operands (`cargo bench --bench packed`).
-pub const FEW: usize = 32;
+/// Up to so many rows [`linear`] takes the order of [`dense`], which is then faster than packing operands (`cargo bench --bench packed`). Of
+/// short inputs a dot product is mostly the sum over its lanes, so `gemm` catches up sooner.
+pub fn few(inputs: usize) -> usize {
+    match inputs {
+        0..256 => 4,
+        256..512 => 16,
+        512..2048 => 64,
+        _ => 128,
+    }
+}
 
 /// How many threads a product of so many multiply-adds gets.
 pub fn parallelism(work: usize) -> Parallelism {
@@ -110,7 +118,7 @@ fn new_product(m: usize, n: usize, k: usize, a: View, b: View) -> Vec<f32> {
 
 /// `y[N, O] = x[N, I] w[O, I]^T`.
 pub fn linear(x: &[f32], w: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
-    if inputs > 0 && (row_invariant() || x.len() / inputs <= FEW) {
+    if inputs > 0 && (row_invariant() || x.len() / inputs <= few(inputs)) {
         return dense::linear(x, w, inputs, outputs);
     }
     new_product(x.len() / inputs, outputs, inputs, View::rows(x, inputs), View::rows(w, inputs).t())

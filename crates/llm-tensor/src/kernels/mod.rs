@@ -266,7 +266,7 @@ thread_local! {
 ///
 /// By default products of many rows go to `gemm`, whose order of summation depends on the shape. Under this guard dense products (and those of
 /// experts) take one order, that of [`dense`]; quantised ones with inputs in floats are decoded and take the same. Products with inputs in
-/// 8 bits and with bfloat16 have one order anyway. It costs nothing for up to [`matmul::FEW`] rows of a dense matrix, where that order is the
+/// 8 bits and with bfloat16 have one order anyway. It costs nothing for up to [`matmul::few`] rows of a dense matrix, where that order is the
 /// default; `docs/quantisation.md` has the price of more rows.
 ///
 /// Everything else in a decoder's forward pass works row by row.

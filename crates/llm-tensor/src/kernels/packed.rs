@@ -2,7 +2,7 @@
 //!
 //! Few rows (decoding) are memory-bound: the codes are read once and multiplied as they are decoded, so a 4-bit matrix moves an
 //! eighth of the bytes of an `f32` one. More rows (batches, prompts, scoring) are compute-bound: tiles of output rows are decoded into a
-//! small buffer and handed to [`dense`], from [`FEW`] rows on to `gemm`. Each output is summed in one order by one task, whatever the number of threads. Matrices for inputs in
+//! small buffer and handed to [`dense`], from [`few`] rows on to `gemm`. Each output is summed in one order by one task, whatever the number of threads. Matrices for inputs in
 //! 8 bits and in bfloat16 have kernels of their own ([`super::int8`], [`super::bf16`]); [`linear`] is the door to all of them.
 //!
 //! A row of the matrix is cut into groups that share a scale; a group is padded to 16 codes or to a multiple of [`ALIGN`], and the input is laid
@@ -13,7 +13,7 @@
 
 use super::dense::{self, Product};
 use super::lanes::{Lanes, Portable, dispatched};
-use super::matmul::{FEW, View, product_raw};
+use super::matmul::{View, few, product_raw};
 use super::{LANES, Shared, bf16, int8, row_invariant, split};
 use crate::quant::{Body, Codes, Packed, Rows, Zeros};
 use gemm::Parallelism;
@@ -207,7 +207,7 @@ fn with_floats(x: &[f32], w: &Packed, rows: &Rows) -> Vec<f32> {
     let x_np: &[f32] = &x_np;
     let invariant = row_invariant();
     let direct = n <= DIRECT && !invariant;
-    let one_order = invariant || n <= FEW;
+    let one_order = invariant || n <= few(padded);
     let per_row = padded / w.stride();
     let needs_sums = direct && !matches!(rows.zeros, Zeros::None);
     let sums: Vec<f32> = if needs_sums { x_np.chunks_exact(w.stride()).map(super::sum).collect() } else { vec![0.0; n * per_row] };
