@@ -37,7 +37,7 @@ enum Command {
     /// One address in front of several servers: conversations stay where their prefix is cached.
     Route(RouteArgs),
     /// Measure a server: throughput, time to first token, time between tokens, beside what the memory allows.
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     /// Print the OpenAPI document of everything served.
     Openapi,
     /// API keys: make, list, end and renew them.

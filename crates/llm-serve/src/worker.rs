@@ -31,7 +31,9 @@ const LAG: usize = 8192;
 /// Sees every request that the engine holds, and how many tokens it has generated, before each step. For tests: what it panics at is a
 /// fault of that step.
 #[derive(Clone)]
-pub struct StepHook(pub Arc<dyn Fn(&Request, usize) + Send + Sync>);
+pub struct StepHook(pub Arc<Look>);
+
+type Look = dyn Fn(&Request, usize) + Send + Sync;
 
 impl fmt::Debug for StepHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

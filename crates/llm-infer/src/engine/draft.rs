@@ -79,7 +79,7 @@ impl Draft {
         let mut guessed = 0;
         while !ends.is_empty() {
             let mut budget = limit;
-            let (mut rows, mut pieces, mut last): (Rows, Vec<(usize, Range<usize>)>, Vec<(usize, u32)>) = Default::default();
+            let (mut rows, mut pieces, mut last) = (Rows::default(), Vec::<(usize, Range<usize>)>::new(), Vec::<(usize, u32)>::new());
             for &(i, end) in &ends {
                 let sequence = &running[i];
                 let piece = sequence.drafted.min(end)..end.min(sequence.drafted + budget);

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 const MOST_STRIKES: usize = 3;
 
 /// How a request fared alone.
+#[expect(clippy::large_enum_variant, reason = "one at a time")]
 enum Alone {
     /// It got past the place.
     Passed(Running),

@@ -53,6 +53,7 @@ impl Rows {
 }
 
 /// What an adapter does to one projection.
+#[expect(clippy::large_enum_variant, reason = "one for each projection of an adapter")]
 #[derive(Debug, Clone)]
 pub enum Update {
     /// `y + scale * B (A x)`.

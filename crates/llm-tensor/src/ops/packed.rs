@@ -31,6 +31,7 @@ pub struct PackedWeight {
 }
 
 /// A matrix on a device.
+#[expect(clippy::large_enum_variant, reason = "one for each matrix on a device")]
 #[derive(Debug)]
 enum Placed {
     Codes(Box<PlacedCodes>),

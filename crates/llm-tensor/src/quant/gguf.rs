@@ -205,7 +205,7 @@ impl Row {
                 }
                 let high = u32::from_le_bytes([block[start], block[start + 1], block[start + 2], block[start + 3]]);
                 let low = nibbles(&block[start + 4..start + 20]).enumerate();
-                self.codes.extend(low.map(|(j, low)| (low | (high >> j & 1) as u8 * 16) + moved));
+                self.codes.extend(low.map(|(j, low)| (low | ((high >> j & 1) as u8 * 16)) + moved));
             }
             BlockType::Q4K | BlockType::Q5K => {
                 let (d, d_min) = (half_at(block, 0), half_at(block, 2));
