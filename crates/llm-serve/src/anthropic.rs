@@ -1,7 +1,7 @@
 //! `POST /v1/messages` and `/v1/messages/count_tokens`: a chat in Anthropic's wording.
 //!
 //! The turn is the same as in [`crate::chat`]; here it becomes blocks. In a stream a block is opened when its first part comes and
-//! closed when something else begins. Errors of these paths are worded by [`reword`], whoever makes them.
+//! closed when something else begins. Errors of these paths are worded by the guard, whoever makes them.
 
 use crate::access::Tally;
 use crate::api::anthropic::{parse, parse_count};

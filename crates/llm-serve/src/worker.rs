@@ -4,7 +4,7 @@
 //! between two engine steps (continuous batching is the engine's own doing). Nobody sends "cancel": a client that goes
 //! away drops its receiver, the thread sees the closed channel before the next step and frees the request.
 //!
-//! A panic or an error inside a step fails the request that caused it and no other: see [`recovery`].
+//! A panic or an error inside a step fails the request that caused it and no other: see `worker/recovery.rs`.
 //!
 //! The thread never waits for a client. Updates go into a bounded channel; who lets it run full is cut.
 

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Read the text the way Prometheus does, refusing what it refuses: families -> samples.
 /// Type, and samples: name, labels, value.
 type Family = (String, Vec<(String, BTreeMap<String, String>, f64)>);
 
+/// Read the text the way Prometheus does, refusing what it refuses: families -> samples.
 fn parse(text: &str) -> BTreeMap<String, Family> {
     let mut families: BTreeMap<String, (String, Vec<_>)> = BTreeMap::new();
     let (mut current, mut seen) = (String::new(), BTreeSet::new());

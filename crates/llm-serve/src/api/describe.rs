@@ -1,6 +1,6 @@
 //! Schemas of replies, from the types that are serialised.
 //!
-//! [`wire!`] declares structs as usual and reads what it needs off their own attributes: the documentation, `rename`,
+//! `wire!` declares structs as usual and reads what it needs off their own attributes: the documentation, `rename`,
 //! `skip_serializing_if` (the field may be absent) and `flatten`. There is no second description to keep in step.
 
 use serde_json::{Map, Value, json};
