@@ -1,13 +1,17 @@
 // Does OpenAI's client for Node get along with llm-serve?
 //
-//     npm install openai
-//     node serve_openai.mjs --url http://127.0.0.1:8080 [--key KEY] [--model NAME]
+//     npm install openai        # in any folder, and run it there
+//     node path/to/serve_openai.mjs --url http://127.0.0.1:8080 [--key KEY] [--model NAME]
 //
 // The same calls as serve_openai.py. Prints a table; the exit status is 1 if a call failed.
 
 import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import path from "node:path";
 import { parseArgs } from "node:util";
-import OpenAI from "openai";
+
+// The package is looked for where the script is run, not where it lies.
+const { default: OpenAI } = createRequire(path.join(process.cwd(), "package.json"))("openai");
 
 const { values: args } = parseArgs({ options: { url: { type: "string" }, key: { type: "string", default: "none" }, model: { type: "string" } } });
 if (!args.url) {

@@ -4,7 +4,7 @@
     python serve_openai.py --url http://127.0.0.1:8080 [--key KEY] [--model NAME]
 
 Every call of the API that the server has goes through the real client (PyPI: openai), which parses the replies into its own types.
-The text does not matter, any model will do, a random one too: what is checked is form, and what a grammar guarantees. Prints a table;
+The text does not matter, any model with a context of 2048 tokens will do, a random one too: what is checked is form, and what a grammar guarantees. Prints a table;
 the exit status is 1 if a call failed.
 """
 
@@ -145,7 +145,7 @@ def tools_parallel_stream(peer):
     """Calls of a stream take indices 0, 1, ..; the client's own accumulator has to get along with them."""
     calls = {}
     with peer.client.chat.completions.stream(
-        model=peer.model, messages=[{"role": "user", "content": "Pick twice."}], tools=TOOLS, tool_choice="required", temperature=1, seed=4, max_tokens=400
+        model=peer.model, messages=[{"role": "user", "content": "Pick twice."}], tools=TOOLS, tool_choice="required", temperature=1, seed=4, max_tokens=1500
     ) as stream:
         for event in stream:
             if event.type == "chunk":
