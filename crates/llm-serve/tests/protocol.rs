@@ -40,11 +40,21 @@ fn a_stream_adds_up_to_the_whole_reply() {
         let content: String = mine.iter().filter_map(|c| c["delta"]["content"].as_str()).collect();
         assert_eq!(content, expected["message"]["content"]);
         let tokens: Vec<&Value> = mine.iter().filter_map(|c| c["logprobs"]["content"].as_array()).flatten().collect();
-        assert_eq!(json!(tokens), expected["logprobs"]["content"]);
+        assert_eq!(rounded(json!(tokens)), rounded(expected["logprobs"]["content"].clone()));
     }
     let heads: std::collections::BTreeSet<_> = events.iter().map(|e| e["id"].to_string()).collect();
     assert_eq!(heads.len(), 1, "one id per stream");
     assert!(events.iter().all(|e| e["object"] == "chat.completion.chunk"));
+}
+
+/// Numbers to three digits: what is found in the cache was computed with other rows, so last bits may differ.
+fn rounded(value: Value) -> Value {
+    match value {
+        Value::Number(n) if n.is_f64() => json!((n.as_f64().unwrap_or_default() * 1e3).round() as i64),
+        Value::Array(list) => list.into_iter().map(rounded).collect(),
+        Value::Object(map) => Value::Object(map.into_iter().map(|(k, v)| (k, rounded(v))).collect()),
+        other => other,
+    }
 }
 
 #[test]

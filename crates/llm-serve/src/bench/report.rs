@@ -26,7 +26,7 @@ pub fn head(about: &About) -> String {
     if let Some(ceiling) = about.ceiling {
         let _ = writeln!(
             text,
-            "memory {:.1} GB/s, a step reads {}: at most {:.0} tokens/s a stream",
+            "memory {:.1} GB/s, {} a step: at most {:.0} tokens/s a stream",
             ceiling.bandwidth / 1e9,
             bytes(ceiling.bytes_per_step),
             ceiling.steps_per_second()
