@@ -54,6 +54,22 @@ fn requests_that_could_be_read_in_two_ways() {
     assert_eq!(server.get("/health").0, 200);
 }
 
+/// If this fails, a client that sends its whole body before it reads meets a broken pipe and never learns that the body was too large.
+#[test]
+fn whoever_sends_too_much_and_then_reads_is_told() {
+    let server = TestServer::start();
+    let body = vec![b' '; llm_serve::DEFAULT_BODY_LIMIT + 1];
+    for round in 0..10 {
+        let mut stream = connect(&server.url);
+        stream.write_all(format!("POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes()).unwrap();
+        // By now the answer is on its way, and the server has nothing more to do.
+        std::thread::sleep(Duration::from_millis(20));
+        stream.write_all(&body).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        let (reply, _) = read_to_end(&mut stream, Duration::from_secs(5));
+        assert!(reply.starts_with("HTTP/1.1 413 "), "round {round}: {reply}");
+    }
+}
+
 #[test]
 fn a_body_of_100_megabytes_and_json_of_great_depth() {
     let server = TestServer::start();
