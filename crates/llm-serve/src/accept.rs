@@ -15,12 +15,11 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -29,8 +28,6 @@ use tokio::task::JoinSet;
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 /// After an error of the port that waiting may cure, such as no free file descriptors.
 const PAUSE: Duration = Duration::from_millis(200);
-/// So long what a client still sends behind its answer is thrown away.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// Bounds of connections.
 #[derive(Debug, Clone)]
@@ -113,37 +110,20 @@ impl Acceptor {
         let router = TowerToHyperService::new(self.router.clone());
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(ConnectInfo(peer));
-            Box::pin(router.call(request))
+            router.call(request)
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(self.bounds.header_timeout);
-        let mut connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         // Errors are those of the client: it left, it was too slow, or it spoke no HTTP (and was told so).
-        let served = tokio::select! {
-            served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
+        tokio::select! {
+            _ = connection.as_mut() => {}
             () = closed(&mut closing) => {
-                Pin::new(&mut connection).graceful_shutdown();
+                connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
-                return;
             }
-        };
-        if served.is_ok() {
-            linger(connection.into_parts().io.into_inner()).await;
         }
     }
-}
-
-/// Close a connection whose client may still be sending: a request that was refused by its head is answered before its body is there. Closing at
-/// once would reset the connection, and the client would find a broken pipe in place of its answer.
-async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
-    let rest = async {
-        stream.shutdown().await?;
-        let mut thrown_away = [0; 1 << 13];
-        while stream.read(&mut thrown_away).await? > 0 {}
-        std::io::Result::Ok(())
-    };
-    // Whoever still sends after that is cut.
-    let _ = tokio::time::timeout(LINGER, rest).await;
 }
 
 /// Resolves when the server ends.

@@ -61,7 +61,9 @@ fn whoever_sends_too_much_and_then_reads_is_told() {
     let body = vec![b' '; llm_serve::DEFAULT_BODY_LIMIT + 1];
     for round in 0..10 {
         let mut stream = connect(&server.url);
-        stream.write_all(format!("POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes()).unwrap();
+        stream
+            .write_all(format!("POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes())
+            .unwrap();
         // By now the answer is on its way, and the server has nothing more to do.
         std::thread::sleep(Duration::from_millis(20));
         stream.write_all(&body).unwrap_or_else(|e| panic!("round {round}: {e}"));
