@@ -69,9 +69,9 @@ impl Client {
     }
 
     /// An error unless the server is ready.
-    pub fn health(&self) -> Result<()> {
-        let response = self.agent.get(format!("{}/health", self.base)).call()?;
-        if response.status().is_success() { Ok(()) } else { bail!("{}: /health says {}", self.base, response.status()) }
+    pub fn ready(&self) -> Result<()> {
+        let response = self.agent.get(format!("{}/ready", self.base)).call()?;
+        if response.status().is_success() { Ok(()) } else { bail!("{}: /ready says {}", self.base, response.status()) }
     }
 
     /// The names of the models that the server has, adapters among them; at least one.

@@ -50,7 +50,7 @@ impl Server {
     fn wait(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
         let client = Client::new(&self.url)?;
         let started = Instant::now();
-        while client.health().is_err() {
+        while client.ready().is_err() {
             if let Some(status) = self.child.try_wait().context("cannot wait for llm-serve")? {
                 let log = fs::read_to_string(&self.log).unwrap_or_default();
                 let last = log.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it said nothing").to_string();
