@@ -30,8 +30,8 @@ impl Decoder {
         self.each_weight(|weight| weight.set_activations(activations));
     }
 
-    /// Keep the dense projections, the output projection and the embedding in bfloat16 on the processor: half the memory and twice the tokens a
-    /// second of one request, while inputs and sums stay `f32`. For inference; these matrices are no parameters any more. Exact where the
+    /// Keep the dense projections, the output projection and the embedding in bfloat16 on the processor: half the memory to hold and
+    /// to read, while inputs and sums stay `f32`. For inference; these matrices are no parameters any more. Exact where the
     /// checkpoint is in bfloat16. Routers and stacked experts stay `f32`.
     pub fn keep_bf16(&mut self) {
         self.each_weight(Weight::keep_bf16);

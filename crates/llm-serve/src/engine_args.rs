@@ -41,7 +41,7 @@ pub struct EngineArgs {
     /// Waiting so many seconds counts as much as a priority lower by one; 0 turns it off.
     #[arg(long, value_name = "S", default_value_t = EngineConfig::default().aging.as_secs_f64())]
     aging_seconds: f64,
-    /// Keep dense matrices in that format on the processor: float32, or bfloat16 for half the memory and nearly twice the speed of one reply.
+    /// Keep dense matrices in that format on the processor: float32, or bfloat16 for half the memory to hold and to read.
     #[arg(long, value_name = "FORMAT", default_value_t = Precision::F32)]
     dtype: Precision,
     /// Inputs of quantised matrices: exact, or int8 [default: int8 for GGUF files, exact for all others] (docs/quantisation.md).

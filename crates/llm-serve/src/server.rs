@@ -66,7 +66,7 @@ pub struct ServerConfig {
 /// How matrices are kept and multiplied on the processor.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Matrices {
-    /// Dense ones in bfloat16: half the memory, and nearly twice the tokens a second of one request.
+    /// Dense ones in bfloat16: half the memory to hold and to read.
     pub keep_bf16: bool,
     /// Inputs of quantised ones; `None`: as their format has it, which is 8 bits for GGUF and floats for all others.
     pub activations: Option<Activations>,
