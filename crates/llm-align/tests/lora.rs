@@ -46,7 +46,7 @@ fn a_merged_folder_computes_what_peft_merges() {
     for name in ["qv_r4", "all_linear_rslora", "dora_qv", "qv_lm_head_saved"] {
         let dir = tempfile::tempdir().unwrap();
         let (adapter, base) = (fixture(name), fixture("base"));
-        for (precision, tolerance) in [("float32", 1e-5), ("bfloat16", 2e-2)] {
+        for (precision, tolerance) in [("float32", 1e-5), ("bfloat16", 5e-2)] {
             let out = dir.path().join(precision);
             let output = merge(&["--adapter", path(&adapter), "--model", path(&base), "--out", path(&out), "--precision", precision]);
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
