@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use llm_align::merge::Merge;
 use llm_align::{GrpoConfig, SftConfig, grpo, sft};
 use llm_arch::Decoder;
 use llm_run::{Args, Run, program};
@@ -25,6 +26,8 @@ enum Command {
     Sft(TrainArgs),
     /// Group-relative policy optimisation with verified answers. Writes OUT/model.
     Grpo(TrainArgs),
+    /// Put LoRA adapters into the weights of their model; refused where merged and unmerged differ.
+    Merge(Box<Merge>),
 }
 
 /// Flags of every command that trains.
@@ -63,6 +66,7 @@ fn run() -> anyhow::Result<()> {
             let outcome = sft(config.clone(), run.dir()).context("sft")?;
             finish(run, [&config.model, &config.train], &outcome)
         }
+        Command::Merge(merge) => Ok(merge.run()?),
         Command::Grpo(TrainArgs { args, watch }) => {
             let mut config: GrpoConfig = args.load()?;
             watch.apply(&mut config.trainer.watch);
