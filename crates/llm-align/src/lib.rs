@@ -6,16 +6,22 @@
 //! | [`grpo`](mod@grpo) | `Grpo` | reward what can be verified, relative to the group |
 //! | [`losses`] | | every loss as a pure function |
 //! | [`rollouts`] | `Sampler`, `Rollout` | answers of the policy as it is, through the one engine |
+//! | [`data`] | `Conversation`, `Pair`, `Labelled`, `Prompt`, `Encoder` | rows of others' formats, checked, as ids and loss masks |
+//! | [`replay`] | `Replay` | general data in every step of SFT, and how much is forgotten |
+//! | [`show`] | `Shown` | which tokens of a row are trained |
 //! | [`verifier`] | `Verifier` | is this answer right? |
 //!
 //! Deliberately absent: a second training loop, a second way to generate.
 
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
+pub mod data;
 pub mod grpo;
 pub mod losses;
 pub mod rollouts;
+pub mod replay;
 pub mod sft;
+pub mod show;
 pub mod verifier;
 
 pub use grpo::{GrpoConfig, grpo};

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use llm_align::show::Show;
 use llm_align::{GrpoConfig, SftConfig, grpo, sft};
 use llm_arch::Decoder;
 use llm_run::{Args, Run, program};
@@ -25,6 +26,8 @@ enum Command {
     Sft(TrainArgs),
     /// Group-relative policy optimisation with verified answers. Writes OUT/model.
     Grpo(TrainArgs),
+    /// Show which tokens of a file's rows are trained, and which rows cannot be used.
+    Show(Show),
 }
 
 /// Flags of every command that trains.
@@ -71,6 +74,7 @@ fn run() -> anyhow::Result<()> {
             let outcome = grpo(config.clone(), run.dir()).context("grpo")?;
             finish(run, [&config.model, &config.train], &outcome)
         }
+        Command::Show(show) => Ok(show.run()?),
     }
 }
 

@@ -100,7 +100,7 @@ impl Trainer {
         let leftovers = Leftovers { dir: self.checkpoints(), retention: self.retention() };
         let records = Metrics::read(self.out.join("metrics.jsonl"))?;
         let loss = records.iter().rev().find_map(|r| r.get("loss")?.as_f64()).map_or(f32::NAN, |l| l as f32);
-        let validations: Vec<_> = records.into_iter().filter(|r| r.contains_key("val_loss")).collect();
+        let validations: Vec<_> = records.into_iter().filter(is_validation).collect();
         let ends = [validations.first(), validations.last()].into_iter().flatten().cloned().collect();
         Ok(Outcome { model, loss, tokens: state.tokens, elapsed_seconds: state.elapsed_seconds, validations: ends, leftovers })
     }
@@ -136,6 +136,11 @@ impl Trainer {
         let TrainerConfig { keep_checkpoints, keep_best_checkpoints, keep_checkpoint_every, .. } = self.config;
         Retention { last: keep_checkpoints, best: keep_best_checkpoints, every: keep_checkpoint_every }
     }
+}
+
+/// Is this record of the metrics one of a validation? Not every objective has a `val_loss`.
+fn is_validation(record: &Map<String, Value>) -> bool {
+    record.keys().any(|key| key.starts_with("val_loss") || key.starts_with("eval/"))
 }
 
 /// The model of the best checkpoint in `dir`, read like `model`.

@@ -1,7 +1,7 @@
 //! A run while it runs: the state of a checkpoint, unpacked, and what a step does to it.
 
 use super::accumulate::{Accumulated, accumulate, read_loss};
-use super::{Objective, Trainer, best, trouble};
+use super::{Objective, Trainer, best, is_validation, trouble};
 use crate::checkpoint::retention::Best;
 use crate::checkpoint::{Loaded, Loading, Snapshot, State, Writer};
 use crate::loss_scale::LossScale;
@@ -152,10 +152,10 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
 
     /// The run was killed between a checkpoint and the validation of the same step.
     fn validation_is_missing(&self) -> Result<bool> {
-        let here = |r: &Map<String, Value>| r.get("step").and_then(Value::as_u64) == Some(self.state.step) && r.contains_key("val_loss");
+        let here = |r: &Map<String, Value>| r.get("step").and_then(Value::as_u64) == Some(self.state.step) && is_validation(r);
         let known = Metrics::read(self.trainer.out.join("metrics.jsonl"))?;
         // An objective without held-out data never has one.
-        Ok(self.validation_is_due() && known.iter().any(|r| r.contains_key("val_loss")) && !known.iter().any(here))
+        Ok(self.validation_is_due() && known.iter().any(is_validation) && !known.iter().any(here))
     }
 
     /// One step, or what a spike made of it.
