@@ -5,6 +5,7 @@
 //! | [`sft`](mod@sft) | `Sft` | imitate answers; loss on the assistant's tokens only |
 //! | [`grpo`](mod@grpo) | `Grpo` | reward what can be verified, relative to the group |
 //! | [`verifier`] | `Verifier` | is this answer right? |
+//! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
 //!
 //! Deliberately absent: a second training loop, a second way to generate.
 
@@ -13,8 +14,10 @@
 pub mod grpo;
 pub mod sft;
 pub mod verifier;
+pub mod watchdog;
 
 pub use grpo::{GrpoConfig, grpo};
 pub use llm_train::{Error, Result, sequences};
 pub use sft::{SftConfig, sft};
 pub use verifier::{ExerciseVerifier, Verifier};
+pub use watchdog::{Watchdog, WatchdogConfig};
