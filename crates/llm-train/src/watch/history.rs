@@ -35,6 +35,10 @@ pub enum Kind {
     Interrupted,
     /// The run ended with an error.
     Failed,
+    /// The objective saw something go wrong.
+    Alarm,
+    /// The objective ended the run.
+    Halted,
     /// Anything else.
     Note,
 }
@@ -51,6 +55,8 @@ impl Kind {
             Self::LossScale => "loss scale",
             Self::Interrupted => "interrupted",
             Self::Failed => "failed",
+            Self::Alarm => "alarm",
+            Self::Halted => "halted",
             Self::Note => "note",
         }
     }
@@ -60,9 +66,9 @@ impl Kind {
         match self {
             Self::Checkpoint | Self::Note => 4,
             Self::Resumed | Self::LossScale => 2,
-            Self::Skipped => 1,
+            Self::Skipped | Self::Alarm => 1,
             Self::Spike | Self::Rewind => 3,
-            Self::Interrupted | Self::Failed => 5,
+            Self::Interrupted | Self::Failed | Self::Halted => 5,
         }
     }
 }

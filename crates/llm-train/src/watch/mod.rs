@@ -35,6 +35,7 @@ use crate::Result;
 use dashboard::{Dashboard, Shared};
 use forecast::{Forecaster, Laps};
 use history::{Entry, Event, History, Samples};
+use llm_run::progress::Colour;
 use llm_run::run::Manifest;
 use llm_run::{Metrics, Progress};
 use serde_json::{Map, Value};
@@ -169,7 +170,12 @@ impl Watch {
         let routine = kind == Kind::Checkpoint || kind == Kind::Spike && self.spike_told;
         self.spike_told |= kind == Kind::Spike;
         if !routine {
-            self.tell(&format!("step {step}: {}: {}", kind.name(), event.text));
+            let colour = match kind {
+                Kind::Alarm => Colour::Yellow,
+                Kind::Halted => Colour::Red,
+                _ => Colour::Plain,
+            };
+            self.tell_in(colour, &format!("step {step}: {}: {}", kind.name(), event.text));
         }
         self.record(Entry::Event(event));
     }
@@ -200,8 +206,12 @@ impl Watch {
 
     /// A line that stays, where there are lines.
     fn tell(&self, text: &str) {
+        self.tell_in(Colour::Plain, text);
+    }
+
+    fn tell_in(&self, colour: Colour, text: &str) {
         if let Some(line) = &self.line {
-            line.note(text);
+            line.note_in(colour, text);
         }
     }
 
@@ -308,6 +318,9 @@ fn live(history: &History, about: &About, left: Option<f64>) -> status::Live {
         tokens: history.last("tokens").unwrap_or(0.0),
         loss: history.loss.value(),
         reward: history.last("reward"),
+        kl: history.last("kl"),
+        length: history.last("completion_length"),
+        entropy: history.last("entropy"),
         lr: history.last("lr"),
         grad_norm: history.last("grad_norm"),
         tokens_per_second,

@@ -219,8 +219,8 @@ fn events_of(scene: &Scene, height: u16) -> Vec<Line<'static>> {
         return vec![Line::styled("none yet", SOFT)];
     }
     let style = |kind: Kind| match kind {
-        Kind::Spike | Kind::Rewind | Kind::Failed | Kind::Interrupted => Style::new().fg(Color::LightRed),
-        Kind::Skipped | Kind::LossScale => Style::new().fg(Color::Yellow),
+        Kind::Spike | Kind::Rewind | Kind::Failed | Kind::Interrupted | Kind::Halted => Style::new().fg(Color::LightRed),
+        Kind::Skipped | Kind::LossScale | Kind::Alarm => Style::new().fg(Color::Yellow),
         Kind::Checkpoint | Kind::Resumed | Kind::Note => Style::new().fg(Color::Green),
     };
     let line = |event: &Event| {
