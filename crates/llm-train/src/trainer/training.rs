@@ -464,7 +464,9 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         self.watch.validation(&record);
         if let Some(Value::Array(samples)) = record.get("samples") {
             let text = |sample: &Value, key: &str| sample[key].as_str().unwrap_or_default().to_string();
-            self.watch.samples(step, samples.iter().map(|sample| (text(sample, "prompt"), text(sample, "text"))).collect());
+            let texts = samples.iter().map(|sample| (text(sample, "prompt"), text(sample, "text"))).collect();
+            let rewards: Vec<Option<f64>> = samples.iter().map(|sample| sample["reward"].as_f64()).collect();
+            self.watch.samples(step, texts, if rewards.iter().any(Option::is_some) { rewards } else { Vec::new() });
         }
         self.metrics.log(&Value::Object(record))?;
         if let Some(loss) = loss {

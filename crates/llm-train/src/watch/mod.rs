@@ -180,13 +180,13 @@ impl Watch {
         self.record(Entry::Event(event));
     }
 
-    /// Prompts and what the model writes after them.
-    pub fn samples(&mut self, step: u64, texts: Vec<(String, String)>) {
+    /// Prompts, what the model writes after them, and what that is worth where it is known.
+    pub fn samples(&mut self, step: u64, texts: Vec<(String, String)>, rewards: Vec<Option<f64>>) {
         for (i, (prompt, text)) in texts.iter().enumerate() {
             // As code: TensorBoard shows Markdown, and a sample is none.
             self.with_board(|board| board.text(step, &format!("samples/{i}"), &format!("```\n{prompt}{text}\n```")));
         }
-        self.record(Entry::Samples(Samples { step, texts }));
+        self.record(Entry::Samples(Samples { step, texts, rewards }));
     }
 
     /// True once after somebody asked for a checkpoint now.
@@ -282,7 +282,11 @@ impl Watch {
             return;
         }
         let clock = Instant::now();
-        let page = report::render(&self.shared.lock().history, &self.about);
+        let page = {
+            let mut state = self.shared.lock();
+            state.history.calibration = history::calibration(&self.out);
+            report::render(&state.history, &self.about)
+        };
         if let Err(e) = llm_run::atomic::write(self.out.join("report.html"), page) {
             self.config.report = false;
             self.tell(&format!("no more report: {e}"));
@@ -388,7 +392,7 @@ mod tests {
             watch.step(&record(step));
         }
         watch.event(60, Kind::Spike, "loss 9");
-        watch.samples(80, vec![("a".into(), "b".into())]);
+        watch.samples(80, vec![("a".into(), "b".into())], Vec::new());
         drop(watch);
         assert!(std::fs::read_to_string(dir.path().join("report.html")).unwrap().contains("80 of 4,000 steps so far"));
         drop(Metrics::open(dir.path().join("metrics.jsonl"), 70).unwrap());
