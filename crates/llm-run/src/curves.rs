@@ -23,14 +23,19 @@ struct Known {
     keys: &'static [(&'static str, &'static str)],
 }
 
-/// In the order in which they matter.
-const KNOWN: [Known; 15] = [
-    Known { title: "Reward", unit: "mean of the answers", zero: false, keys: &[("reward", "reward")] },
+/// In the order in which they matter; those before [`FIRST_OTHER`] are of trainings with rewards or preferences only.
+const KNOWN: &[Known] = &[
+    Known {
+        title: "Reward",
+        unit: "mean of the answers",
+        zero: false,
+        keys: &[("reward", "reward"), ("objective/rlhf_reward", "with the KL penalty")],
+    },
     Known {
         title: "Parts of the reward",
         unit: "mean of the answers",
         zero: false,
-        keys: &[("score", "score"), ("score/", ""), ("reward/", ""), ("rewards/", "")],
+        keys: &[("objective/scores", "score"), ("objective/non_score_reward", "KL penalty"), ("reward/", ""), ("rewards/", "")],
     },
     Known {
         title: "Chosen and rejected answers",
@@ -50,54 +55,55 @@ const KNOWN: [Known; 15] = [
         title: "Accuracy",
         unit: "share",
         zero: true,
-        keys: &[("accuracy", "right"), ("rewards/accuracies", "pairs in the right order"), ("pass@", "pass@"), ("judge", "judge")],
+        keys: &[("accuracy", "right"), ("rewards/accuracies", "pairs in the right order"), ("pass@", "pass@")],
     },
-    Known { title: "Divergence from the reference", unit: "KL, nats", zero: true, keys: &[("kl", "KL"), ("kl/", "")] },
+    Known { title: "Judge that is not trained on", unit: "mean of the answers", zero: false, keys: &[("judge", "judge")] },
+    Known {
+        title: "Divergence from the reference",
+        unit: "KL, nats per answer",
+        zero: true,
+        keys: &[("kl_per_answer", "KL"), ("objective/kl", "KL")],
+    },
+    Known { title: "KL", unit: "nats", zero: true, keys: &[("kl", "KL")] },
     Known {
         title: "Answer length",
         unit: "tokens",
         zero: true,
-        keys: &[("completion_length", "length"), ("thinking_length", "thinking"), ("completion_length/", "")],
+        keys: &[("completion_length", "length"), ("length", "length"), ("thinking_length", "thinking")],
     },
     Known {
         title: "Answers that go wrong",
         unit: "share",
         zero: true,
-        keys: &[
-            ("cut_off", "cut off"),
-            ("truncated", "cut off"),
-            ("repetition", "repeated 4-grams"),
-            ("format_only", "form without content"),
-            ("unscored", "without a score"),
-        ],
+        keys: &[("cut_off", "cut off"), ("truncated", "cut off"), ("repetition", "repeated 4-grams"), ("format_only", "form without content")],
     },
-    Known { title: "Entropy", unit: "nats per token", zero: true, keys: &[("entropy", "entropy")] },
+    Known { title: "Entropy", unit: "nats per token", zero: true, keys: &[("entropy", "entropy"), ("policy/entropy_avg", "entropy")] },
     Known {
         title: "Clipped",
         unit: "share of tokens",
         zero: true,
-        keys: &[
-            ("clip_fraction", "clipped"),
-            ("clip_fraction/", ""),
-            ("clip_ratio/", ""),
-            ("value_clip_fraction", "values"),
-            ("clip_low", "below"),
-            ("clip_high", "above"),
-        ],
+        keys: &[("clip_low", "below"), ("clip_high", "above"), ("policy/clipfrac_avg", "policy"), ("val/clipfrac_avg", "value"), ("clip_ratio/", "")],
     },
     Known {
         title: "Something to learn from",
         unit: "share",
         zero: true,
-        keys: &[("groups_with_signal", "groups that differ in reward"), ("distinct", "answers that differ")],
+        keys: &[
+            ("groups_with_signal", "groups that differ in reward"),
+            ("trained_groups", "the same after resampling"),
+            ("distinct", "answers that differ between prompts"),
+        ],
     },
+    Known { title: "Policy and value", unit: "loss", zero: false, keys: &[("loss/policy_avg", "policy"), ("loss/value_avg", "value")] },
     Known {
-        title: "Policy and value",
-        unit: "loss",
-        zero: false,
-        keys: &[("policy_loss", "policy"), ("value_loss", "value"), ("explained_variance", "explained variance")],
+        title: "From the weights that drew the answers",
+        unit: "KL, nats per token",
+        zero: true,
+        keys: &[("approx_kl", "KL"), ("policy/approxkl_avg", "KL")],
     },
-    Known { title: "Log-probabilities of answers", unit: "nats", zero: false, keys: &[("logps/", "")] },
+    Known { title: "Probability ratio", unit: "mean", zero: false, keys: &[("val/ratio", "ratio")] },
+    Known { title: "Weight of the KL penalty", unit: "", zero: true, keys: &[("kl_coef", "weight"), ("objective/kl_coef", "weight")] },
+    Known { title: "Log-probabilities of answers", unit: "nats", zero: false, keys: &[("logps/", ""), ("objective/entropy", "their negative mean")] },
     Known { title: "General text", unit: "nats per token", zero: false, keys: &[("general_loss", "held out"), ("general_loss/", "")] },
     Known {
         title: "Calibration",
@@ -105,8 +111,8 @@ const KNOWN: [Known; 15] = [
         zero: true,
         keys: &[("brier", "Brier score"), ("expected_calibration_error", "expected calibration error")],
     },
-    Known { title: "Weight of the KL penalty", unit: "", zero: true, keys: &[("kl_coef", "weight")] },
 ];
+const FIRST_OTHER: usize = 5;
 
 /// The key of the same number while training.
 fn bare(key: &str) -> &str {
@@ -129,7 +135,7 @@ pub fn is_known(key: &str) -> bool {
 
 /// Is this a key that only trainings with rewards or preferences have, so that their `loss` is no likelihood?
 pub fn is_objective(key: &str) -> bool {
-    find(key).is_some_and(|(chart, ..)| chart < 4)
+    find(key).is_some_and(|(chart, ..)| chart < FIRST_OTHER)
 }
 
 /// The known charts of the numbers of steps and of validations.
@@ -208,7 +214,7 @@ mod tests {
         let (a, b) = ([(1.0, 0.1), (2.0, 0.2)], [(2.0, 0.15)]);
         let marks = [Mark { x: 2.0, text: "<alarm>".into(), colour: 1 }];
         let charts = charts(&vec![("kl", &a[..]), ("reward", &a[..]), ("unknown", &a[..])], &vec![("val_reward", &b[..])], &marks);
-        assert_eq!(charts.iter().map(|c| c.title.as_str()).collect::<Vec<_>>(), ["Reward", "Divergence from the reference"]);
+        assert_eq!(charts.iter().map(|c| c.title.as_str()).collect::<Vec<_>>(), ["Reward", "KL"]);
         assert_eq!(charts[0].series.iter().map(|s| (s.name.as_str(), s.dots)).collect::<Vec<_>>(), [("reward", false), ("reward, held out", true)]);
         let html = charts[0].clone().html().into_string();
         assert!(html.contains("&lt;alarm&gt; at 2") && !html.contains("NaN"));

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 /// Keys of a step with a chart of their own, and keys that are none.
 const KNOWN: [&str; 7] = ["loss", "lr", "grad_norm", "tokens_per_second", "memory_bytes", "tokens", "elapsed_seconds"];
+/// Beginnings of keys that are no curves: which rows a step could not score.
+const NO_CURVES: &str = "unscored_rows";
 /// Curves in one chart.
 const MOST_CURVES: usize = 6;
 const GIB: f64 = (1u64 << 30) as f64;
@@ -60,7 +62,9 @@ pub fn all(history: &History, about: &About) -> Html {
     let mut memory = Series { smooth: false, ..curve("memory_bytes", "memory", 4) };
     memory.points.iter_mut().for_each(|p| p.1 /= GIB);
     charts.push(Chart { zero: true, ..chart("Resident memory", "GiB", vec![memory]) });
-    for (group, keys) in groups(history.curves.keys().filter(|key| !KNOWN.contains(&key.as_str()) && !curves::is_known(key))) {
+    for (group, keys) in
+        groups(history.curves.keys().filter(|key| !KNOWN.contains(&key.as_str()) && !curves::is_known(key) && !key.starts_with(NO_CURVES)))
+    {
         let series = keys.iter().take(MOST_CURVES).enumerate().map(|(i, (key, name))| curve(key, name, i)).collect();
         charts.push(Chart { robust: true, ..chart(&group.replace('_', " "), "of a step", series) });
     }

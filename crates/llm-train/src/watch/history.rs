@@ -268,6 +268,11 @@ impl History {
         self.curves.get(key)?.last()
     }
 
+    /// The first of these keys that steps have: the same number under the names of different trainings.
+    pub fn first_of<'a>(&self, keys: &[&'a str]) -> Option<&'a str> {
+        keys.iter().copied().find(|key| self.curves.contains_key(*key))
+    }
+
     /// Points of a step's number.
     pub fn points(&self, key: &str) -> &[(f64, f64)] {
         self.curves.get(key).map_or(&[], Curve::points)

@@ -44,6 +44,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tensorboard::EventWriter;
 
+/// Divergence from the reference: per answer, or whatever the training calls so.
+const KL: &[&str] = &["kl_per_answer", "objective/kl", "kl"];
+/// Nats per token.
+const ENTROPY: &[&str] = &["entropy", "policy/entropy_avg"];
 /// Time between two lines, and between two flushes of the event file.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
@@ -322,9 +326,9 @@ fn live(history: &History, about: &About, left: Option<f64>) -> status::Live {
         tokens: history.last("tokens").unwrap_or(0.0),
         loss: history.loss.value(),
         reward: history.last("reward"),
-        kl: history.last("kl"),
+        kl: history.first_of(KL).and_then(|key| history.last(key)),
         length: history.last("completion_length"),
-        entropy: history.last("entropy"),
+        entropy: history.first_of(ENTROPY).and_then(|key| history.last(key)),
         lr: history.last("lr"),
         grad_norm: history.last("grad_norm"),
         tokens_per_second,

@@ -300,7 +300,7 @@ mod tests {
         for part in [
             "Halted after 100 of 400 steps: reward hacking",
             "Parts of the reward",
-            "Divergence from the reference",
+            "KL",
             "Answer length",
             "Entropy",
             "General text",

@@ -5,6 +5,7 @@ use super::dashboard::State;
 use super::forecast::Forecast;
 use super::history::{Event, Kind, Samples};
 use super::status::{Live, bytes, loss, short, time};
+use super::{ENTROPY, KL};
 use llm_run::html::number;
 use llm_run::progress::thousands;
 use ratatui::Frame;
@@ -61,7 +62,8 @@ impl Scene {
             raw: thinned(headline, most),
             smooth: thinned(headline, (most / 8).max(12)),
             validation: validation.cloned().unwrap_or_default(),
-            policy: rewarded.then(|| ["kl", "completion_length", "entropy"].map(|key| thinned(key, most))),
+            policy: rewarded
+                .then(|| [KL, &["completion_length"], ENTROPY].map(|keys| history.first_of(keys).map(|key| thinned(key, most)).unwrap_or_default())),
             lr: thinned("lr", most),
             grad_norm: thinned("grad_norm", most),
             rate: thinned("tokens_per_second", most),
