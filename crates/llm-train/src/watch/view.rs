@@ -62,8 +62,9 @@ impl Scene {
             raw: thinned(headline, most),
             smooth: thinned(headline, (most / 8).max(12)),
             validation: validation.cloned().unwrap_or_default(),
-            policy: rewarded
-                .then(|| [KL, &["completion_length"], ENTROPY].map(|keys| history.first_of(keys).map(|key| thinned(key, most)).unwrap_or_default())),
+            policy: rewarded.then(|| {
+                [KL, &["completion_length"][..], ENTROPY].map(|keys| history.first_of(keys).map(|key| thinned(key, most)).unwrap_or_default())
+            }),
             lr: thinned("lr", most),
             grad_norm: thinned("grad_norm", most),
             rate: thinned("tokens_per_second", most),
