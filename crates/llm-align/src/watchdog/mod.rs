@@ -8,6 +8,7 @@
 //! | `detectors` | what looks wrong in a step |
 //! | [`general`] | held-out general text for the forgetting monitor |
 //! | [`samples`] | answers to the same prompts at the start, during and at the end |
+//! | [`watched`] | the forgetting monitor around objectives without rewards |
 //!
 //! The proxy that is optimised is not what is wanted (Gao et al., Scaling Laws for Reward Model Overoptimization, 2022): the signs are a
 //! reward that goes on rising while a judge it is not trained on falls, while answers degenerate, or while divergence no longer buys any.
@@ -31,6 +32,7 @@ mod detectors;
 pub mod general;
 pub mod samples;
 mod track;
+pub mod watched;
 
 pub use answers::{distinct, format_only, repetition};
 pub use config::{Kind, OnAlarm, OnAlarms, WatchdogConfig};
@@ -42,6 +44,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
 use track::Track;
+pub use watched::Watched;
 
 /// Decay of the judge's average: it often speaks at validations only.
 const HELDOUT_SMOOTHING: f64 = 0.8;
