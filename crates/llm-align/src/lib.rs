@@ -10,6 +10,7 @@
 //! | [`replay`] | `Replay` | general data in every step of SFT, and how much is forgotten |
 //! | [`show`] | `Shown` | which tokens of a row are trained |
 //! | [`verifier`] | `Verifier` | is this answer right? |
+//! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
 //!
 //! Deliberately absent: a second training loop, a second way to generate.
 
@@ -23,8 +24,10 @@ pub mod replay;
 pub mod sft;
 pub mod show;
 pub mod verifier;
+pub mod watchdog;
 
 pub use grpo::{GrpoConfig, grpo};
 pub use llm_train::{Error, Result, sequences};
 pub use sft::{SftConfig, sft};
 pub use verifier::{ExerciseVerifier, Verifier};
+pub use watchdog::{Watchdog, WatchdogConfig};
