@@ -19,8 +19,8 @@
 pub mod data;
 pub mod grpo;
 pub mod losses;
-pub mod rollouts;
 pub mod replay;
+pub mod rollouts;
 pub mod sft;
 pub mod show;
 pub mod verifier;

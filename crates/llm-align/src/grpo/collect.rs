@@ -15,7 +15,7 @@ use llm_arch::Decoder;
 use llm_run::Seed;
 use llm_tokenizer::Tokenizer;
 use llm_train::Result;
-use llm_verify::Rewards;
+use llm_verify::{RewardSpec, Rewards};
 use serde_json::{Map, Value, json};
 
 /// Rows without a reward that a record names.
@@ -169,7 +169,7 @@ impl Collector {
                 // What the lengths add is one more reward.
                 let with = |(grade, shaping): (&Grade, &f32)| grade.parts.iter().copied().chain([grade.total.map(|_| *shaping)]).collect();
                 let parts: Vec<Vec<Option<f32>>> = graded.map(with).collect();
-                let weights: Vec<f32> = self.rewards.weights().into_iter().chain([1.0]).collect();
+                let weights: Vec<f32> = self.config.rewards.iter().map(RewardSpec::weight).chain([1.0]).collect();
                 normalize_then_sum(&parts, &weights, size)
             }
         }

@@ -207,7 +207,7 @@ impl Default for GrpoConfig {
             sapo_temperature_neg: 1.05,
             kl_beta: 0.0,
             track_kl: false,
-            rewards: vec![RewardSpec::Exercise { weight: 1.0 }],
+            rewards: RewardSpec::default_list(),
             combine: Combine::default(),
             max_resamples: None,
             overlong_buffer: None,
@@ -348,6 +348,9 @@ impl GrpoConfig {
         }
         if self.rewards.is_empty() {
             return bad("rewards is empty: there is nothing to learn; for example rewards = [{ kind = \"math\" }]".into());
+        }
+        if let Some(spec) = self.rewards.iter().find(|spec| !spec.weight().is_finite()) {
+            return bad(format!("rewards: the weight of `{}` must be a number, not {}", spec.kind(), spec.weight()));
         }
         Ok(())
     }

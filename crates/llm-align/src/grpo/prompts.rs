@@ -5,7 +5,7 @@ use crate::rollouts::Rollout;
 use llm_run::Seed;
 use llm_run::seed::permuted;
 use llm_tokenizer::Tokenizer;
-use llm_train::{Error, Result};
+use llm_train::Result;
 use llm_verify::{Rewards, Task};
 use std::path::Path;
 
@@ -32,9 +32,6 @@ impl Prompts {
             Ok((prompt.clone(), ids))
         };
         let (kept, skipped) = data::keep(path, data::prompts(path, on_bad_row)?, on_bad_row, encode)?;
-        if kept.is_empty() {
-            return Err(Error::Objective(format!("{}: no prompt in it can be used; {} rows were skipped", path.display(), skipped.len())));
-        }
         let (rows, ids) = kept.into_iter().unzip();
         Ok(Self { rows, ids, skipped })
     }
