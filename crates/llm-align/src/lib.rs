@@ -9,7 +9,7 @@
 //! | [`data`] | `Conversation`, `Pair`, `Labelled`, `Prompt`, `Encoder` | rows of others' formats, checked, as ids and loss masks |
 //! | [`replay`] | `Replay` | general data in every step of SFT, and how much is forgotten |
 //! | [`show`] | `Shown` | which tokens of a row are trained |
-//! | [`verifier`] | `Verifier` | is this answer right? |
+//! | [`verifier`] | `Rewards` | is this answer right? |
 //! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
 //!
 //! Deliberately absent: a second training loop, a second way to generate.
@@ -29,5 +29,4 @@ pub mod watchdog;
 pub use grpo::{GrpoConfig, grpo};
 pub use llm_train::{Error, Result, sequences};
 pub use sft::{SftConfig, sft};
-pub use verifier::{ExerciseVerifier, Verifier};
 pub use watchdog::{Watchdog, WatchdogConfig};

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_align::show::Show;
+use llm_align::verifier::{VerifyConfig, verify};
 use llm_align::{GrpoConfig, SftConfig, grpo, sft};
 use llm_arch::Decoder;
 use llm_run::{Args, Run, program};
@@ -28,6 +29,8 @@ enum Command {
     Grpo(TrainArgs),
     /// Show which tokens of a file's rows are trained, and which rows cannot be used.
     Show(Show),
+    /// Grade a file of answers by the rewards of a configuration; prints a table and writes OUT/graded.jsonl.
+    Verify(Args),
 }
 
 /// Flags of every command that trains.
@@ -76,9 +79,19 @@ fn run() -> anyhow::Result<()> {
             finish(run, [&config.model, &config.train], &outcome)
         }
         Command::Show(show) => Ok(show.run()?),
+        Command::Verify(args) => {
+            program::catch_interrupts();
+            let config: VerifyConfig = args.load()?;
+            print!("{}", verify(&config, &args.out, "llm-align")?);
+            Ok(())
+        }
     }
 }
 
 fn main() -> ExitCode {
+    // A cell of the sandbox for generated code is this program, started anew.
+    if let Some(code) = llm_verify::sandbox::cell_main() {
+        return code;
+    }
     program::main(run)
 }
