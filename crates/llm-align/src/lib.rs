@@ -11,6 +11,8 @@
 //! | [`show`] | `Shown` | which tokens of a row are trained |
 //! | [`verifier`] | `Rewards` | is this answer right? |
 //! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
+//! | [`model`] | | the model that is trained, whole or by an adapter, and its reference |
+//! | [`merge`] | `Merge` | adapters into the weights, with a check that nothing changed |
 //!
 //! Deliberately absent: a second training loop, a second way to generate.
 
@@ -19,6 +21,8 @@
 pub mod data;
 pub mod grpo;
 pub mod losses;
+pub mod merge;
+pub mod model;
 pub mod replay;
 pub mod rollouts;
 pub mod sft;

@@ -166,6 +166,28 @@ pub fn restore(like: &Decoder, dir: &Path) -> Result<Decoder> {
     resume(base, &training.spec, &adapter, training.seed, training.base_model.clone())
 }
 
+/// A model with an adapter beside its projections, for nobody's training: what a merged one is compared with. What is no update of a projection
+/// (whole modules, stacked experts) goes into the weights.
+pub fn beside(mut decoder: Decoder, adapter: &Adapter) -> Result<Decoder> {
+    let mut rest = adapter.clone();
+    let (precision, device) = (decoder.precision(), decoder.device());
+    each_linear(&mut decoder, |name, linear| {
+        let [outputs, inputs] = linear.weight.shape();
+        let Some([Change { first_row: 0, rows, delta: Delta::LowRank { rank, scale, a, b, magnitude } }]) =
+            adapter.changes.get(&name).map(Vec::as_slice)
+        else {
+            return;
+        };
+        if *rows == outputs {
+            let sizes = [outputs, inputs, *rank];
+            let lora = Lora::from_values(a.clone(), b.clone(), magnitude.clone(), sizes, *scale, (precision, &device));
+            linear.weight = Weight::Trained(Box::new(linear.weight.clone()), Box::new(lora));
+            rest.changes.remove(&name);
+        }
+    });
+    super::merge(decoder, &rest)
+}
+
 /// The values of an update that was read.
 struct Update {
     rank: usize,
