@@ -1,0 +1,15 @@
+//! Losses of alignment as pure functions: values and gradients equal the reference implementations'.
+//!
+//! | file | job |
+//! |---|---|
+//! | [`preference`] | pairs of answers against a reference: DPO and its variants, f-divergences |
+//! | [`reference_free`] | pairs without a reference: ORPO, SimPO, CPO |
+//! | [`mix`] | several of these with weights, as a configuration names them |
+//! | [`kto`] | single answers with a verdict: KTO, unpaired APO |
+//!
+//! Where implementations of one name disagree, the name says which is meant (`ipo_trl`, `ipo_openrlhf`).
+
+pub mod kto;
+pub mod mix;
+pub mod preference;
+pub mod reference_free;
