@@ -5,7 +5,7 @@ use crate::data::OnBadRow;
 use crate::losses::kto::{self, UnpairedLoss};
 use crate::losses::mix::LossMix;
 use crate::losses::preference::{FDivergence, Parameters};
-use crate::model::AdapterSpec;
+use llm_arch::adapter::AdapterSpec;
 use llm_tensor::DeviceSpec;
 use llm_train::evaluation::EvaluationConfig;
 use llm_train::recompute::Recompute;

@@ -177,6 +177,31 @@ pub(super) fn heldout_groups(heldout: &Rows, budget: usize) -> Vec<Vec<usize>> {
 }
 
 impl Dpo {
+    /// On encoded pairs, chosen first, without held-out data. `reference` is asked with every step.
+    pub fn new(config: DpoConfig, pairs: Vec<(Sequence, Sequence)>, reference: Option<Decoder>) -> Self {
+        let train = Rows::pairs(pairs.into_iter().enumerate().map(|(i, pair)| (i + 1, pair)).collect());
+        Self::on(config, train, reference)
+    }
+
+    fn on(config: DpoConfig, train: Rows, reference: Option<Decoder>) -> Self {
+        let reference = reference.map_or(Reference::None, |model| Reference::Model(Box::new(model)));
+        let (heldout, heldout_reference) = (Rows::pairs(Vec::new()), Vec::new());
+        Self { train, heldout, reference, heldout_reference, evaluation: None, config, step: Step::default(), last: Map::new() }
+    }
+
+    /// Ask the reference about all answers now, in the micro-batches of the first pass, and never again.
+    fn cache_reference(&mut self, out: &Path, inputs: &Value) -> Result<()> {
+        let Some(model) = self.reference.model() else { return Ok(()) };
+        let answers = 2 * self.train.len();
+        let key = json!({"inputs": inputs, "answers": answers});
+        let sums = reference::cached(&out.join(CACHE), key, answers, || {
+            let groups: Vec<_> = (0..self.order().steps()).flat_map(|step| self.groups(step)).collect();
+            reference::compute(model, &self.config.train, &self.train, &groups)
+        })?;
+        self.reference = Reference::Sums(sums);
+        Ok(())
+    }
+
     fn order(&self) -> Order {
         Order { seed: Seed(self.config.seed).stream("pair order"), rows: self.train.len(), batch_size: self.config.batch_size }
     }
@@ -227,24 +252,14 @@ pub fn dpo(mut config: DpoConfig, out: &Path) -> Result<Outcome<Decoder>> {
     let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "dpo".into(), identity: Identity::new(identity) };
     let evaluation = Evaluation::open(&config.evaluation, &start.tokenizer)?;
     let model = if config.loss.needs_reference() { Some(start.reference(&config.reference)?) } else { None };
-    let groups = heldout_groups(&heldout, config.micro_batch_tokens);
     let heldout_reference = match &model {
-        Some(model) if heldout.len() > 0 => reference::compute(model, &config.heldout, &heldout, &groups)?,
-        _ => vec![0.0; 2 * heldout.len()],
+        Some(model) => reference::compute(model, &config.heldout, &heldout, &heldout_groups(&heldout, config.micro_batch_tokens))?,
+        None => vec![0.0; 2 * heldout.len()],
     };
-    let mut objective =
-        Dpo { train, heldout, reference: Reference::None, heldout_reference, evaluation, config, step: Step::default(), last: Map::new() };
-    objective.reference = match (model, objective.config.reference_log_probs) {
-        (None, _) => Reference::None,
-        (Some(model), ReferenceLogProbs::Recomputed) => Reference::Model(Box::new(model)),
-        (Some(model), ReferenceLogProbs::Cached) => {
-            let Dpo { train, config, .. } = &objective;
-            let first_pass = || (0..objective.order().steps()).flat_map(|step| objective.groups(step)).collect::<Vec<_>>();
-            let key = json!({"inputs": hashes, "answers": 2 * train.len()});
-            let sums = reference::cached(&out.join(CACHE), key, 2 * train.len(), || reference::compute(&model, &config.train, train, &first_pass()))?;
-            Reference::Sums(sums)
-        }
-    };
+    let mut objective = Dpo { heldout, heldout_reference, evaluation, ..Dpo::on(config, train, model) };
+    if objective.config.reference_log_probs == ReferenceLogProbs::Cached {
+        objective.cache_reference(out, &hashes)?;
+    }
     let Start { policy, tokenizer, .. } = start;
     trainer.run(&mut objective, || Ok(policy), &tokenizer)
 }

@@ -57,6 +57,9 @@ impl Reference {
 
 /// Log-probabilities of every answer of `rows`, read from `path`, in the batches that `groups` names; a row that comes again keeps its first.
 pub(super) fn compute(reference: &Decoder, path: &Path, rows: &Rows, groups: &[Vec<usize>]) -> Result<Vec<f32>> {
+    if groups.is_empty() {
+        return Ok(Vec::new());
+    }
     let width = rows.width;
     let mut sums = vec![None; rows.len() * width];
     let mut progress = Progress::new("reference", groups.len() as u64, "batches");

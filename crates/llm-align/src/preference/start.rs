@@ -1,8 +1,9 @@
 //! What both objectives open: model, tokenizer, reference; and steps from epochs.
 
-use crate::model::{self, AdapterSpec};
+use crate::model;
 use crate::{Error, Result};
 use llm_arch::Decoder;
+use llm_arch::adapter::AdapterSpec;
 use llm_tensor::burn::tensor::Device;
 use llm_tokenizer::Tokenizer;
 use std::path::Path;

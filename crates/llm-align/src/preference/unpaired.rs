@@ -218,9 +218,8 @@ pub fn kto(mut config: KtoConfig, out: &Path) -> Result<Outcome<Decoder>> {
     let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "kto".into(), identity: Identity::new(identity) };
     let evaluation = Evaluation::open(&config.evaluation, &start.tokenizer)?;
     let model = start.reference(&config.reference)?;
-    let groups = heldout_groups(&heldout.rows, config.micro_batch_tokens);
-    let heldout_reference =
-        if heldout.rows.len() > 0 { reference::compute(&model, &config.heldout, &heldout.rows, &groups)? } else { Vec::new() };
+    let asked = heldout_groups(&heldout.rows, config.micro_batch_tokens);
+    let heldout_reference = reference::compute(&model, &config.heldout, &heldout.rows, &asked)?;
     let mismatched = (config.loss == UnpairedLoss::Kto).then(|| model.clone());
     let reference = match config.reference_log_probs {
         ReferenceLogProbs::Recomputed => Reference::Model(Box::new(model)),
