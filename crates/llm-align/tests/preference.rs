@@ -72,11 +72,8 @@ fn losses_with_reference_have_the_recorded_values_and_gradients() {
     let file = read("losses/dpo.json");
     let case = &file["cases"][0];
     let (inputs, expected) = (&case["inputs"], &case["expected"]);
-    let p = Parameters {
-        beta: inputs["beta"].as_f64().unwrap(),
-        label_smoothing: inputs["label_smoothing"].as_f64().unwrap(),
-        ..Parameters::default()
-    };
+    let p =
+        Parameters { beta: inputs["beta"].as_f64().unwrap(), label_smoothing: inputs["label_smoothing"].as_f64().unwrap(), ..Parameters::default() };
     let pairs = || Pairs {
         chosen_B: leaf(&inputs["chosen_logps"]),
         rejected_B: leaf(&inputs["rejected_logps"]),
@@ -155,11 +152,8 @@ fn kto_has_the_recorded_values_and_gradients() {
     for case in read("losses/kto.json")["cases"].as_array().unwrap() {
         let (name, inputs, expected) = (case["name"].as_str().unwrap(), &case["inputs"], &case["expected"]);
         let number = |key: &str| inputs[key].as_f64().unwrap();
-        let p = kto::Parameters {
-            beta: number("beta"),
-            desirable_weight: number("desirable_weight"),
-            undesirable_weight: number("undesirable_weight"),
-        };
+        let p =
+            kto::Parameters { beta: number("beta"), desirable_weight: number("desirable_weight"), undesirable_weight: number("undesirable_weight") };
         let kl = kto::kl(&floats(&inputs["kl_logps"]), &floats(&inputs["ref_kl_logps"]));
         assert!((kl - expected["kl"].as_f64().unwrap()).abs() < 1e-6, "{name}: {kl}");
         let desirable: Vec<bool> = inputs["label_desirable"].as_array().unwrap().iter().map(|x| x.as_bool().unwrap()).collect();
@@ -438,7 +432,7 @@ fn dpo_config(dir: &Path, max_steps: u64) -> DpoConfig {
         batch_size: 4,
         micro_batch_tokens: 150,
         device: DeviceSpec::Cpu,
-        trainer: trainer(max_steps, 2e-3),
+        trainer: trainer(max_steps, 5e-3),
         ..DpoConfig::default()
     }
 }
@@ -522,7 +516,7 @@ fn kto_raises_good_answers_above_bad_ones() {
             batch_size: 8,
             micro_batch_tokens,
             device: DeviceSpec::Cpu,
-            trainer: TrainerConfig { eval_every: 10, ..trainer(10, 2e-3) },
+            trainer: TrainerConfig { eval_every: 10, ..trainer(10, 5e-3) },
             ..KtoConfig::default()
         };
         train_kto(config, out.path()).unwrap();
@@ -538,7 +532,7 @@ fn kto_raises_good_answers_above_bad_ones() {
     // The KL estimate is that of the step, so cutting it up changes nothing but rounding.
     let whole = run(UnpairedLoss::Kto, 100_000);
     for (a, b) in metric(out.path(), "loss").iter().zip(metric(whole.path(), "loss")) {
-        assert!((a - b).abs() < 1e-3, "{a} in parts, {b} in one");
+        assert!((a - b).abs() < 2e-3, "{a} in parts, {b} in one");
     }
     let apo = run(UnpairedLoss::ApoZeroUnpaired, 150);
     assert!(metric(apo.path(), "kl").iter().all(|&kl| kl == 0.0));
@@ -561,7 +555,8 @@ fn what_cannot_work_is_refused_with_advice() {
         let message = refused(config);
         assert!(message.contains(expected), "{message}");
     }
-    let message = train_kto(KtoConfig { model: dir.path().join("model"), train: dir.path().join("x"), batch_size: 1, ..KtoConfig::default() }, out.path());
+    let message =
+        train_kto(KtoConfig { model: dir.path().join("model"), train: dir.path().join("x"), batch_size: 1, ..KtoConfig::default() }, out.path());
     assert!(message.unwrap_err().to_string().contains("at least 2"));
     // A pair without preference is an error with its row, or left out.
     let text = std::fs::read_to_string(dir.path().join("pairs.jsonl")).unwrap();

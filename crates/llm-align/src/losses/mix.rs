@@ -69,7 +69,9 @@ impl<'de> Deserialize<'de> for LossMix {
         match Value::deserialize(deserializer)? {
             Value::Array(values) => values.into_iter().map(weighted).collect::<Result<_, _>>().map(Self),
             name @ Value::String(_) => Ok(Self(vec![weighted(name)?])),
-            other => Err(D::Error::custom(format!("`loss` is {other}; expected a name such as \"sigmoid\", or a list of names or of {{ name, weight }}"))),
+            other => {
+                Err(D::Error::custom(format!("`loss` is {other}; expected a name such as \"sigmoid\", or a list of names or of {{ name, weight }}")))
+            }
         }
     }
 }

@@ -234,7 +234,9 @@ impl KtoConfig {
             }
         }
         if self.loss == UnpairedLoss::Kto && self.batch_size == 1 {
-            return Err(Error::Config("batch_size is 1; kto estimates a KL divergence from the prompts of a step with each other's answers, so it needs at least 2".into()));
+            return Err(Error::Config(
+                "batch_size is 1; kto estimates a KL divergence from the prompts of a step with each other's answers, so it needs at least 2".into(),
+            ));
         }
         positive(self.batch_size, self.micro_batch_tokens)
     }

@@ -136,7 +136,6 @@ pub(super) fn line(loss: f32, metrics: &Map<String, Value>) -> String {
     format!("loss {loss:.3}{}{}", number("rewards/margins", "margin"), number("rewards/accuracies", "accuracy"))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use llm_run::seed::permuted;
 use llm_train::sequences::{Sequence, Sequences};
 
 /// Rows of a data file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rows {
     /// 1-based row in the file of each.
     pub numbers: Vec<usize>,

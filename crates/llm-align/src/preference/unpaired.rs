@@ -226,9 +226,8 @@ pub fn kto(mut config: KtoConfig, out: &Path) -> Result<Outcome<Decoder>> {
         ReferenceLogProbs::Cached => {
             let answers = train.rows.len();
             let order = Order { seed: Seed(config.seed).stream("answer order"), rows: answers, batch_size: config.batch_size };
-            let first_pass = || {
-                (0..order.steps()).flat_map(|step| train.rows.groups(&order.picked(step), config.micro_batch_tokens)).collect::<Vec<_>>()
-            };
+            let first_pass =
+                || (0..order.steps()).flat_map(|step| train.rows.groups(&order.picked(step), config.micro_batch_tokens)).collect::<Vec<_>>();
             let key = json!({"inputs": hashes, "answers": answers});
             let sums = reference::cached(&out.join(CACHE), key, answers, || reference::compute(&model, &config.train, &train.rows, &first_pass()))?;
             Reference::Sums(sums)
