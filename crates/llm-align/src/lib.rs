@@ -4,7 +4,6 @@
 //! |---|---|---|
 //! | [`sft`](mod@sft) | `Sft` | imitate answers; loss on the assistant's tokens only |
 //! | [`grpo`](mod@grpo) | `Grpo` | reward what can be verified, relative to the group |
-//! | [`losses`] | | every loss as a pure function |
 //! | [`rollouts`] | `Sampler`, `Rollout` | answers of the policy as it is, through the one engine |
 //! | [`data`] | `Conversation`, `Pair`, `Labelled`, `Prompt`, `Encoder` | rows of others' formats, checked, as ids and loss masks |
 //! | [`replay`] | `Replay` | general data in every step of SFT, and how much is forgotten |
@@ -13,6 +12,9 @@
 //! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
 //! | [`model`] | | the model that is trained, whole or by an adapter, and its reference |
 //! | [`merge`] | `Merge` | adapters into the weights, with a check that nothing changed |
+//! | [`preference`] | `Dpo`, `Kto` | prefer the better of two answers, or the good ones |
+//! | [`losses`] | | the losses of all of them, as pure functions |
+//! | [`loss_lab`] | | what losses on pairs do, as a page |
 //!
 //! Deliberately absent: a second training loop, a second way to generate.
 
@@ -20,9 +22,11 @@
 
 pub mod data;
 pub mod grpo;
+pub mod loss_lab;
 pub mod losses;
 pub mod merge;
 pub mod model;
+pub mod preference;
 pub mod replay;
 pub mod rollouts;
 pub mod sft;
@@ -32,5 +36,6 @@ pub mod watchdog;
 
 pub use grpo::{GrpoConfig, grpo};
 pub use llm_train::{Error, Result, sequences};
+pub use preference::{DpoConfig, KtoConfig, dpo, kto};
 pub use sft::{SftConfig, sft};
 pub use watchdog::{Watchdog, WatchdogConfig};

@@ -2,10 +2,11 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use llm_align::loss_lab::LossLabArgs;
 use llm_align::merge::Merge;
 use llm_align::show::Show;
 use llm_align::verifier::{VerifyConfig, verify};
-use llm_align::{GrpoConfig, SftConfig, grpo, sft};
+use llm_align::{DpoConfig, GrpoConfig, KtoConfig, SftConfig, dpo, grpo, kto, sft};
 use llm_arch::Decoder;
 use llm_run::{Args, Run, program};
 use llm_train::WatchArgs;
@@ -34,6 +35,15 @@ enum Command {
     Verify(Args),
     /// Put LoRA adapters into the weights of their model; refused where merged and unmerged differ.
     Merge(Box<Merge>),
+    /// Preference pairs: DPO and its variants, ORPO, SimPO, CPO (config key `loss`). Writes OUT/model.
+    Dpo(TrainArgs),
+    /// Single answers labelled good or bad: KTO. Writes OUT/model.
+    Kto(TrainArgs),
+    /// What each loss on pairs says of a margin and how hard it pulls, as tables and an HTML page.
+    ///
+    /// Example: llm-align loss-lab --loss sigmoid,ipo_trl,apo_zero --out losses.html
+    #[command(verbatim_doc_comment)]
+    LossLab(LossLabArgs),
 }
 
 /// Flags of every command that trains.
@@ -89,6 +99,23 @@ fn run() -> anyhow::Result<()> {
             print!("{}", verify(&config, &args.out, "llm-align")?);
             Ok(())
         }
+        Command::Dpo(TrainArgs { args, watch }) => {
+            let mut config: DpoConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
+            let mut run = Run::start(&args.out, "llm-align", "dpo", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = dpo(config.clone(), run.dir()).context("dpo")?;
+            finish(run, [&config.model, &config.train], &outcome)
+        }
+        Command::Kto(TrainArgs { args, watch }) => {
+            let mut config: KtoConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
+            let mut run = Run::start(&args.out, "llm-align", "kto", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = kto(config.clone(), run.dir()).context("kto")?;
+            finish(run, [&config.model, &config.train], &outcome)
+        }
+        Command::LossLab(args) => Ok(args.run()?),
     }
 }
 
