@@ -2,13 +2,14 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use llm_align::{GrpoConfig, SftConfig, grpo, sft};
-use llm_arch::Decoder;
+use llm_align::data::{Kind, OnBadRow};
+use llm_align::{GrpoConfig, PpoConfig, RewardConfig, ScoreConfig, SftConfig, grpo, ppo, reward, score, sft};
 use llm_run::{Args, Run, program};
-use llm_train::WatchArgs;
+use llm_tensor::DeviceSpec;
 use llm_train::trainer::Outcome;
+use llm_train::{Trainable, WatchArgs};
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Align a model: imitate answers (sft), then reinforce verified ones (grpo). A killed run continues when started again.
@@ -25,6 +26,12 @@ enum Command {
     Sft(TrainArgs),
     /// Group-relative policy optimisation with verified answers. Writes OUT/model.
     Grpo(TrainArgs),
+    /// A reward model on preference pairs. Writes OUT/model, a folder of sequence classification, and OUT/calibration.json.
+    Reward(TrainArgs),
+    /// Proximal policy optimisation of a learned or checkable reward. Writes OUT/model, with the value function in OUT/model/value.
+    Ppo(TrainArgs),
+    /// Rewards of the rows of a file, as JSON lines.
+    Score(ScoreArgs),
 }
 
 /// Flags of every command that trains.
@@ -36,8 +43,34 @@ struct TrainArgs {
     watch: WatchArgs,
 }
 
-fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome<Decoder>) -> anyhow::Result<()> {
-    for path in inputs {
+/// Flags of `score`.
+#[derive(clap::Args)]
+struct ScoreArgs {
+    /// Folder of a reward model.
+    #[arg(long)]
+    model: PathBuf,
+    /// Conversations, prompts with answers, or pairs.
+    #[arg(long)]
+    data: PathBuf,
+    /// JSONL file to write.
+    #[arg(long)]
+    out: PathBuf,
+    /// What the rows are; without it what the columns say.
+    #[arg(long)]
+    kind: Option<Kind>,
+    /// What to do with a row that cannot be used.
+    #[arg(long, default_value = "error")]
+    on_bad_row: OnBadRow,
+    /// Tokens per forward pass.
+    #[arg(long, default_value_t = 4096)]
+    micro_batch_tokens: usize,
+    /// Where to compute.
+    #[arg(long, default_value = "auto")]
+    device: DeviceSpec,
+}
+
+fn finish<M: Trainable>(mut run: Run, inputs: &[&Path], outcome: &Outcome<M>) -> anyhow::Result<()> {
+    for path in inputs.iter().filter(|path| !path.as_os_str().is_empty()) {
         run.input(path)?;
     }
     run.finish(json!({
@@ -45,7 +78,7 @@ fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome<Decoder>) -> anyho
         "tokens": outcome.tokens,
         "tokens_per_second": outcome.tokens as f64 / outcome.elapsed_seconds,
         "training_seconds": outcome.elapsed_seconds,
-        "parameters": outcome.model.num_parameters(),
+        "parameters": Trainable::num_parameters(&outcome.model),
         "validation_first": outcome.validations.first(),
         "validation_last": outcome.validations.last(),
     }))?;
@@ -61,7 +94,7 @@ fn run() -> anyhow::Result<()> {
             let mut run = Run::start(&args.out, "llm-align", "sft", &config)?;
             run.manifest.seed = Some(config.seed);
             let outcome = sft(config.clone(), run.dir()).context("sft")?;
-            finish(run, [&config.model, &config.train], &outcome)
+            finish(run, &[&config.model, &config.train], &outcome)
         }
         Command::Grpo(TrainArgs { args, watch }) => {
             let mut config: GrpoConfig = args.load()?;
@@ -69,7 +102,28 @@ fn run() -> anyhow::Result<()> {
             let mut run = Run::start(&args.out, "llm-align", "grpo", &config)?;
             run.manifest.seed = Some(config.seed);
             let outcome = grpo(config.clone(), run.dir()).context("grpo")?;
-            finish(run, [&config.model, &config.train], &outcome)
+            finish(run, &[&config.model, &config.train], &outcome)
+        }
+        Command::Reward(TrainArgs { args, watch }) => {
+            let mut config: RewardConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
+            let mut run = Run::start(&args.out, "llm-align", "reward", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = reward(config.clone(), run.dir()).context("reward")?;
+            finish(run, &[&config.model, &config.train, &config.heldout], &outcome)
+        }
+        Command::Ppo(TrainArgs { args, watch }) => {
+            let mut config: PpoConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
+            let mut run = Run::start(&args.out, "llm-align", "ppo", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = ppo(config.clone(), run.dir()).context("ppo")?;
+            finish(run, &[&config.model, &config.train, &config.reward_model], &outcome)
+        }
+        Command::Score(ScoreArgs { model, data, out, kind, on_bad_row, micro_batch_tokens, device }) => {
+            let summary = score(&ScoreConfig { model, data, kind, on_bad_row, micro_batch_tokens, device }, &out).context("score")?;
+            println!("{}", serde_json::to_string(&summary)?);
+            Ok(())
         }
     }
 }
