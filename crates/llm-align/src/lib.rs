@@ -6,19 +6,29 @@
 //! | [`grpo`](mod@grpo) | `Grpo` | reward what can be verified, relative to the group |
 //! | [`reward`](mod@reward) | `RewardModel` | learn which of two answers is preferred, and how sure to be of it |
 //! | [`ppo`](mod@ppo) | `Ppo`, `ActorCritic` | follow a learned reward, with a value function and a leash |
-//! | [`losses`] | | the formulas, as pure functions |
+//! | [`losses`] | | every loss as a pure function |
+//! | [`rollouts`] | `Sampler`, `Rollout` | answers of the policy as it is, through the one engine |
+//! | [`data`] | `Conversation`, `Pair`, `Labelled`, `Prompt`, `Encoder` | rows of others' formats, checked, as ids and loss masks |
+//! | [`replay`] | `Replay` | general data in every step of SFT, and how much is forgotten |
+//! | [`show`] | `Shown` | which tokens of a row are trained |
 //! | [`verifier`] | `Verifier` | is this answer right? |
+//! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
 //!
 //! Deliberately absent: a second training loop, a second way to generate.
 
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
+pub mod data;
 pub mod grpo;
 pub mod losses;
 pub mod ppo;
+pub mod replay;
 pub mod reward;
+pub mod rollouts;
 pub mod sft;
+pub mod show;
 pub mod verifier;
+pub mod watchdog;
 
 pub use grpo::{GrpoConfig, grpo};
 pub use llm_train::{Error, Result, sequences};
@@ -26,3 +36,4 @@ pub use ppo::{ActorCritic, PpoConfig, ppo};
 pub use reward::{RewardConfig, RewardModel, ScoreConfig, reward, score};
 pub use sft::{SftConfig, sft};
 pub use verifier::{ExerciseVerifier, Verifier};
+pub use watchdog::{Watchdog, WatchdogConfig};

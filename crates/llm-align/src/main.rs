@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_align::data::{Kind, OnBadRow};
+use llm_align::show::Show;
 use llm_align::{GrpoConfig, PpoConfig, RewardConfig, ScoreConfig, SftConfig, grpo, ppo, reward, score, sft};
 use llm_run::{Args, Run, program};
 use llm_tensor::DeviceSpec;
@@ -32,6 +33,8 @@ enum Command {
     Ppo(TrainArgs),
     /// Rewards of the rows of a file, as JSON lines.
     Score(ScoreArgs),
+    /// Show which tokens of a file's rows are trained, and which rows cannot be used.
+    Show(Show),
 }
 
 /// Flags of every command that trains.
@@ -81,6 +84,7 @@ fn finish<M: Trainable>(mut run: Run, inputs: &[&Path], outcome: &Outcome<M>) ->
         "parameters": Trainable::num_parameters(&outcome.model),
         "validation_first": outcome.validations.first(),
         "validation_last": outcome.validations.last(),
+        "halted": outcome.halted,
     }))?;
     outcome.leftovers.remove();
     Ok(())
@@ -125,6 +129,7 @@ fn run() -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&summary)?);
             Ok(())
         }
+        Command::Show(show) => Ok(show.run()?),
     }
 }
 

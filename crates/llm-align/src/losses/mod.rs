@@ -2,8 +2,14 @@
 //!
 //! | file | job |
 //! |---|---|
+//! | [`policy`] | clipped and other surrogates of policy gradients over packed answers |
+//! | [`advantages`] | from rewards to advantages: groups, leave-one-out, GAE, whitening |
+//! | [`kl`] | k1, k2, k3 |
 //! | [`reward`] | Bradley-Terry with margin and centring |
 //! | [`value`] | the clipped loss of a value function |
 
+pub mod advantages;
+pub mod kl;
+pub mod policy;
 pub mod reward;
 pub mod value;

@@ -31,6 +31,10 @@ pub struct PpoConfig {
     pub model: PathBuf,
     /// Prompts.
     pub train: PathBuf,
+    /// Held-out prompts, answered at validations with the likeliest tokens; empty shows answers to the first of `train`.
+    pub heldout: PathBuf,
+    /// Held-out prompts per validation.
+    pub heldout_prompts: usize,
     /// Rows that cannot be used.
     pub on_bad_row: OnBadRow,
     /// Train an adapter in place of all weights.
@@ -100,6 +104,8 @@ impl Default for PpoConfig {
         Self {
             model: PathBuf::new(),
             train: PathBuf::new(),
+            heldout: PathBuf::new(),
+            heldout_prompts: 64,
             on_bad_row: OnBadRow::default(),
             adapter: None,
             reward_model: PathBuf::new(),

@@ -14,7 +14,6 @@
 use super::actor_critic::ActorCritic;
 use super::experience::{Answer, Experience};
 use super::objective::Ppo;
-use super::prompts::Asked;
 use super::scores::{Scores, mean};
 use crate::losses::advantages::{gae, whiten};
 use crate::losses::kl::shaped_rewards;
@@ -22,14 +21,13 @@ use crate::rollouts::Rollout;
 use crate::watchdog::{Answers, Signals, distinct, format_only, repetition};
 use llm_arch::Decoder;
 use llm_run::Seed;
-use llm_run::seed::permuted;
 use llm_tensor::burn::module::Module;
 use llm_tensor::burn::tensor::activation::log_softmax;
 use llm_tensor::burn::tensor::{DType, Tensor};
 use llm_tensor::host;
 use llm_train::sequences::{Sequence, Sequences, groups};
 use llm_train::{Error, Result};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 /// Rows whose logits are in memory at the same time.
 const ROWS: usize = 256;
@@ -73,13 +71,11 @@ fn total(values: &[f32]) -> f64 {
 impl Ppo {
     /// Draw batch `number` with the weights of `model`; `step` counts updates and is for the watch-dog.
     pub(super) fn explore(&mut self, number: u64, step: u64, model: &ActorCritic) -> Result<Experience> {
-        let (n, batch_size) = (self.prompts.len() as u64, self.config.batch_size as u64);
-        let order = Seed(self.config.seed).stream("prompt order");
-        let prompt = |i: u64| permuted(order.at(i / n), i % n, n) as usize;
-        let asked: Vec<&Asked> = (number * batch_size..(number + 1) * batch_size).map(|i| &self.prompts[prompt(i)]).collect();
-        let ids: Vec<&[u32]> = asked.iter().map(|a| a.ids.as_slice()).collect();
-        let rollouts = self.sampler.sample(&model.policy, number, &ids)?;
-        let scores = self.judges.score(&self.config.train, &asked, &rollouts, &self.tokenizer)?;
+        let picked = self.prompts.in_order(Seed(self.config.seed), number, self.config.batch_size);
+        let asked: Vec<&[u32]> = picked.iter().map(|&p| self.prompts.ids[p].as_slice()).collect();
+        let rollouts = self.sampler.sample(&model.policy, number, &asked)?;
+        let drawn: Vec<(usize, &Rollout)> = picked.iter().copied().zip(&rollouts).collect();
+        let scores = self.judges.score(&self.config.train, &self.prompts, &drawn, &self.tokenizer)?;
         let kept: Vec<usize> = (0..rollouts.len()).filter(|&i| scores.scores[i].is_some()).collect();
         if kept.is_empty() {
             let message = format!("batch {number}: none of the {} answers can be scored; look at `rewards` and the prompts' answers", rollouts.len());
@@ -98,10 +94,12 @@ impl Ppo {
         let mut rewards: Vec<Vec<f32>> =
             (0..kept.len()).map(|k| shaped_rewards(estimator, &looked.log_p[k], &looked.reference[k], paid[k], coefficient)).collect();
         if let Some(k) = rewards.iter().position(|of_answer| of_answer.iter().any(|r| !r.is_finite())) {
-            let Asked { row, id, .. } = asked[kept[k]];
+            let row = &self.prompts.rows[picked[kept[k]]];
             let message = format!(
-                "{}: row {row} (`{id}`): the KL penalty of the answer to it is not a number; the policy or the reference gives no probabilities any more",
-                self.config.train.display()
+                "{}: row {} (`{}`): the KL penalty of the answer to it is not a number; the policy or the reference gives no probabilities any more",
+                self.config.train.display(),
+                row.row,
+                row.id
             );
             return Err(Error::Objective(message));
         }
@@ -176,16 +174,17 @@ impl Ppo {
             ("episode".to_string(), json!((self.drawn + 1) * self.config.batch_size as u64)),
         ]);
         metrics.extend(scores.part_means(self.judges.names()));
-        metrics.extend(scores.heldout.map(|judge| ("judge".to_string(), Value::from(judge))));
+        metrics.extend(scores.judge.map(|judge| ("judge".to_string(), json!(judge))));
         let texts: Vec<&[u32]> = rollouts.iter().map(|r| r.tokens.as_slice()).collect();
         let repeated = over_all(&|r| repetition(&r.tokens));
+        let answers =
+            Answers { distinct: Some(distinct(&texts)), format_only: format_only(self.judges.names(), scores.parts.iter().map(Vec::as_slice)) };
         metrics.insert("repetition".into(), json!(repeated));
+        metrics.extend(answers.distinct.map(|share| ("distinct".to_string(), json!(share))));
+        metrics.extend(answers.format_only.map(|share| ("format_only".to_string(), json!(share))));
         self.of_batch = metrics;
         self.latest = (reward, kl);
-        self.watchdog.answers(Answers {
-            distinct: Some(distinct(&texts)),
-            format_only: format_only(self.judges.names(), scores.parts.iter().map(Vec::as_slice)),
-        });
+        self.watchdog.answers(answers);
         self.watchdog.observe(Signals {
             step: step + 1,
             reward,
@@ -194,7 +193,7 @@ impl Ppo {
             length,
             truncated: cut_off,
             repetition: repeated,
-            heldout: scores.heldout,
+            heldout: scores.judge,
             ..Signals::default()
         });
         self.controller.update(kl, n);

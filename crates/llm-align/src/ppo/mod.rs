@@ -5,7 +5,6 @@
 //! |---|---|
 //! | [`config`] | settings |
 //! | [`actor_critic`] | policy and value function as one model, with one trunk or two |
-//! | `prompts` | what is asked |
 //! | `scores` | what an answer is worth |
 //! | `explore` | a batch of answers, their rewards and advantages |
 //! | [`experience`] | what of it the updates need, and a checkpoint keeps |
@@ -20,7 +19,6 @@ pub mod controller;
 pub mod experience;
 mod explore;
 pub mod objective;
-mod prompts;
 mod scores;
 
 pub use actor_critic::ActorCritic;
@@ -28,10 +26,11 @@ pub use config::{PpoConfig, ValueKind};
 pub use controller::Controller;
 pub use objective::{Ppo, PpoBatch};
 
+use crate::grpo::prompts::Prompts;
 use crate::reward::RewardModel;
 use crate::rollouts::Sampler;
 use crate::sft::require;
-use crate::watchdog::{General, Samples, Watchdog, WatchdogConfig};
+use crate::watchdog::{General, Samples, Watchdog};
 use crate::{data, model};
 use llm_arch::{Decoder, hf};
 use llm_run::Seed;
@@ -39,7 +38,7 @@ use llm_tensor::burn::tensor::Device;
 use llm_tokenizer::Tokenizer;
 use llm_train::checkpoint::Identity;
 use llm_train::trainer::Outcome;
-use llm_train::{Error, Recompute, Result, Trainer};
+use llm_train::{Error, Result, Trainer};
 use scores::Judges;
 use serde_json::{Map, json};
 use std::collections::BTreeMap;
@@ -86,8 +85,12 @@ pub fn ppo(config: PpoConfig, out: &Path) -> Result<Outcome<ActorCritic>> {
         same_vocabulary(&config.reward_model, reward_model, &tokenizer, &policy)?;
         context = context.min(reward_model.model.config().max_position_embeddings);
     }
-    let (prompts, skipped) = prompts::load(&config.train, &config, &tokenizer, context)?;
-    data::report(out, &[(config.train.as_path(), skipped.as_slice())])?;
+    let load = |path: &Path| Prompts::load(path, config.on_bad_row, &tokenizer, config.sampling.max_tokens, context);
+    let prompts = load(&config.train)?;
+    let heldout = if config.heldout.as_os_str().is_empty() { None } else { Some(load(&config.heldout)?) };
+    let mut files = vec![(config.train.as_path(), prompts.skipped.as_slice())];
+    files.extend(heldout.as_ref().map(|heldout| (config.heldout.as_path(), heldout.skipped.as_slice())));
+    data::report(out, &files)?;
     let sampler = Sampler::new(&policy, &tokenizer, config.sampling, Seed(config.seed))?;
     let general = General::open(&config.watchdog, &tokenizer, context)?;
     let actor_critic = match config.value {
@@ -95,9 +98,7 @@ pub fn ppo(config: PpoConfig, out: &Path) -> Result<Outcome<ActorCritic>> {
         ValueKind::Separate => ActorCritic::separate(policy, value_function(&config, reward_model.as_ref(), &device)?),
     };
     let judges = Judges::open(reward_model, &config.rewards, &config.judge, config.micro_batch_tokens)?;
-    // Neither recomputation nor the watch-dog changes what is trained, so both may change in the middle of a run.
-    let same = PpoConfig { recompute: Recompute::None, watchdog: WatchdogConfig::default(), ..config.clone() };
-    let mut identity = json!({"config": same, "model": llm_run::hash::path(&config.model)?, "train": llm_run::hash::path(&config.train)?});
+    let mut identity = json!({"config": config, "model": llm_run::hash::path(&config.model)?, "train": llm_run::hash::path(&config.train)?});
     if judges.reward_model.is_some() {
         identity["reward_model"] = json!(llm_run::hash::path(&config.reward_model)?);
     }
@@ -105,6 +106,7 @@ pub fn ppo(config: PpoConfig, out: &Path) -> Result<Outcome<ActorCritic>> {
     let mut objective = Ppo {
         tokenizer: tokenizer.clone(),
         prompts,
+        heldout,
         sampler,
         judges,
         reference,

@@ -8,11 +8,11 @@ use super::PpoConfig;
 use super::actor_critic::ActorCritic;
 use super::controller::Controller;
 use super::experience::Experience;
-use super::prompts::Asked;
-use super::scores::Judges;
+use super::scores::{Judges, mean};
+use crate::grpo::prompts::Prompts;
 use crate::losses::policy::{ClipRange, clip_counts, clipped, constant};
 use crate::losses::value::{ValueLoss, clipped_value};
-use crate::rollouts::Sampler;
+use crate::rollouts::{Rollout, Sampler, SamplingConfig};
 use crate::watchdog::{General, Samples, Watchdog, general};
 use llm_arch::Decoder;
 use llm_run::Seed;
@@ -35,7 +35,8 @@ const SHOWN: usize = 4;
 pub struct Ppo {
     pub(super) config: PpoConfig,
     pub(super) tokenizer: Tokenizer,
-    pub(super) prompts: Vec<Asked>,
+    pub(super) prompts: Prompts,
+    pub(super) heldout: Option<Prompts>,
     pub(super) sampler: Sampler,
     pub(super) judges: Judges,
     pub(super) reference: Decoder,
@@ -182,13 +183,28 @@ impl Objective for Ppo {
             record.insert(general::KEY.into(), json!(loss));
             self.watchdog.general_loss(self.taken, loss);
         }
-        let asked: Vec<&Asked> = self.prompts.iter().take(SHOWN).collect();
-        let ids: Vec<&[u32]> = asked.iter().map(|a| a.ids.as_slice()).collect();
-        let rollouts = self.sampler.answer(&model.policy, &self.config.sampling, Seed(self.config.seed).stream("samples"), &ids)?;
-        let scores = self.judges.score(&self.config.train, &asked, &rollouts, &self.tokenizer)?;
-        for ((asked, rollout), score) in asked.iter().zip(&rollouts).zip(&scores.scores) {
-            let text = self.tokenizer.decode(&rollout.tokens, false);
-            self.samples.record(self.taken, &asked.text, &text, score.map(f64::from))?;
+        let (prompts, file, most) = match &self.heldout {
+            Some(heldout) => (heldout, &self.config.heldout, self.config.heldout_prompts),
+            None => (&self.prompts, &self.config.train, SHOWN),
+        };
+        let asked: Vec<&[u32]> = prompts.ids.iter().take(most).map(Vec::as_slice).collect();
+        let likeliest = SamplingConfig { temperature: 0.0, ..self.config.sampling };
+        let rollouts = self.sampler.answer(&model.policy, &likeliest, Seed(self.config.seed).stream("heldout"), &asked)?;
+        let answers: Vec<(usize, &Rollout)> = rollouts.iter().enumerate().collect();
+        let scores = self.judges.score(file, prompts, &answers, &self.tokenizer)?;
+        for ((i, rollout), score) in answers.iter().zip(&scores.scores).take(SHOWN) {
+            let text = self.tokenizer.decode(rollout.answer(), false);
+            self.samples.record(self.taken, prompts.rows[*i].text(), &text, score.map(f64::from))?;
+        }
+        if self.heldout.is_some() {
+            let over = |of: &dyn Fn(&Rollout) -> usize| mean(rollouts.iter().map(|r| of(r) as f64));
+            let numbers = [
+                ("val_reward", mean(scores.scores.iter().flatten().map(|&s| f64::from(s)))),
+                ("val_judge", scores.judge),
+                ("val_length", over(&|r| r.tokens.len())),
+                ("val_cut_off", over(&|r| usize::from(!r.ended))),
+            ];
+            record.extend(numbers.into_iter().filter_map(|(key, number)| Some((key.to_string(), json!(number?)))));
         }
         record.insert("samples".into(), self.samples.newest());
         record.extend(self.watchdog.take_record());

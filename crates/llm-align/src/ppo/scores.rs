@@ -1,12 +1,12 @@
 //! What an answer is worth: the reward model's number at its last token, and what programs say of it.
 
-use super::prompts::Asked;
+use crate::grpo::prompts::{Grade, Prompts, grade};
 use crate::reward::{RewardModel, Texts};
 use crate::rollouts::Rollout;
 use llm_tensor::host;
 use llm_tokenizer::Tokenizer;
 use llm_train::{Error, Result};
-use llm_verify::{RewardSpec, Rewards, Scored, Task};
+use llm_verify::{RewardSpec, Rewards};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -33,14 +33,14 @@ pub struct Scores {
     /// The parts of the checkable rewards, by answer.
     pub parts: Vec<Vec<Option<f32>>>,
     /// Mean of the judge that is not trained on.
-    pub heldout: Option<f64>,
+    pub judge: Option<f64>,
 }
 
-fn open(specs: &[RewardSpec]) -> Result<Option<Rewards>> {
+fn open(key: &str, specs: &[RewardSpec]) -> Result<Option<Rewards>> {
     if specs.is_empty() {
         return Ok(None);
     }
-    Rewards::open(specs).map(Some).map_err(|e| Error::Config(e.to_string()))
+    Rewards::open(specs).map(Some).map_err(|e| Error::Config(format!("{key}: {e}")))
 }
 
 /// Mean of what there is.
@@ -52,7 +52,7 @@ pub fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 impl Judges {
     /// Open the programs.
     pub fn open(reward_model: Option<RewardModel>, rewards: &[RewardSpec], judge: &[RewardSpec], micro_batch_tokens: usize) -> Result<Self> {
-        let (rewards, judge) = (open(rewards)?, open(judge)?);
+        let (rewards, judge) = (open("rewards", rewards)?, open("judge", judge)?);
         let names = rewards.as_ref().map(Rewards::names).unwrap_or_default();
         Ok(Self { reward_model, rewards, names, judge, micro_batch_tokens })
     }
@@ -62,50 +62,40 @@ impl Judges {
         &self.names
     }
 
-    /// Judge answers to `asked`, prompts of `file`. A reward that is no number is an error that names the row.
-    pub fn score(&self, file: &Path, asked: &[&Asked], rollouts: &[Rollout], tokenizer: &Tokenizer) -> Result<Scores> {
-        let mut scores = vec![Some(0f32); rollouts.len()];
+    /// Judge answers to the prompts of `file` with these indices. A number of the reward model that is none is an error that names the
+    /// row.
+    pub fn score(&self, file: &Path, prompts: &Prompts, answers: &[(usize, &Rollout)], tokenizer: &Tokenizer) -> Result<Scores> {
+        let mut scores = vec![Some(0f32); answers.len()];
         if let Some(model) = &self.reward_model {
-            for (score, reward) in scores.iter_mut().zip(self.rewards_of(model, rollouts)) {
-                *score = Some(reward);
-            }
+            scores = self.rewards_of(model, answers).into_iter().map(Some).collect();
         }
-        let graded = |rewards: &Rewards| {
-            // Control tokens are kept, so that thinking can be told from an answer; the end of the turn is none of its words.
-            let said = |r: &Rollout| tokenizer.decode(&r.tokens[..r.tokens.len() - usize::from(r.ended)], false);
-            let responses: Vec<String> = rollouts.iter().map(said).collect();
-            let both = asked.iter().zip(&responses);
-            let tasks: Vec<Task> = both
-                .map(|(asked, response)| Task { prompt: &asked.text, response, answer: asked.answer.as_deref(), columns: &asked.columns })
-                .collect();
-            rewards.grade(&tasks)
-        };
+        if let Some(at) = scores.iter().position(|score| score.is_some_and(|s| !s.is_finite())) {
+            let (prompt, rollout) = answers[at];
+            let row = &prompts.rows[prompt];
+            let message = format!(
+                "{}: row {} (`{}`): the reward of the answer of {} tokens to it is {}, not a number; the reward model is damaged or diverged",
+                file.display(),
+                row.row,
+                row.id,
+                rollout.tokens.len(),
+                scores[at].unwrap_or(f32::NAN)
+            );
+            return Err(Error::Objective(message));
+        }
         let mut parts = Vec::new();
         if let Some(rewards) = &self.rewards {
-            for (score, Scored { total, parts: own }) in scores.iter_mut().zip(graded(rewards)) {
+            for (score, Grade { total, parts: own }) in scores.iter_mut().zip(grade(rewards, tokenizer, prompts, answers)) {
                 *score = score.zip(total).map(|(a, b)| a + b);
                 parts.push(own);
             }
         }
-        for ((score, asked), rollout) in scores.iter().zip(asked).zip(rollouts) {
-            if let Some(bad) = score.filter(|score| !score.is_finite()) {
-                let message = format!(
-                    "{}: row {} (`{}`): the reward of the answer of {} tokens to it is {bad}, not a number; mend the reward",
-                    file.display(),
-                    asked.row,
-                    asked.id,
-                    rollout.tokens.len()
-                );
-                return Err(Error::Objective(message));
-            }
-        }
-        let heldout = self.judge.as_ref().and_then(|judge| mean(graded(judge).into_iter().filter_map(|s| s.total).map(f64::from)));
-        Ok(Scores { scores, parts, heldout })
+        let judged = |judge: &Rewards| mean(grade(judge, tokenizer, prompts, answers).iter().filter_map(|g| g.total).map(f64::from));
+        Ok(Scores { scores, parts, judge: self.judge.as_ref().and_then(judged) })
     }
 
     /// The reward model's numbers, in order.
-    fn rewards_of(&self, model: &RewardModel, rollouts: &[Rollout]) -> Vec<f32> {
-        let texts: Vec<Vec<u32>> = rollouts.iter().map(|r| r.sequence().ids).collect();
+    fn rewards_of(&self, model: &RewardModel, answers: &[(usize, &Rollout)]) -> Vec<f32> {
+        let texts: Vec<Vec<u32>> = answers.iter().map(|(_, rollout)| rollout.sequence().ids).collect();
         let (mut out, mut from) = (Vec::with_capacity(texts.len()), 0);
         while from < texts.len() {
             let (mut to, mut tokens) = (from + 1, texts[from].len());
@@ -121,9 +111,9 @@ impl Judges {
 }
 
 impl Scores {
-    /// Means of the parts, as `rewards/NAME`.
+    /// Means of the parts, as `reward/NAME`.
     pub fn part_means(&self, names: &[String]) -> Map<String, Value> {
         let of = |k: usize| mean(self.parts.iter().filter_map(|own| own.get(k).copied().flatten()).map(f64::from));
-        names.iter().enumerate().filter_map(|(k, name)| Some((format!("rewards/{name}"), json!(of(k)?)))).collect()
+        names.iter().enumerate().filter_map(|(k, name)| Some((format!("reward/{name}"), json!(of(k)?)))).collect()
     }
 }

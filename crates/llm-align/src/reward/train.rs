@@ -223,9 +223,7 @@ pub fn reward(mut config: RewardConfig, out: &Path) -> Result<Outcome<RewardMode
     if config.epochs > 0.0 {
         config.trainer.max_steps = (config.epochs * train.len() as f64 / config.batch_size as f64).ceil() as u64;
     }
-    // Recomputation changes no result, so it may be switched on in the middle of a run.
-    let same = RewardConfig { recompute: llm_train::Recompute::None, ..config.clone() };
-    let identity = json!({"config": same, "model": llm_run::hash::path(&config.model)?, "train": llm_run::hash::path(&config.train)?});
+    let identity = json!({"config": config, "model": llm_run::hash::path(&config.model)?, "train": llm_run::hash::path(&config.train)?});
     let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "reward".into(), identity: Identity::new(identity) };
     let device = config.device.open()?.autodiff();
     let model = start(&config, &tokenizer, &device)?;

@@ -50,9 +50,7 @@ impl World {
                 (question, answer(&mut rng, i % 4 == 0))
             })
             .collect();
-        let row = |(question, answer): &(String, String)| {
-            json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
-        };
+        let row = |(question, answer): &(String, String)| json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]});
         write(&at("sft.jsonl"), conversations.iter().map(row).collect());
         let texts: Vec<String> = conversations.into_iter().flat_map(|(q, a)| [q, a]).collect();
         let settings = llm_tokenizer::trainer::TrainerConfig { vocab_size: 340, ..Default::default() };
