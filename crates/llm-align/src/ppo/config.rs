@@ -3,9 +3,9 @@
 use super::controller::Controller;
 use crate::data::OnBadRow;
 use crate::losses::kl::KlEstimator;
-use crate::model::AdapterSpec;
 use crate::rollouts::SamplingConfig;
 use crate::watchdog::WatchdogConfig;
+use llm_arch::adapter::AdapterSpec;
 use llm_tensor::DeviceSpec;
 use llm_train::{Error, Recompute, Result, TrainerConfig};
 use llm_verify::RewardSpec;

@@ -1,4 +1,5 @@
 //! A small world with a rule: answers of a few words, of which those with the word "thanks" are preferred.
+#![allow(dead_code)] // each test file uses a part
 
 use llm_align::{RewardConfig, SftConfig};
 use llm_arch::{Decoder, DecoderConfig, hf};
