@@ -207,7 +207,7 @@ impl Default for GrpoConfig {
             sapo_temperature_neg: 1.05,
             kl_beta: 0.0,
             track_kl: false,
-            rewards: vec![RewardSpec::Exercise { weight: 1.0 }],
+            rewards: RewardSpec::default_list(),
             combine: Combine::default(),
             max_resamples: None,
             overlong_buffer: None,

@@ -36,7 +36,7 @@ use crate::data;
 use crate::model;
 use crate::rollouts::Sampler;
 use crate::sft::require;
-use crate::watchdog::Samples;
+use crate::watchdog::{General, Samples};
 use collect::Collector;
 use heldout::Heldout;
 use llm_arch::Decoder;
@@ -56,6 +56,7 @@ pub fn grpo(config: GrpoConfig, out: &Path) -> Result<Outcome<Decoder>> {
     require("model", &config.model)?;
     require("train", &config.train)?;
     config.check()?;
+    config.watchdog.check().map_err(Error::Config)?;
     let device = config.device.open()?;
     let tokenizer = Tokenizer::load(&config.model)?;
     let policy = model::open(&config.model, &config.adapter, config.seed, &device)?;
@@ -71,8 +72,9 @@ pub fn grpo(config: GrpoConfig, out: &Path) -> Result<Outcome<Decoder>> {
         prompts.ids.truncate(config.heldout_prompts);
         Heldout { prompts, draws: config.heldout_samples, samples: Samples::new(out) }
     });
-    let rewards = Rewards::open(&config.rewards).map_err(|e| Error::Config(format!("rewards: {e}")))?;
+    let rewards = Rewards::open(&config.rewards).map_err(|e| Error::Config(e.to_string()))?;
     let sampler = Sampler::new(&policy, &tokenizer, config.sampling(), Seed(config.seed))?;
+    let general = General::open(&config.watchdog, &tokenizer, context)?;
     let reference = (config.kl_beta > 0.0 || config.track_kl).then(|| model::reference(&policy));
     let mut identity = json!({"config": config, "model": llm_run::hash::path(&config.model)?, "train": llm_run::hash::path(&config.train)?});
     let settings = config.settings();
@@ -83,6 +85,6 @@ pub fn grpo(config: GrpoConfig, out: &Path) -> Result<Outcome<Decoder>> {
     let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "grpo".into(), identity: Identity::new(identity) };
     let thinking = Thinking::of(&tokenizer);
     let collector = Collector { prompts, sampler, rewards, tokenizer: tokenizer.clone(), thinking, config, settings };
-    let mut objective = Grpo::new(collector, reference, heldout);
+    let mut objective = Grpo::new(collector, reference, heldout, general);
     trainer.run(&mut objective, || Ok(policy), &tokenizer)
 }

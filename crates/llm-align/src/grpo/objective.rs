@@ -17,7 +17,7 @@ use super::heldout::Heldout;
 use crate::losses::kl::KlEstimator;
 use crate::losses::policy::{ImportanceLevel, LossType, Owners, UpdateSize, cispo, clip_counts, clipped, constant, log_ratios, sapo};
 use crate::rollouts::token_log_probs;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{General, Watchdog, general};
 use llm_arch::Decoder;
 use llm_run::Seed;
 use llm_run::seed::permuted;
@@ -36,6 +36,8 @@ pub struct Grpo {
     pub(super) reference: Option<Decoder>,
     pub(super) heldout: Option<Heldout>,
     pub(super) watchdog: Watchdog,
+    /// Text that must not be forgotten.
+    pub(super) general: Option<General>,
     state: State,
     parts: Parts,
     /// The record of the last step.
@@ -83,9 +85,9 @@ pub struct GrpoBatch {
 }
 
 impl Grpo {
-    pub(super) fn new(collector: Collector, reference: Option<Decoder>, heldout: Option<Heldout>) -> Self {
+    pub(super) fn new(collector: Collector, reference: Option<Decoder>, heldout: Option<Heldout>, general: Option<General>) -> Self {
         let watchdog = Watchdog::new(collector.config.watchdog.clone());
-        Self { collector, reference, heldout, watchdog, state: State::default(), parts: Parts::default(), last: Map::new() }
+        Self { collector, reference, heldout, watchdog, general, state: State::default(), parts: Parts::default(), last: Map::new() }
     }
 
     fn config(&self) -> &GrpoConfig {
@@ -286,9 +288,17 @@ impl Objective for Grpo {
     }
 
     fn validate(&mut self, model: &Decoder) -> Result<Map<String, Value>> {
-        let Some(heldout) = &mut self.heldout else { return Ok(Map::new()) };
-        let record = heldout.validate(&mut self.collector, model, self.state.next)?;
-        self.state.heldout = record.get("val_reward").and_then(Value::as_f64);
+        let mut record = Map::new();
+        if let Some(heldout) = &mut self.heldout {
+            record = heldout.validate(&mut self.collector, model, self.state.next)?;
+            self.state.heldout = record.get("val_reward").and_then(Value::as_f64);
+        }
+        if let Some(general) = &self.general {
+            let loss = general.loss(model);
+            record.insert(general::KEY.into(), json!(loss));
+            self.watchdog.general_loss(self.state.next, loss);
+        }
+        record.extend(self.watchdog.take_record());
         Ok(record)
     }
 
