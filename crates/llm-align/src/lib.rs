@@ -4,10 +4,13 @@
 //! |---|---|---|
 //! | [`sft`](mod@sft) | `Sft` | imitate answers; loss on the assistant's tokens only |
 //! | [`grpo`](mod@grpo) | `Grpo` | reward what can be verified, relative to the group |
+//! | [`losses`] | | every loss as a pure function |
+//! | [`rollouts`] | `Sampler`, `Rollout` | answers of the policy as it is, through the one engine |
 //! | [`data`] | `Conversation`, `Pair`, `Labelled`, `Prompt`, `Encoder` | rows of others' formats, checked, as ids and loss masks |
 //! | [`replay`] | `Replay` | general data in every step of SFT, and how much is forgotten |
 //! | [`show`] | `Shown` | which tokens of a row are trained |
 //! | [`verifier`] | `Verifier` | is this answer right? |
+//! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
 //!
 //! Deliberately absent: a second training loop, a second way to generate.
 
@@ -15,12 +18,16 @@
 
 pub mod data;
 pub mod grpo;
+pub mod losses;
 pub mod replay;
+pub mod rollouts;
 pub mod sft;
 pub mod show;
 pub mod verifier;
+pub mod watchdog;
 
 pub use grpo::{GrpoConfig, grpo};
 pub use llm_train::{Error, Result, sequences};
 pub use sft::{SftConfig, sft};
 pub use verifier::{ExerciseVerifier, Verifier};
+pub use watchdog::{Watchdog, WatchdogConfig};

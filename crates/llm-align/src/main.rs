@@ -51,6 +51,7 @@ fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome<Decoder>) -> anyho
         "parameters": outcome.model.num_parameters(),
         "validation_first": outcome.validations.first(),
         "validation_last": outcome.validations.last(),
+        "halted": outcome.halted,
     }))?;
     outcome.leftovers.remove();
     Ok(())
