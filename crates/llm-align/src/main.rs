@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_align::show::Show;
-use llm_align::{GrpoConfig, SftConfig, grpo, sft};
+use llm_align::{GrpoConfig, PairsConfig, SftConfig, grpo, pairs, sft};
 use llm_arch::Decoder;
 use llm_run::{Args, Run, program};
 use llm_train::WatchArgs;
@@ -26,6 +26,8 @@ enum Command {
     Sft(TrainArgs),
     /// Group-relative policy optimisation with verified answers. Writes OUT/model.
     Grpo(TrainArgs),
+    /// Make preference pairs by sampling answers and judging them. Writes OUT/train.jsonl and OUT/heldout.jsonl.
+    Pairs(Args),
     /// Show which tokens of a file's rows are trained, and which rows cannot be used.
     Show(Show),
 }
@@ -74,6 +76,16 @@ fn run() -> anyhow::Result<()> {
             run.manifest.seed = Some(config.seed);
             let outcome = grpo(config.clone(), run.dir()).context("grpo")?;
             finish(run, [&config.model, &config.train], &outcome)
+        }
+        Command::Pairs(args) => {
+            let config: PairsConfig = args.load()?;
+            let mut run = Run::start(&args.out, "llm-align", "pairs", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let counts = pairs(&config, run.dir()).context("pairs")?;
+            run.input(&config.model)?;
+            run.input(&config.prompts)?;
+            run.finish(json!({"counts": counts, "mean_score": counts.mean_score()}))?;
+            Ok(())
         }
         Command::Show(show) => Ok(show.run()?),
     }
