@@ -9,6 +9,7 @@
 //! | [`losses`] | | every loss as a pure function |
 //! | [`rollouts`] | `Sampler`, `Rollout` | answers of the policy as it is, through the one engine |
 //! | [`data`] | `Conversation`, `Pair`, `Labelled`, `Prompt`, `Encoder` | rows of others' formats, checked, as ids and loss masks |
+//! | [`pairs`](mod@pairs) | `PairsConfig` | preference pairs from a model's own answers |
 //! | [`replay`] | `Replay` | general data in every step of SFT, and how much is forgotten |
 //! | [`show`] | `Shown` | which tokens of a row are trained |
 //! | [`verifier`] | `Verifier` | is this answer right? |
@@ -22,6 +23,7 @@ pub mod data;
 pub mod grpo;
 pub mod losses;
 pub mod ppo;
+pub mod pairs;
 pub mod replay;
 pub mod reward;
 pub mod rollouts;
@@ -34,6 +36,7 @@ pub use grpo::{GrpoConfig, grpo};
 pub use llm_train::{Error, Result, sequences};
 pub use ppo::{ActorCritic, PpoConfig, ppo};
 pub use reward::{RewardConfig, RewardModel, ScoreConfig, reward, score};
+pub use pairs::{PairsConfig, pairs};
 pub use sft::{SftConfig, sft};
 pub use verifier::{ExerciseVerifier, Verifier};
 pub use watchdog::{Watchdog, WatchdogConfig};

@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_align::data::{Kind, OnBadRow};
 use llm_align::show::Show;
-use llm_align::{GrpoConfig, PpoConfig, RewardConfig, ScoreConfig, SftConfig, grpo, ppo, reward, score, sft};
+use llm_align::{GrpoConfig, PairsConfig, PpoConfig, RewardConfig, ScoreConfig, SftConfig, grpo, pairs, ppo, reward, score, sft};
 use llm_run::{Args, Run, program};
 use llm_tensor::DeviceSpec;
 use llm_train::trainer::Outcome;
@@ -33,6 +33,8 @@ enum Command {
     Ppo(TrainArgs),
     /// Rewards of the rows of a file, as JSON lines.
     Score(ScoreArgs),
+    /// Make preference pairs by sampling answers and judging them. Writes OUT/train.jsonl and OUT/heldout.jsonl.
+    Pairs(Args),
     /// Show which tokens of a file's rows are trained, and which rows cannot be used.
     Show(Show),
 }
@@ -127,6 +129,16 @@ fn run() -> anyhow::Result<()> {
         Command::Score(ScoreArgs { model, data, out, kind, on_bad_row, micro_batch_tokens, device }) => {
             let summary = score(&ScoreConfig { model, data, kind, on_bad_row, micro_batch_tokens, device }, &out).context("score")?;
             println!("{}", serde_json::to_string(&summary)?);
+            Ok(())
+        }
+        Command::Pairs(args) => {
+            let config: PairsConfig = args.load()?;
+            let mut run = Run::start(&args.out, "llm-align", "pairs", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let counts = pairs(&config, run.dir()).context("pairs")?;
+            run.input(&config.model)?;
+            run.input(&config.prompts)?;
+            run.finish(json!({"counts": counts, "mean_score": counts.mean_score()}))?;
             Ok(())
         }
         Command::Show(show) => Ok(show.run()?),
