@@ -14,6 +14,8 @@
 //! | [`show`] | `Shown` | which tokens of a row are trained |
 //! | [`verifier`] | `Verifier` | is this answer right? |
 //! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
+//! | [`preference`] | `Dpo`, `Kto` | prefer the better of two answers, or the good ones |
+//! | [`loss_lab`] | | what losses on pairs do, as a page |
 //!
 //! Deliberately absent: a second training loop, a second way to generate.
 
@@ -21,9 +23,11 @@
 
 pub mod data;
 pub mod grpo;
+pub mod loss_lab;
 pub mod losses;
-pub mod ppo;
 pub mod pairs;
+pub mod ppo;
+pub mod preference;
 pub mod replay;
 pub mod reward;
 pub mod rollouts;
@@ -34,9 +38,10 @@ pub mod watchdog;
 
 pub use grpo::{GrpoConfig, grpo};
 pub use llm_train::{Error, Result, sequences};
-pub use ppo::{ActorCritic, PpoConfig, ppo};
-pub use reward::{RewardConfig, RewardModel, ScoreConfig, reward, score};
 pub use pairs::{PairsConfig, pairs};
+pub use ppo::{ActorCritic, PpoConfig, ppo};
+pub use preference::{DpoConfig, KtoConfig, dpo, kto};
+pub use reward::{RewardConfig, RewardModel, ScoreConfig, reward, score};
 pub use sft::{SftConfig, sft};
 pub use verifier::{ExerciseVerifier, Verifier};
 pub use watchdog::{Watchdog, WatchdogConfig};

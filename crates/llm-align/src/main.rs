@@ -3,8 +3,10 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_align::data::{Kind, OnBadRow};
+use llm_align::loss_lab::LossLabArgs;
 use llm_align::show::Show;
-use llm_align::{GrpoConfig, PairsConfig, PpoConfig, RewardConfig, ScoreConfig, SftConfig, grpo, pairs, ppo, reward, score, sft};
+use llm_align::{DpoConfig, GrpoConfig, KtoConfig, PairsConfig, PpoConfig, RewardConfig, ScoreConfig, SftConfig};
+use llm_align::{dpo, grpo, kto, pairs, ppo, reward, score, sft};
 use llm_run::{Args, Run, program};
 use llm_tensor::DeviceSpec;
 use llm_train::trainer::Outcome;
@@ -37,6 +39,15 @@ enum Command {
     Pairs(Args),
     /// Show which tokens of a file's rows are trained, and which rows cannot be used.
     Show(Show),
+    /// Preference pairs: DPO and its variants, ORPO, SimPO, CPO (config key `loss`). Writes OUT/model.
+    Dpo(TrainArgs),
+    /// Single answers labelled good or bad: KTO. Writes OUT/model.
+    Kto(TrainArgs),
+    /// What each loss on pairs says of a margin and how hard it pulls, as tables and an HTML page.
+    ///
+    /// Example: llm-align loss-lab --loss sigmoid,ipo_trl,apo_zero --out losses.html
+    #[command(verbatim_doc_comment)]
+    LossLab(LossLabArgs),
 }
 
 /// Flags of every command that trains.
@@ -142,6 +153,23 @@ fn run() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Show(show) => Ok(show.run()?),
+        Command::Dpo(TrainArgs { args, watch }) => {
+            let mut config: DpoConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
+            let mut run = Run::start(&args.out, "llm-align", "dpo", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = dpo(config.clone(), run.dir()).context("dpo")?;
+            finish(run, &[&config.model, &config.train], &outcome)
+        }
+        Command::Kto(TrainArgs { args, watch }) => {
+            let mut config: KtoConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
+            let mut run = Run::start(&args.out, "llm-align", "kto", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = kto(config.clone(), run.dir()).context("kto")?;
+            finish(run, &[&config.model, &config.train], &outcome)
+        }
+        Command::LossLab(args) => Ok(args.run()?),
     }
 }
 
