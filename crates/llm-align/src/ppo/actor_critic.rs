@@ -93,6 +93,14 @@ impl Trainable for ActorCritic {
         prefixed("policy", Trainable::buffers(&self.policy)).chain(prefixed("value", value)).collect()
     }
 
+    fn files(&self) -> Vec<&'static str> {
+        let value: &[&'static str] = match &self.value {
+            Some(_) => &["value/config.json", "value/model.safetensors"],
+            None => &["value/value_head.safetensors"],
+        };
+        self.policy.files().into_iter().chain(value.iter().copied()).collect()
+    }
+
     fn save(&self, dir: &Path, options: SaveOptions) -> Result<()> {
         let folder = dir.join(FOLDER);
         std::fs::create_dir_all(&folder).map_err(|e| Error::Objective(format!("{}: cannot create: {e}", folder.display())))?;

@@ -5,7 +5,7 @@
 //!
 //! Legend: B texts, N tokens, M answer tokens, D hidden.
 
-use llm_arch::{Decoder, PackedBatch, hf};
+use llm_arch::{Decoder, PackedBatch, adapter, hf};
 use llm_run::Seed;
 use llm_tensor::burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
 use llm_tensor::burn::tensor::{DType, Device, Tensor};
@@ -124,7 +124,8 @@ impl RewardModel {
 
 /// Does the folder hold a model with a scalar head?
 pub(crate) fn is_classifier(dir: &Path) -> Result<bool> {
-    Ok(Weights::open(dir)?.contains("score.weight"))
+    // An adapter's folder is a language model's.
+    Ok(!adapter::is_folder(dir) && Weights::open(dir)?.contains("score.weight"))
 }
 
 /// A scalar head on hidden states `[M, D]`: `[M]` in `f32`.
