@@ -229,6 +229,14 @@ impl Decoder {
         self.valid()
     }
 
+    /// The same without output projection, for another head in its place. The configuration then says that the projection is tied, so that
+    /// none is counted, looked for or written.
+    pub fn without_head(mut self) -> Self {
+        self.lm_head = None;
+        self.config.tie_word_embeddings = true;
+        self
+    }
+
     /// Final hidden states `[N, D]` of a packed batch.
     pub fn hidden(&self, batch: &PackedBatch) -> Tensor<2> {
         self.run(self.embed(batch.ids.clone()), &batch.positions, Context::Packed(batch), &mut Pass::default())
