@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use llm_align::data::{Kind, OnBadRow};
 use llm_align::loss_lab::LossLabArgs;
 use llm_align::show::Show;
+use llm_align::verifier::{VerifyConfig, verify};
 use llm_align::{DpoConfig, GrpoConfig, KtoConfig, PairsConfig, PpoConfig, RewardConfig, ScoreConfig, SftConfig};
 use llm_align::{dpo, grpo, kto, pairs, ppo, reward, score, sft};
 use llm_run::{Args, Run, program};
@@ -48,6 +49,8 @@ enum Command {
     /// Example: llm-align loss-lab --loss sigmoid,ipo_trl,apo_zero --out losses.html
     #[command(verbatim_doc_comment)]
     LossLab(LossLabArgs),
+    /// Grade a file of answers by the rewards of a configuration; prints a table and writes OUT/graded.jsonl.
+    Verify(Args),
 }
 
 /// Flags of every command that trains.
@@ -170,9 +173,19 @@ fn run() -> anyhow::Result<()> {
             finish(run, &[&config.model, &config.train], &outcome)
         }
         Command::LossLab(args) => Ok(args.run()?),
+        Command::Verify(args) => {
+            program::catch_interrupts();
+            let config: VerifyConfig = args.load()?;
+            print!("{}", verify(&config, &args.out, "llm-align")?);
+            Ok(())
+        }
     }
 }
 
 fn main() -> ExitCode {
+    // A cell of the sandbox for generated code is this program, started anew.
+    if let Some(code) = llm_verify::sandbox::cell_main() {
+        return code;
+    }
     program::main(run)
 }
