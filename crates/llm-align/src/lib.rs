@@ -12,6 +12,8 @@
 //! | [`pairs`](mod@pairs) | `PairsConfig` | preference pairs from a model's own answers |
 //! | [`replay`] | `Replay` | general data in every step of SFT, and how much is forgotten |
 //! | [`show`] | `Shown` | which tokens of a row are trained |
+//! | [`model`] | | the model that is trained, whole or by an adapter, and its reference |
+//! | [`merge`] | `Merge` | adapters into the weights, with a check that nothing changed |
 //! | [`verifier`] | `Verifier` | is this answer right? |
 //! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
 //! | [`preference`] | `Dpo`, `Kto` | prefer the better of two answers, or the good ones |
@@ -25,6 +27,8 @@ pub mod data;
 pub mod grpo;
 pub mod loss_lab;
 pub mod losses;
+pub mod merge;
+pub mod model;
 pub mod pairs;
 pub mod ppo;
 pub mod preference;

@@ -4,6 +4,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_align::data::{Kind, OnBadRow};
 use llm_align::loss_lab::LossLabArgs;
+use llm_align::merge::Merge;
 use llm_align::show::Show;
 use llm_align::verifier::{VerifyConfig, verify};
 use llm_align::{DpoConfig, GrpoConfig, KtoConfig, PairsConfig, PpoConfig, RewardConfig, ScoreConfig, SftConfig};
@@ -51,6 +52,8 @@ enum Command {
     LossLab(LossLabArgs),
     /// Grade a file of answers by the rewards of a configuration; prints a table and writes OUT/graded.jsonl.
     Verify(Args),
+    /// Put LoRA adapters into the weights of their model; refused where merged and unmerged differ.
+    Merge(Box<Merge>),
 }
 
 /// Flags of every command that trains.
@@ -116,6 +119,7 @@ fn run() -> anyhow::Result<()> {
             let outcome = sft(config.clone(), run.dir()).context("sft")?;
             finish(run, &[&config.model, &config.train], &outcome)
         }
+        Command::Merge(merge) => Ok(merge.run()?),
         Command::Grpo(TrainArgs { args, watch }) => {
             let mut config: GrpoConfig = args.load()?;
             watch.apply(&mut config.trainer.watch);

@@ -141,7 +141,7 @@ impl Training {
         let decoder = match &setup.adapter {
             None => Decoder::new_as(model, Seed(0), setup.precision, &device.clone().autodiff())?.tracked(),
             Some(spec) => {
-                let mut init = |name: &str, shape: &[usize]| Ok(initial_values(model, Seed(0), name, shape));
+                let mut init = |name: &str, shape: &[usize]| llm_arch::Result::Ok(initial_values(model, Seed(0), name, shape));
                 let base = adapter::build_frozen(model, spec, &device.clone().autodiff(), setup.precision, &mut init)?;
                 adapter::train(base, spec, Seed(0), PathBuf::new())?
             }

@@ -37,7 +37,7 @@ pub use folder::{base_of, is_folder};
 pub use merge::merge;
 pub use spec::{AdapterSpec, BaseFormat, ModuleNames};
 pub use targets::{Target, Targets};
-pub use train::{AdapterTraining, restore, resume, train};
+pub use train::{AdapterTraining, beside, restore, resume, train};
 pub use write::write;
 
 use std::collections::BTreeMap;

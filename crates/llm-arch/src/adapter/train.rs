@@ -55,7 +55,11 @@ impl Decoder {
     pub fn frozen_bytes(&self) -> usize {
         let frozen = self.frozen();
         let mut quantised: BTreeMap<String, usize> = BTreeMap::new();
-        self.clone().each_weight_mut(|name, weight| drop(weight.as_packed().map(|matrix| quantised.insert(name, matrix.bytes()))));
+        self.clone().each_weight_mut(|name, weight| {
+            if let Some(matrix) = weight.as_packed() {
+                quantised.insert(name, matrix.bytes());
+            }
+        });
         let bytes = |(name, (shape, dtype)): (String, (Vec<usize>, DType))| match quantised.get(&name) {
             Some(bytes) => *bytes,
             None => shape.iter().product::<usize>() * Precision::of(dtype).unwrap_or_default().bytes(),
@@ -164,6 +168,28 @@ pub fn restore(like: &Decoder, dir: &Path) -> Result<Decoder> {
     let base = training.base.clone();
     let base = if like.device().is_autodiff() { params::track_where(base, |_| false) } else { base };
     resume(base, &training.spec, &adapter, training.seed, training.base_model.clone())
+}
+
+/// A model with an adapter beside its projections, for nobody's training: what a merged one is compared with. What is no update of a projection
+/// (whole modules, stacked experts) goes into the weights.
+pub fn beside(mut decoder: Decoder, adapter: &Adapter) -> Result<Decoder> {
+    let mut rest = adapter.clone();
+    let (precision, device) = (decoder.precision(), decoder.device());
+    each_linear(&mut decoder, |name, linear| {
+        let [outputs, inputs] = linear.weight.shape();
+        let Some([Change { first_row: 0, rows, delta: Delta::LowRank { rank, scale, a, b, magnitude } }]) =
+            adapter.changes.get(&name).map(Vec::as_slice)
+        else {
+            return;
+        };
+        if *rows == outputs {
+            let sizes = [outputs, inputs, *rank];
+            let lora = Lora::from_values(a.clone(), b.clone(), magnitude.clone(), sizes, *scale, (precision, &device));
+            linear.weight = Weight::Trained(Box::new(linear.weight.clone()), Box::new(lora));
+            rest.changes.remove(&name);
+        }
+    });
+    super::merge(decoder, &rest)
 }
 
 /// The values of an update that was read.
