@@ -12,10 +12,10 @@
 //! | [`pairs`](mod@pairs) | `PairsConfig` | preference pairs from a model's own answers |
 //! | [`replay`] | `Replay` | general data in every step of SFT, and how much is forgotten |
 //! | [`show`] | `Shown` | which tokens of a row are trained |
+//! | [`verifier`] | `Rewards` | is this answer right? |
+//! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
 //! | [`model`] | | the model that is trained, whole or by an adapter, and its reference |
 //! | [`merge`] | `Merge` | adapters into the weights, with a check that nothing changed |
-//! | [`verifier`] | `Verifier` | is this answer right? |
-//! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
 //! | [`preference`] | `Dpo`, `Kto` | prefer the better of two answers, or the good ones |
 //! | [`loss_lab`] | | what losses on pairs do, as a page |
 //!
@@ -47,5 +47,4 @@ pub use ppo::{ActorCritic, PpoConfig, ppo};
 pub use preference::{DpoConfig, KtoConfig, dpo, kto};
 pub use reward::{RewardConfig, RewardModel, ScoreConfig, reward, score};
 pub use sft::{SftConfig, sft};
-pub use verifier::{ExerciseVerifier, Verifier};
 pub use watchdog::{Watchdog, WatchdogConfig};

@@ -119,7 +119,6 @@ fn run() -> anyhow::Result<()> {
             let outcome = sft(config.clone(), run.dir()).context("sft")?;
             finish(run, &[&config.model, &config.train], &outcome)
         }
-        Command::Merge(merge) => Ok(merge.run()?),
         Command::Grpo(TrainArgs { args, watch }) => {
             let mut config: GrpoConfig = args.load()?;
             watch.apply(&mut config.trainer.watch);

@@ -192,6 +192,41 @@ fn answers_that_cannot_be_scored_are_counted_with_their_rows() {
     assert_eq!(record["unscored_rows"], serde_json::json!([2]));
 }
 
+/// If this fails, rewards are not told apart, or the options that shorten answers and leave cut ones out do not run.
+#[test]
+fn several_rewards_and_lengths_are_measured() {
+    let dir = workshop();
+    let rewards = r#"rewards=[{ kind = "rule", contains = "u", part = "all" }, { kind = "rule", contains = "e", part = "all", weight = 10.0 }]"#;
+    for combine in ["combine=sum_then_normalize", "combine=normalize_then_sum"] {
+        let out = tempfile::tempdir().unwrap();
+        let sets = [rewards, combine, "trainer.max_steps=2", "length_penalty=0.1", "max_thinking_tokens=2", "track_kl=true"];
+        grpo(config(dir.path(), &sets), out.path()).unwrap();
+        let record = &records(out.path())[0];
+        let number = |key: &str| record[key].as_f64().unwrap();
+        assert!((number("reward") - number("reward/rule") - 10.0 * number("reward/rule#2")).abs() < 1e-5);
+        assert!(record.contains_key("thinking_length") && record.contains_key("kl_per_answer"));
+    }
+    // Nearly all answers of four tokens are cut off.
+    let (masked, all) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let tokens = |out: &Path| series(out, "tokens")[0];
+    grpo(config(dir.path(), &["trainer.max_steps=1", "mask_truncated=true"]), masked.path()).unwrap();
+    grpo(config(dir.path(), &["trainer.max_steps=1"]), all.path()).unwrap();
+    assert!(tokens(masked.path()) < 0.5 * tokens(all.path()));
+}
+
+/// If this fails, an adapter is not what is trained, or the KL is not to the model without it.
+#[test]
+fn an_adapter_is_trained_against_its_own_base() {
+    let dir = workshop();
+    let out = tempfile::tempdir().unwrap();
+    let sets = ["adapter={ r = 4, lora_alpha = 8 }", "updates_per_rollout=2", "kl_beta=0.01", "trainer.max_steps=4"];
+    grpo(config(dir.path(), &sets), out.path()).unwrap();
+    assert!(out.path().join("model/adapter_config.json").exists() && !out.path().join("model/model.safetensors").exists());
+    let kl = series(out.path(), "kl");
+    assert!(kl[0].abs() < 1e-6 && kl[3] > 1e-6, "{kl:?}");
+    assert_eq!(series(out.path(), "approx_kl")[2], 0.0);
+}
+
 /// If this fails, a validation is missing or differs between two looks at the same weights.
 #[test]
 fn held_out_prompts_are_answered() {

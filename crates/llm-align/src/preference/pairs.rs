@@ -11,7 +11,7 @@ use super::metrics::{self, Answers, Reward, Seen, Step};
 use super::reference::{self, Reference, ReferenceLogProbs};
 use super::rows::{Order, Rows};
 use super::scores;
-use super::start::{CACHE, Start, steps};
+use super::start::{self, CACHE, Start, steps};
 use crate::data::{self, Encoder, OnBadRow, Skipped};
 use crate::losses::preference::{Pairs, halves};
 use crate::sft::require;
@@ -246,8 +246,7 @@ pub fn dpo(mut config: DpoConfig, out: &Path) -> Result<Outcome<Decoder>> {
     }
     // Recomputation changes no result, so it may be switched on in the middle of a run.
     let same = DpoConfig { recompute: Recompute::None, ..config.clone() };
-    let folder = if config.reference.as_os_str().is_empty() { &config.model } else { &config.reference };
-    let hashes = json!({"model": llm_run::hash::path(&config.model)?, "reference": llm_run::hash::path(folder)?, "train": llm_run::hash::path(&config.train)?});
+    let hashes = start::inputs(&config.model, &config.reference, &config.train)?;
     let identity = json!({"config": same, "inputs": hashes});
     let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "dpo".into(), identity: Identity::new(identity) };
     let evaluation = Evaluation::open(&config.evaluation, &start.tokenizer)?;

@@ -4,8 +4,10 @@ use crate::model;
 use crate::{Error, Result};
 use llm_arch::Decoder;
 use llm_arch::adapter::AdapterSpec;
+use llm_run::hash;
 use llm_tensor::burn::tensor::Device;
 use llm_tokenizer::Tokenizer;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Name of the cache in the output folder.
@@ -53,4 +55,11 @@ impl Start {
 /// Steps of so many passes over the data.
 pub(super) fn steps(epochs: f64, rows: usize, batch_size: usize) -> u64 {
     (epochs * rows as f64 / batch_size as f64).ceil() as u64
+}
+
+/// What a run and its reference's log-probabilities depend on, by content.
+pub(super) fn inputs(model: &Path, reference: &Path, train: &Path) -> Result<Value> {
+    let model = hash::path(model)?;
+    let reference = if reference.as_os_str().is_empty() { model.clone() } else { hash::path(reference)? };
+    Ok(json!({"model": model, "reference": reference, "train": hash::path(train)?}))
 }

@@ -12,7 +12,7 @@ use super::pairs::{constant, heldout_groups};
 use super::reference::{self, Reference, ReferenceLogProbs};
 use super::rows::{Order, Rows};
 use super::scores;
-use super::start::{CACHE, Start, steps};
+use super::start::{self, CACHE, Start, steps};
 use crate::data::{self, Encoder, OnBadRow, Skipped};
 use crate::losses::kto::{self, UnpairedLoss};
 use crate::sft::require;
@@ -212,8 +212,7 @@ pub fn kto(mut config: KtoConfig, out: &Path) -> Result<Outcome<Decoder>> {
     }
     // Recomputation changes no result, so it may be switched on in the middle of a run.
     let same = KtoConfig { recompute: Recompute::None, ..config.clone() };
-    let folder = if config.reference.as_os_str().is_empty() { &config.model } else { &config.reference };
-    let hashes = json!({"model": llm_run::hash::path(&config.model)?, "reference": llm_run::hash::path(folder)?, "train": llm_run::hash::path(&config.train)?});
+    let hashes = start::inputs(&config.model, &config.reference, &config.train)?;
     let identity = json!({"config": same, "inputs": hashes});
     let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "kto".into(), identity: Identity::new(identity) };
     let evaluation = Evaluation::open(&config.evaluation, &start.tokenizer)?;
