@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | [`sft`](mod@sft) | `Sft` | imitate answers; loss on the assistant's tokens only |
 //! | [`grpo`](mod@grpo) | `Grpo` | reward what can be verified, relative to the group |
+//! | [`losses`] | | every loss as a pure function |
+//! | [`rollouts`] | `Sampler`, `Rollout` | answers of the policy as it is, through the one engine |
 //! | [`verifier`] | `Verifier` | is this answer right? |
 //!
 //! Deliberately absent: a second training loop, a second way to generate.
@@ -11,6 +13,8 @@
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
 pub mod grpo;
+pub mod losses;
+pub mod rollouts;
 pub mod sft;
 pub mod verifier;
 
