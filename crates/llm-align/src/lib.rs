@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`sft`](mod@sft) | `Sft` | imitate answers; loss on the assistant's tokens only |
 //! | [`grpo`](mod@grpo) | `Grpo` | reward what can be verified, relative to the group |
+//! | [`judge`](mod@judge) | `Judgement` | the finished model on held-out prompts: rewards, length, divergence |
 //! | [`losses`] | | every loss as a pure function |
 //! | [`rollouts`] | `Sampler`, `Rollout` | answers of the policy as it is, through the one engine |
 //! | [`verifier`] | `Verifier` | is this answer right? |
@@ -13,6 +14,7 @@
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
 pub mod grpo;
+pub mod judge;
 pub mod losses;
 pub mod rollouts;
 pub mod sft;

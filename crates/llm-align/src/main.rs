@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use llm_align::judge::{JudgeConfig, judge};
 use llm_align::{GrpoConfig, SftConfig, grpo, sft};
 use llm_arch::Decoder;
 use llm_run::{Args, Run, program};
@@ -25,6 +26,8 @@ enum Command {
     Sft(TrainArgs),
     /// Group-relative policy optimisation with verified answers. Writes OUT/model.
     Grpo(TrainArgs),
+    /// Ask a model held-out prompts: rewards, length, divergence from a reference. Writes OUT/judge.json and OUT/answers.jsonl.
+    Judge(Args),
 }
 
 /// Flags of every command that trains.
@@ -70,6 +73,18 @@ fn run() -> anyhow::Result<()> {
             run.manifest.seed = Some(config.seed);
             let outcome = grpo(config.clone(), run.dir()).context("grpo")?;
             finish(run, [&config.model, &config.train], &outcome)
+        }
+        Command::Judge(args) => {
+            let config: JudgeConfig = args.load()?;
+            let mut run = Run::start(&args.out, "llm-align", "judge", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let judgement = judge(&config, run.dir()).context("judge")?;
+            print!("{}", judgement.table());
+            for path in [&config.model, &config.reference, &config.prompts].into_iter().filter(|p| !p.as_os_str().is_empty()) {
+                run.input(path)?;
+            }
+            run.finish(judgement.summary())?;
+            Ok(())
         }
     }
 }
