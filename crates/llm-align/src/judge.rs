@@ -64,7 +64,7 @@ impl Default for JudgeConfig {
             limit: 0,
             samples: 4,
             sampling: SamplingConfig::default(),
-            rewards: vec![RewardSpec::default()],
+            rewards: vec![RewardSpec::Exercise { weight: 1.0 }],
             on_bad_row: OnBadRow::default(),
             micro_batch_tokens: 2048,
             resamples: 2000,
@@ -138,30 +138,33 @@ pub fn judge(config: &JudgeConfig, out: &Path) -> Result<Judgement> {
     let model = model::open(&config.model, &None, config.seed, &device)?.untracked();
     let reference = reference(config, &model, &device)?;
 
-    let context = model.config().max_position_embeddings.saturating_sub(config.sampling.max_tokens);
+    let (context, max_tokens) = (model.config().max_position_embeddings, config.sampling.max_tokens);
     let encoder = Encoder::new(&tokenizer, context);
     let mut rows = data::prompts(&config.prompts, config.on_bad_row)?;
     if config.limit > 0 {
         rows.rows.truncate(config.limit);
     }
-    let encode = |prompt: &Prompt| Ok((encoder.prompt(&prompt.messages)?, prompt.clone()));
+    let encode = |prompt: &Prompt| {
+        let ids = encoder.prompt(&prompt.messages)?;
+        if ids.len() + max_tokens > context {
+            return Err(format!("{} prompt tokens and sampling.max_tokens = {max_tokens} exceed the context of {context}", ids.len()));
+        }
+        Ok((ids, prompt.clone()))
+    };
     let (prompts, skipped) = data::keep(&config.prompts, rows, config.on_bad_row, encode)?;
-    if prompts.is_empty() {
-        return Err(Error::Objective(format!("{}: no prompts in it", config.prompts.display())));
-    }
+    data::report(out, &[(&config.prompts, &skipped)])?;
 
     let asked: Vec<&[u32]> = prompts.iter().flat_map(|(ids, _)| std::iter::repeat_n(ids.as_slice(), config.samples)).collect();
     let mut sampler = Sampler::new(&model, &tokenizer, config.sampling, Seed(config.seed).stream("judge"))?;
     let rollouts = sampler.sample(&model, 0, &asked)?;
     drop(sampler);
     let responses: Vec<String> = rollouts.iter().map(|r| tokenizer.decode(&r.tokens, false)).collect();
-    let texts: Vec<&str> = prompts.iter().map(|(_, prompt)| question(prompt)).collect();
     let tasks: Vec<Task<'_>> = responses
         .iter()
         .enumerate()
         .map(|(i, response)| {
-            let (prompt, text) = (&prompts[i / config.samples].1, texts[i / config.samples]);
-            Task { prompt: text, response, answer: prompt.answer.as_deref(), columns: &prompt.columns }
+            let prompt = &prompts[i / config.samples].1;
+            Task { prompt: prompt.text(), response, answer: prompt.answer.as_deref(), columns: &prompt.columns }
         })
         .collect();
     let scored = rewards.grade(&tasks);
@@ -175,7 +178,7 @@ pub fn judge(config: &JudgeConfig, out: &Path) -> Result<Judgement> {
         let answer = Answer {
             row: prompt.row,
             id: &prompt.id,
-            prompt: texts[i / config.samples],
+            prompt: prompt.text(),
             response: responses[i].clone(),
             reward: scored[i].total,
             rewards: &scored[i].parts,
@@ -209,11 +212,6 @@ fn reference(config: &JudgeConfig, model: &Decoder, device: &llm_tensor::burn::t
         return Err(Error::Config(message));
     }
     Ok(Some(reference))
-}
-
-/// What the user asked last.
-fn question(prompt: &Prompt) -> &str {
-    prompt.messages.iter().rev().find(|m| m.role == "user").or(prompt.messages.last()).map_or("", |m| m.content.as_str())
 }
 
 /// Log-probability of each answer in nats.

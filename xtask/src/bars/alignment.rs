@@ -65,8 +65,8 @@ pub fn rlhf(run: &RunFolder) -> Vec<Bar> {
     // The reason is a sentence; its first words name the alarm.
     let reason = halted("ppo-hacked").map(|r| r.split([',', ':']).next().unwrap_or_default().chars().take(20).collect::<String>());
     bars.add("without KL", reason.clone().unwrap_or("ran to its end".into()), "stopped by watch-dog".into(), reason.is_some());
-    let calm = halted("ppo");
-    bars.add("with KL", calm.clone().map_or("ran to its end".into(), |_| "stopped".into()), "runs to its end".into(), calm.is_none());
+    let calm = stage(run, "ppo").is_some_and(|s| s.progress == Progress::Finished) && halted("ppo").is_none();
+    bars.add("with KL", if calm { "ran to its end" } else { "stopped" }.into(), "runs to its end".into(), calm);
     bars.0
 }
 
@@ -145,11 +145,11 @@ mod tests {
     #[test]
     fn a_run_without_numbers_meets_nothing_by_accident() {
         let dir = tempfile::tempdir().unwrap();
-        put(dir.path(), "ppo", json!({}), 1.0);
+        put(dir.path(), "sft", json!({}), 1.0);
         let met = |measure: fn(&RunFolder) -> Vec<Bar>| -> Vec<&str> {
             measure(&RunFolder::open(dir.path()).unwrap()).into_iter().filter(|b| b.met).map(|b| b.what).collect()
         };
-        assert_eq!(met(rlhf), ["stages finished", "with KL"]);
+        assert_eq!(met(rlhf), ["stages finished"]);
         assert_eq!(met(grpo), ["stages finished"]);
     }
 }
