@@ -152,7 +152,7 @@ pub fn judge(config: &JudgeConfig, out: &Path) -> Result<Judgement> {
         Ok((ids, prompt.clone()))
     };
     let (prompts, skipped) = data::keep(&config.prompts, rows, config.on_bad_row, encode)?;
-    data::report(out, &[(&config.prompts, &skipped)])?;
+    data::report(out, &[(config.prompts.as_path(), skipped.as_slice())])?;
 
     let asked: Vec<&[u32]> = prompts.iter().flat_map(|(ids, _)| std::iter::repeat_n(ids.as_slice(), config.samples)).collect();
     let mut sampler = Sampler::new(&model, &tokenizer, config.sampling, Seed(config.seed).stream("judge"))?;
