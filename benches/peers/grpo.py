@@ -9,8 +9,8 @@
 sides start from the same folder and have the same rows, optimiser and number of threads, and compute in float32.
 
 - SFT and DPO: a step is the whole file, `--batch` conversations or pairs, so that the losses of the two sides are those of the same
-  rows in whatever order, and must agree step by step. If not, the rest means nothing: status 1. The reference of DPO is computed in
-  every step on both sides.
+  rows in whatever order, and must agree step by step. If not, the rest means nothing: status 1. Both sides ask the reference of DPO in
+  every step; ours would by default ask it once, before training.
 - GRPO: `--prompts` prompts with `--group` answers of exactly `--length` tokens: end tokens are left out of the model's configuration
   for us and forbidden to TRL. The reward is whether a text occurs in the answer. Samples differ, so the mean rewards of the first
   steps must only be near each other.
@@ -123,7 +123,7 @@ class Bench:
         else:
             config |= {"batch_size": args.batch}
         if task == "dpo":
-            config |= {"beta": BETA}
+            config |= {"beta": BETA, "reference_log_probs": "recomputed"}
         path = self.work / f"{name}.toml"
         path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in (config | {"trainer": trainer}).items()))
         run([args.ours, task, "--config", path, "--out", out], self.environment, self.work / f"{name}.log")

@@ -247,7 +247,7 @@ fn settings_that_cannot_work_are_named() {
     Call::training("grpo").rows("train", &prompts()).set("group_size", 1).refused(&["group_size"]);
     Call::training("grpo").rows("train", &prompts()).set("max_tokens", 500).refused(&["max_tokens", "context of 128"]);
     Call::training("grpo").rows("train", &prompts()).set("temperature", -1).refused(&["temperature"]);
-    Call::training("dpo").rows("train", &[pair("2", "3")]).set("loss_type", "sigmoyd").refused(&["sigmoyd", "sigmoid"]);
+    Call::training("dpo").rows("train", &[pair("2", "3")]).set("loss", "sigmoyd").refused(&["sigmoyd", "sigmoid"]);
     Call::training("ppo").rows("train", &prompts()).set("rewards", rewards).set("num_mini_batches", 7).refused(&["num_mini_batches"]);
     Call::training("grpo").rows("train", &prompts()).set("rewards", r#"[{ kind = "rull" }]"#).refused(&["rull", "rule"]);
     Call::new("judge").rows("prompts", &prompts()).set("samples", 0).refused(&["samples"]);
