@@ -119,7 +119,7 @@ class Bench:
         config |= {"micro_batch_tokens": way["micro_batch_tokens"]}
         if task == "grpo":
             config |= {"prompts_per_step": args.prompts, "group_size": args.group, "max_tokens": args.length, "max_batch": args.prompts * args.group}
-            config |= {"rewards": [{"kind": "rule", "contains": args.contains}]}
+            config |= {"rewards": [{"kind": "rule", "contains": args.contains, "part": "all"}]}
         else:
             config |= {"batch_size": args.batch}
         if task == "dpo":

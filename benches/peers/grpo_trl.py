@@ -30,6 +30,9 @@ from train_step import set_malloc
 from transformers import AutoTokenizer, TrainerCallback
 
 
+IN_ORDER = {"train_sampling_strategy": "sequential"}
+
+
 class Clock(TrainerCallback):
     """When steps end, and what was logged for them."""
 
@@ -48,6 +51,12 @@ class Clock(TrainerCallback):
 
 def rows(path):
     return [json.loads(line) for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def whole_file(settings, keep):
+    """The file once for each step, in order, so that every step is the whole of it and no step begins an epoch, which takes TRL time."""
+    once = [{key: row[key] for key in keep} for row in rows(settings["train"])]
+    return Dataset.from_list(once * settings["steps"])
 
 
 def common(settings, rows_per_step):
@@ -78,16 +87,15 @@ def common(settings, rows_per_step):
 
 
 def sft(settings, tokenizer, clock):
-    data = Dataset.from_list([{"messages": row["messages"]} for row in rows(settings["train"])])
+    data = whole_file(settings, ["messages"])
     # The template marks what the assistant says, so both sides train the same tokens.
-    config = trl.SFTConfig(**common(settings, settings["batch"]), assistant_only_loss=True, max_length=None)
+    config = trl.SFTConfig(**common(settings, settings["batch"]), **IN_ORDER, assistant_only_loss=True, max_length=None)
     return trl.SFTTrainer(settings["model"], args=config, train_dataset=data, processing_class=tokenizer, callbacks=[clock])
 
 
 def dpo(settings, tokenizer, clock):
-    keep = ("prompt", "chosen", "rejected")
-    data = Dataset.from_list([{key: row[key] for key in keep} for row in rows(settings["train"])])
-    config = trl.DPOConfig(**common(settings, settings["batch"]), beta=settings["beta"], max_length=None)
+    data = whole_file(settings, ["prompt", "chosen", "rejected"])
+    config = trl.DPOConfig(**common(settings, settings["batch"]), **IN_ORDER, beta=settings["beta"], max_length=None)
     return trl.DPOTrainer(settings["model"], args=config, train_dataset=data, processing_class=tokenizer, callbacks=[clock])
 
 
