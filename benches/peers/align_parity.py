@@ -118,8 +118,9 @@ def reward(args, compared):
         temporary = pathlib.Path(temporary)
         rows = temporary / "rows.jsonl"
         rows.write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")
-        run([args.llm_align, "score", "--out", temporary / "out", "--set", f"model={args.folder}", "--set", f"rows={rows}", "--set", "device=cpu"])
-        scored = [json.loads(line) for line in (temporary / "out/scores.jsonl").read_text(encoding="utf-8").splitlines()]
+        out = temporary / "scores.jsonl"
+        run([args.llm_align, "score", "--model", args.folder, "--data", rows, "--kind", "pairs", "--out", out, "--device", "cpu"])
+        scored = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     if len(scored) != len(pairs):
         sys.exit(f"llm-align score gave {len(scored)} rows for {len(pairs)} pairs")
     for side in ("chosen", "rejected"):

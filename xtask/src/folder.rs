@@ -66,6 +66,8 @@ pub struct StageView {
     pub fertility: Option<Value>,
     /// `results.json`.
     pub results: Option<Results>,
+    /// `calibration.json` of a reward model.
+    pub calibration: Option<Value>,
 }
 
 /// `results.json` of an evaluation.
@@ -277,6 +279,7 @@ impl StageView {
             funnel: json(&dir.join("funnel.json")),
             fertility: json(&dir.join("fertility.json")),
             results: json(&dir.join("results.json")),
+            calibration: json(&dir.join("calibration.json")),
             manifest,
         }
     }

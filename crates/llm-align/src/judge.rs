@@ -64,7 +64,7 @@ impl Default for JudgeConfig {
             limit: 0,
             samples: 4,
             sampling: SamplingConfig::default(),
-            rewards: vec![RewardSpec::Exercise { weight: 1.0 }],
+            rewards: RewardSpec::default_list(),
             on_bad_row: OnBadRow::default(),
             micro_batch_tokens: 2048,
             resamples: 2000,
@@ -158,7 +158,7 @@ pub fn judge(config: &JudgeConfig, out: &Path) -> Result<Judgement> {
     let mut sampler = Sampler::new(&model, &tokenizer, config.sampling, Seed(config.seed).stream("judge"))?;
     let rollouts = sampler.sample(&model, 0, &asked)?;
     drop(sampler);
-    let responses: Vec<String> = rollouts.iter().map(|r| tokenizer.decode(&r.tokens, false)).collect();
+    let responses: Vec<String> = rollouts.iter().map(|r| tokenizer.decode(r.answer(), false)).collect();
     let tasks: Vec<Task<'_>> = responses
         .iter()
         .enumerate()
@@ -167,7 +167,13 @@ pub fn judge(config: &JudgeConfig, out: &Path) -> Result<Judgement> {
             Task { prompt: prompt.text(), response, answer: prompt.answer.as_deref(), columns: &prompt.columns }
         })
         .collect();
-    let scored = rewards.grade(&tasks);
+    let scored = rewards.grade(&tasks).map_err(|e| match e {
+        llm_verify::Error::Row { row, name, message } => {
+            let row = prompts[(row - 1) / config.samples].1.row;
+            Error::Objective(format!("{}: row {row}: reward {name}: {message}", config.prompts.display()))
+        }
+        other => Error::Objective(other.to_string()),
+    })?;
     let log_probs = sums(&model, &rollouts, config.micro_batch_tokens);
     let kl: Option<Vec<f64>> =
         reference.map(|reference| sums(&reference, &rollouts, config.micro_batch_tokens).iter().zip(&log_probs).map(|(r, p)| p - r).collect());
@@ -260,9 +266,7 @@ fn measure(
     for (at, name) in names.iter().enumerate() {
         let part = |i: usize| scored[i].parts.get(at).copied().flatten().map(|r| (f64::from(r), 1.0));
         if let Some(measured) = mean(&part) {
-            // Two rewards of one kind are told apart by their place.
-            let name = if rewards.contains_key(name) { format!("{name}#{}", at + 1) } else { name.clone() };
-            rewards.insert(name, measured);
+            rewards.insert(name.clone(), measured);
         }
     }
     Judgement {
@@ -342,7 +346,7 @@ mod tests {
     #[test]
     fn nothing_scored_is_no_reward() {
         let config = JudgeConfig { samples: 1, resamples: 10, ..JudgeConfig::default() };
-        let got = measure(&config, &["a".into(), "a".into()], &[scored(None)], &[rollout(1, true)], &[-1.0], None, Vec::new());
+        let got = measure(&config, &["a".into()], &[scored(None)], &[rollout(1, true)], &[-1.0], None, Vec::new());
         assert_eq!((got.reward, got.rewards.len(), got.kl), (None, 0, None));
     }
 }

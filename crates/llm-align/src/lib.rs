@@ -7,20 +7,29 @@
 //! | [`judge`](mod@judge) | `Judgement` | the finished model on held-out prompts: rewards, length, divergence |
 //! | [`losses`] | | every loss as a pure function |
 //! | [`rollouts`] | `Sampler`, `Rollout` | answers of the policy as it is, through the one engine |
+//! | [`data`] | `Conversation`, `Pair`, `Labelled`, `Prompt`, `Encoder` | rows of others' formats, checked, as ids and loss masks |
+//! | [`replay`] | `Replay` | general data in every step of SFT, and how much is forgotten |
+//! | [`show`] | `Shown` | which tokens of a row are trained |
 //! | [`verifier`] | `Verifier` | is this answer right? |
+//! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
 //!
 //! Deliberately absent: a second training loop, a second way to generate.
 
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
+pub mod data;
 pub mod grpo;
 pub mod judge;
 pub mod losses;
+pub mod replay;
 pub mod rollouts;
 pub mod sft;
+pub mod show;
 pub mod verifier;
+pub mod watchdog;
 
 pub use grpo::{GrpoConfig, grpo};
 pub use llm_train::{Error, Result, sequences};
 pub use sft::{SftConfig, sft};
 pub use verifier::{ExerciseVerifier, Verifier};
+pub use watchdog::{Watchdog, WatchdogConfig};

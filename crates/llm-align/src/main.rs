@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_align::judge::{JudgeConfig, judge};
+use llm_align::show::Show;
 use llm_align::{GrpoConfig, SftConfig, grpo, sft};
 use llm_arch::Decoder;
 use llm_run::{Args, Run, program};
@@ -28,6 +29,8 @@ enum Command {
     Grpo(TrainArgs),
     /// Ask a model held-out prompts: rewards, length, divergence from a reference. Writes OUT/judge.json and OUT/answers.jsonl.
     Judge(Args),
+    /// Show which tokens of a file's rows are trained, and which rows cannot be used.
+    Show(Show),
 }
 
 /// Flags of every command that trains.
@@ -51,6 +54,7 @@ fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome<Decoder>) -> anyho
         "parameters": outcome.model.num_parameters(),
         "validation_first": outcome.validations.first(),
         "validation_last": outcome.validations.last(),
+        "halted": outcome.halted,
     }))?;
     outcome.leftovers.remove();
     Ok(())
@@ -86,6 +90,7 @@ fn run() -> anyhow::Result<()> {
             run.finish(judgement.summary())?;
             Ok(())
         }
+        Command::Show(show) => Ok(show.run()?),
     }
 }
 

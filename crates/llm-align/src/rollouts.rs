@@ -71,6 +71,11 @@ pub struct Rollout {
 }
 
 impl Rollout {
+    /// The answer's ids without the token that ended it.
+    pub fn answer(&self) -> &[u32] {
+        &self.tokens[..self.tokens.len() - usize::from(self.ended && !self.tokens.is_empty())]
+    }
+
     /// Prompt and answer, of which the answer is trained.
     pub fn sequence(&self) -> Sequence {
         let ids: Vec<u32> = self.prompt.iter().chain(&self.tokens).copied().collect();
@@ -160,6 +165,9 @@ mod tests {
         let Sequence { ids, loss_mask } = rollout.sequence();
         assert_eq!(ids, [1, 2, 7, 8, 9]);
         assert_eq!(loss_mask, [false, false, true, true, true]);
+        assert_eq!(rollout.answer(), [7, 8]);
+        assert_eq!(Rollout { ended: false, ..rollout }.answer(), [7, 8, 9]);
+        assert_eq!(Rollout { ended: true, ..Rollout::default() }.answer(), [0u32; 0]);
     }
 
     #[test]
