@@ -97,7 +97,9 @@ mod tests {
     use std::path::Path;
 
     fn put(dir: &Path, stage: &str, summary: Value, seconds: f64) {
-        let manifest = json!({"program": "llm-align", "command": "x", "version": "0", "command_line": [], "config": {}, "seed": 1, "inputs": {},
+        let (command, model) = stage.split_once('-').unwrap_or((stage, ""));
+        let config = json!({"model": format!("runs/x/{model}/model")});
+        let manifest = json!({"program": "llm-align", "command": command, "version": "0", "command_line": [], "config": config, "seed": 1, "inputs": {},
             "output_hash": "", "summary": summary, "started_at": 1, "wall_seconds": seconds, "peak_memory_bytes": 1, "cpus": 2, "finished": true});
         std::fs::create_dir_all(dir.join(stage)).unwrap();
         std::fs::write(dir.join(stage).join("manifest.json"), manifest.to_string()).unwrap();
@@ -108,7 +110,7 @@ mod tests {
     }
 
     fn judged(rate: f64, kl: f64) -> Value {
-        json!({"reward": {"mean": rate, "n": 100}, "kl": {"mean": kl}})
+        json!({"reward": {"mean": rate, "n": 100}, "kl": {"mean": kl, "n": 100}})
     }
 
     #[test]
@@ -127,6 +129,19 @@ mod tests {
         assert_eq!(run(0.8, 2.0, 0.95, json!({"halted": "reward hacking, steps 12 to 16: .."})), Vec::<&str>::new());
         assert_eq!(run(0.5, 11.0, 0.8, json!({})), ["reward model, held out", "gain of PPO", "KL of PPO, nats", "without KL"]);
         assert_eq!(missed(dir.path(), small), Vec::<&str>::new());
+    }
+
+    /// If this fails, the report does not show what was judged.
+    #[test]
+    fn judgements_are_among_the_evaluations() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), "dpo", json!({}), 1.0);
+        put(dir.path(), "judge-dpo", judged(0.7, 3.0), 1.0);
+        let run = RunFolder::open(dir.path()).unwrap();
+        let models = run.evaluated();
+        assert_eq!(models.len(), 1);
+        assert_eq!((models[0].label.as_str(), models[0].results.tasks["reward"].value), ("dpo", Some(0.7)));
+        assert_eq!(models[0].results.tasks["KL to the reference"].value, Some(3.0));
     }
 
     #[test]
