@@ -8,6 +8,7 @@
 //! | [`losses`] | | every loss as a pure function |
 //! | [`rollouts`] | `Sampler`, `Rollout` | answers of the policy as it is, through the one engine |
 //! | [`data`] | `Conversation`, `Pair`, `Labelled`, `Prompt`, `Encoder` | rows of others' formats, checked, as ids and loss masks |
+//! | [`pairs`](mod@pairs) | `PairsConfig` | preference pairs from a model's own answers |
 //! | [`replay`] | `Replay` | general data in every step of SFT, and how much is forgotten |
 //! | [`show`] | `Shown` | which tokens of a row are trained |
 //! | [`verifier`] | `Verifier` | is this answer right? |
@@ -21,6 +22,7 @@ pub mod data;
 pub mod grpo;
 pub mod judge;
 pub mod losses;
+pub mod pairs;
 pub mod replay;
 pub mod rollouts;
 pub mod sft;
@@ -30,6 +32,7 @@ pub mod watchdog;
 
 pub use grpo::{GrpoConfig, grpo};
 pub use llm_train::{Error, Result, sequences};
+pub use pairs::{PairsConfig, pairs};
 pub use sft::{SftConfig, sft};
 pub use verifier::{ExerciseVerifier, Verifier};
 pub use watchdog::{Watchdog, WatchdogConfig};

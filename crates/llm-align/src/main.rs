@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_align::judge::{JudgeConfig, judge};
 use llm_align::show::Show;
-use llm_align::{GrpoConfig, SftConfig, grpo, sft};
+use llm_align::{GrpoConfig, PairsConfig, SftConfig, grpo, pairs, sft};
 use llm_arch::Decoder;
 use llm_run::{Args, Run, program};
 use llm_train::WatchArgs;
@@ -29,6 +29,8 @@ enum Command {
     Grpo(TrainArgs),
     /// Ask a model held-out prompts: rewards, length, divergence from a reference. Writes OUT/judge.json and OUT/answers.jsonl.
     Judge(Args),
+    /// Make preference pairs by sampling answers and judging them. Writes OUT/train.jsonl and OUT/heldout.jsonl.
+    Pairs(Args),
     /// Show which tokens of a file's rows are trained, and which rows cannot be used.
     Show(Show),
 }
@@ -88,6 +90,16 @@ fn run() -> anyhow::Result<()> {
                 run.input(path)?;
             }
             run.finish(judgement.summary())?;
+            Ok(())
+        }
+        Command::Pairs(args) => {
+            let config: PairsConfig = args.load()?;
+            let mut run = Run::start(&args.out, "llm-align", "pairs", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let counts = pairs(&config, run.dir()).context("pairs")?;
+            run.input(&config.model)?;
+            run.input(&config.prompts)?;
+            run.finish(json!({"counts": counts, "mean_score": counts.mean_score()}))?;
             Ok(())
         }
         Command::Show(show) => Ok(show.run()?),

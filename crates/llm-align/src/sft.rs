@@ -7,9 +7,12 @@
 //! Against forgetting, rows of pre-training shards may be mixed into every step ([`ReplayConfig`]); how much is forgotten is measured with
 //! every validation, the one before the first step included.
 
-use crate::data::{self, Encoder, OnBadRow, Skipped};
+use crate::data::{self, Conversation, Encoder, OnBadRow, Rows};
+use crate::model;
 use crate::replay::{Replay, ReplayConfig};
-use llm_arch::{Decoder, hf};
+use crate::watchdog::{WatchdogConfig, Watched};
+use llm_arch::Decoder;
+use llm_arch::adapter::AdapterSpec;
 use llm_run::Seed;
 use llm_run::seed::permuted;
 use llm_tensor::{DeviceSpec, host};
@@ -52,13 +55,23 @@ pub struct SftConfig {
     /// `block` keeps of the activations only what enters each block and computes the rest again: less memory, a third more arithmetic.
     #[serde(skip_serializing_if = "Recompute::is_none")]
     pub recompute: Recompute,
+    /// Train an adapter of this kind instead of the weights; `OUT/model` is then its folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterSpec>,
     /// General data in every step, against forgetting.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay: Option<ReplayConfig>,
     /// Benchmarks with every validation.
     pub evaluation: EvaluationConfig,
+    /// Only its forgetting monitor: on `watchdog.general`, or on the held-out rows of `replay`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub watchdog: WatchdogConfig,
     /// The loop.
     pub trainer: TrainerConfig,
+}
+
+fn is_default(config: &WatchdogConfig) -> bool {
+    *config == WatchdogConfig::default()
 }
 
 impl Default for SftConfig {
@@ -75,8 +88,10 @@ impl Default for SftConfig {
             seed: 0,
             device: DeviceSpec::Auto,
             recompute: Recompute::None,
+            adapter: None,
             replay: None,
             evaluation: EvaluationConfig::default(),
+            watchdog: WatchdogConfig::default(),
             trainer: TrainerConfig::default(),
         }
     }
@@ -183,11 +198,9 @@ impl Objective for Sft {
 
 /// Render every conversation of a file and find its trained tokens; a row that cannot be used is an error.
 pub fn load_conversations(path: &Path, tokenizer: &Tokenizer, context: usize) -> Result<Vec<Sequence>> {
-    Ok(load(path, OnBadRow::Error, &Encoder::new(tokenizer, context))?.0)
-}
-
-fn load(path: &Path, on_bad_row: OnBadRow, encoder: &Encoder<'_>) -> Result<(Vec<Sequence>, Vec<Skipped>)> {
-    data::keep(path, data::conversations(path, on_bad_row)?, on_bad_row, |row| encoder.conversation(row))
+    let encoder = Encoder::new(tokenizer, context);
+    let rows = data::conversations(path, OnBadRow::Error)?;
+    Ok(data::keep(path, rows, OnBadRow::Error, |row| encoder.conversation(row))?.0)
 }
 
 /// Refuse an unset path with advice.
@@ -206,27 +219,33 @@ pub fn sft(mut config: SftConfig, out: &Path) -> Result<Outcome<Decoder>> {
         return Err(Error::Config("batch_size and micro_batch_tokens must be positive".into()));
     }
     let tokenizer = Tokenizer::load(&config.model)?;
-    let context = hf::load_config(&config.model)?.max_position_embeddings;
+    // Damaged rows are told before a large model is read.
+    let rows = data::conversations(&config.train, config.on_bad_row)?;
+    let heldout_rows = if config.heldout.as_os_str().is_empty() { None } else { Some(data::conversations(&config.heldout, config.on_bad_row)?) };
+    let device = config.device.open()?.autodiff();
+    let model = model::open(&config.model, &config.adapter, config.seed, &device)?;
+    let context = model.config().max_position_embeddings;
     let encoder = Encoder::new(&tokenizer, context);
-    let (train, skipped) = load(&config.train, config.on_bad_row, &encoder)?;
-    let (mut heldout, skipped_heldout) =
-        if config.heldout.as_os_str().is_empty() { (Vec::new(), Vec::new()) } else { load(&config.heldout, config.on_bad_row, &encoder)? };
+    let keep = |path: &Path, rows: Rows<Conversation>| data::keep(path, rows, config.on_bad_row, |row| encoder.conversation(row));
+    let (train, skipped) = keep(&config.train, rows)?;
+    let (mut heldout, skipped_heldout) = match heldout_rows {
+        Some(rows) => keep(&config.heldout, rows)?,
+        None => (Vec::new(), Vec::new()),
+    };
     data::report(out, &[(config.train.as_path(), skipped.as_slice()), (config.heldout.as_path(), skipped_heldout.as_slice())])?;
     heldout.truncate(config.eval_conversations);
     if config.epochs > 0.0 {
         config.trainer.max_steps = (config.epochs * train.len() as f64 / config.batch_size as f64).ceil() as u64;
     }
-    // Recomputation changes no result, so it may be switched on in the middle of a run.
-    let same = SftConfig { recompute: Recompute::None, ..config.clone() };
+    // Recomputation and watching change no result, so they may be set anew in the middle of a run.
+    let same = SftConfig { recompute: Recompute::None, watchdog: WatchdogConfig::default(), ..config.clone() };
     let mut identity = json!({"config": same, "model": llm_run::hash::path(&config.model)?, "train": llm_run::hash::path(&config.train)?});
     let tokens_per_step = config.batch_size as f64 * train.iter().map(|s| s.ids.len()).sum::<usize>() as f64 / train.len() as f64;
     let mut replay = match &config.replay {
         Some(settings) => Some(Replay::open(settings, &tokenizer, context, tokens_per_step, Seed(config.seed))?),
         None => None,
     };
-    let device = config.device.open()?.autodiff();
     let evaluation = Evaluation::open(&config.evaluation, &tokenizer)?;
-    let model = hf::load(&config.model, &device)?;
     if let Some(replay) = &mut replay {
         identity["replay"] = replay.hash()?.into();
         if config.trainer.eval_every > 0 {
@@ -234,5 +253,7 @@ pub fn sft(mut config: SftConfig, out: &Path) -> Result<Outcome<Decoder>> {
         }
     }
     let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "sft".into(), identity: Identity::new(identity) };
-    trainer.run(&mut Sft { train, heldout, replay, evaluation, config, replayed: 0 }, || Ok(model), &tokenizer)
+    let watchdog = config.watchdog.clone();
+    let objective = Sft { train, heldout, replay, evaluation, config, replayed: 0 };
+    trainer.run(&mut Watched::new(objective, &watchdog, &tokenizer, context)?, || Ok(model), &tokenizer)
 }

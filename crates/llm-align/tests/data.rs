@@ -28,7 +28,8 @@ fn templates() -> &'static Vec<(String, Tokenizer)> {
         let one = |t: &Value| {
             (t["template_name"].as_str().unwrap().to_string(), tokenizer(t["template"].as_str().unwrap(), &t["bos_token"], &t["eos_token"]))
         };
-        recorded["templates"].as_array().unwrap().iter().map(one).collect()
+        // What tests the Jinja engine only is no template of a model's.
+        recorded["templates"].as_array().unwrap().iter().map(one).filter(|(name, _)| name != "feature_mix").collect()
     })
 }
 
@@ -88,9 +89,8 @@ fn both_sides_of_a_pair_begin_with_the_prompt_that_is_sampled_from() {
         assert_eq!(chosen.ids[..from], rejected.ids[..from], "{name}");
         let labelled = Labelled { prompt: prompt.clone(), completion: answer("Blue, 3."), label: true, ..Labelled::default() };
         assert_eq!(encoder.labelled(&labelled).unwrap(), chosen, "{name}");
-        // DeepSeek's prompt ends with a thought that its answers do not begin with.
-        let sampled = encoder.prompt(&prompt).unwrap();
-        assert!(chosen.ids.starts_with(&sampled) == (sampled == chosen.ids[..from]), "{name}");
+        // DeepSeek's prompt ends with the beginning of a thought, which its answers do not have.
+        assert_eq!(encoder.prompt(&prompt).unwrap() == chosen.ids[..from], name != "deepseek_r1", "{name}");
     }
 }
 
@@ -106,9 +106,12 @@ fn a_template_that_drops_something_is_told() {
     let first_only = CHATML.replace("for m in messages", "for m in messages[:1]");
     let marked_nowhere = CHATML.replace("{% endfor %}", "{% generation %}{% endgeneration %}{% endfor %}");
     let end_only = "{% for m in messages %}{{ m.role + m.content }}{% generation %}{{ '<|im_end|>' }}{% endgeneration %}{% endfor %}";
-    for (template, expected) in
-        [(without_answer.as_str(), "its text"), (&first_only, ""), (&marked_nowhere, "no assistant tokens"), (end_only, "turns of the assistant")]
-    {
+    for (template, expected) in [
+        (without_answer.as_str(), "drops the answer"),
+        (first_only.as_str(), "its text"),
+        (marked_nowhere.as_str(), "no assistant tokens"),
+        (end_only, "turns of the assistant"),
+    ] {
         let message = refused(template, answer.clone());
         assert!(message.contains(expected), "{template}: {message}");
     }

@@ -248,11 +248,12 @@ fn the_files_that_people_have() {
     let asked: Count = |path| count(prompts(path, OnBadRow::Skip).unwrap());
     for (name, read, expected) in [
         ("preferences/alpaca/alpaca_de_first3000.json", said, (3000, 0)),
-        ("preferences/codealpaca/code_alpaca_first600.json", said, (600, 0)),
+        ("preferences/codealpaca/code_alpaca_first600.json", said, (599, 1)),
         ("preferences/sharegpt/dummy_conversation.json", said, (500, 0)),
         ("preferences/llama_factory/identity.json", said, (91, 0)),
         ("preferences/llama_factory/glaive_toolcall_en_demo.json", said, (100, 0)),
         ("preferences/llama_factory/dpo_en_demo.json", compared, (150, 0)),
+        ("preferences/hh_rlhf/harmless-base_test_first400.jsonl", compared, (399, 1)),
         ("preferences/rasbt_instruction_preference.json", compared, (1094, 6)),
         ("preferences/alpaca_eval/annotations_first120.json", compared, (120, 0)),
         ("preferences/llama_factory/kto_en_demo.json", judged, (100, 0)),
@@ -262,12 +263,6 @@ fn the_files_that_people_have() {
         if let Some(path) = shared(name) {
             assert_eq!(read(&path), expected, "{name}");
         }
-    }
-    if let Some(path) = shared("preferences/hh_rlhf/harmless-base_test_first400.jsonl") {
-        let found = pairs(&path, OnBadRow::Skip).unwrap();
-        assert_eq!(found.rows.len() + found.skipped.len(), 400);
-        assert!(found.skipped.iter().all(|s| s.reason.contains("empty answer") || s.reason.contains("equal")), "{:?}", found.skipped.first());
-        assert!(found.rows.len() > 300, "{} pairs", found.rows.len());
     }
     if let Some(path) = shared("preferences/mllm_demo/mllm_demo.json") {
         assert!(conversations(&path, OnBadRow::Skip).unwrap_err().to_string().contains("pictures"));
