@@ -140,7 +140,7 @@ impl LatentAttention {
             }
             Context::Cached(batch, pool) => {
                 // Absorbed: the query is taken into the latent space, so that the cache holds L + R floats a token for all heads.
-                let weight_HOL = self.kv_b_proj.weight.val().reshape([h, p + u, l]);
+                let weight_HOL = self.kv_b_proj.weight.effective().reshape([h, p + u, l]);
                 let keys_HLP = weight_HOL.clone().slice([0..h, 0..p, 0..l]).swap_dims(1, 2);
                 let values_HUL = weight_HOL.slice([0..h, p..p + u, 0..l]);
                 // A matrix for each head, as for experts: where products are row-invariant, so are these.

@@ -1,15 +1,17 @@
 //! Layers of a decoder, made from tensors that already have their values.
 //!
-//! [`Linear`] is the one door for projections: its [`Weight`] is dense or quantised, with or without adapters ([`lora`]), and nobody
-//! above needs to know. The table of an
+//! [`Linear`] is the one door for projections: its [`Weight`] is dense or quantised, with or without adapters of single rows ([`lora`]) or one that is
+//! being trained ([`trained`]), and nobody above needs to know. The table of an
 //! [`Embedding`] is a [`Weight`] too, so that it can stay quantised where it is also the output projection.
 //!
 //! Legend: N tokens, I/O features, V vocabulary, D hidden.
 
 pub mod lora;
+pub mod trained;
 mod weight;
 
 pub use lora::LoraBank;
+pub use trained::Lora;
 pub use weight::{Watcher, Weight};
 
 use crate::{Precision, host, ops};

@@ -6,7 +6,7 @@
 
 use super::config::{Combine, GrpoConfig, Settings};
 use super::experience::{Answer, Experience};
-use super::prompts::{Grade, Prompts, grade};
+use super::prompts::{Prompts, grade};
 use super::thinking::{Thinking, excess};
 use crate::losses::advantages::{group, length_rewards, normalize_then_sum, soft_overlong};
 use crate::rollouts::{Rollout, Sampler};
@@ -15,7 +15,7 @@ use llm_arch::Decoder;
 use llm_run::Seed;
 use llm_tokenizer::Tokenizer;
 use llm_train::Result;
-use llm_verify::{RewardSpec, Rewards};
+use llm_verify::{RewardSpec, Rewards, Scored};
 use serde_json::{Map, Value, json};
 
 /// Rows without a reward that a record names.
@@ -45,7 +45,7 @@ pub struct Collector {
 struct Group {
     prompt: usize,
     rollouts: Vec<Rollout>,
-    grades: Vec<Grade>,
+    grades: Vec<Scored>,
     /// Added to each answer's rewards for its length.
     shaping: Vec<f32>,
 }
@@ -74,7 +74,7 @@ impl Collector {
     }
 
     /// A right answer, as far as a reward of at most 1 tells.
-    fn is_right(grade: &Grade) -> bool {
+    fn is_right(grade: &Scored) -> bool {
         grade.total.is_some_and(|reward| reward > 0.5)
     }
 
@@ -123,11 +123,11 @@ impl Collector {
         let ids: Vec<&[u32]> = picked.iter().flat_map(|&p| std::iter::repeat_n(self.prompts.ids[p].as_slice(), size)).collect();
         let rollouts = self.sampler.sample_from(model, index, first, &ids)?;
         let asked: Vec<(usize, &Rollout)> = rollouts.iter().enumerate().map(|(i, rollout)| (picked[i / size], rollout)).collect();
-        let mut grades = grade(&self.rewards, &self.tokenizer, &self.prompts, &asked).into_iter();
+        let mut grades = grade(&self.rewards, &self.tokenizer, &self.prompts, &asked)?.into_iter();
         let mut rollouts = rollouts.into_iter();
         let group = |&prompt: &usize| {
             let rollouts: Vec<Rollout> = rollouts.by_ref().take(size).collect();
-            let grades: Vec<Grade> = grades.by_ref().take(size).collect();
+            let grades: Vec<Scored> = grades.by_ref().take(size).collect();
             let shaping = self.shaping(&rollouts, &grades);
             Group { prompt, rollouts, grades, shaping }
         };
@@ -135,7 +135,7 @@ impl Collector {
     }
 
     /// What the lengths of a group's answers add to their rewards.
-    fn shaping(&self, rollouts: &[Rollout], grades: &[Grade]) -> Vec<f32> {
+    fn shaping(&self, rollouts: &[Rollout], grades: &[Scored]) -> Vec<f32> {
         let GrpoConfig { max_tokens, length_penalty, max_thinking_tokens, .. } = self.config;
         let mut shaping = vec![0f32; rollouts.len()];
         if self.settings.overlong_buffer > 0 {
@@ -167,7 +167,7 @@ impl Collector {
             }
             Combine::NormalizeThenSum => {
                 // What the lengths add is one more reward.
-                let with = |(grade, shaping): (&Grade, &f32)| grade.parts.iter().copied().chain([grade.total.map(|_| *shaping)]).collect();
+                let with = |(grade, shaping): (&Scored, &f32)| grade.parts.iter().copied().chain([grade.total.map(|_| *shaping)]).collect();
                 let parts: Vec<Vec<Option<f32>>> = graded.map(with).collect();
                 let weights: Vec<f32> = self.config.rewards.iter().map(RewardSpec::weight).chain([1.0]).collect();
                 normalize_then_sum(&parts, &weights, size)

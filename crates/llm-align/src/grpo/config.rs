@@ -349,9 +349,6 @@ impl GrpoConfig {
         if self.rewards.is_empty() {
             return bad("rewards is empty: there is nothing to learn; for example rewards = [{ kind = \"math\" }]".into());
         }
-        if let Some(spec) = self.rewards.iter().find(|spec| !spec.weight().is_finite()) {
-            return bad(format!("rewards: the weight of `{}` must be a number, not {}", spec.kind(), spec.weight()));
-        }
         Ok(())
     }
 }

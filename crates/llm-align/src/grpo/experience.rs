@@ -52,6 +52,22 @@ fn floats(value: &Value) -> Option<Vec<f32>> {
     Some(parse::<u32>(value)?.into_iter().map(f32::from_bits).collect())
 }
 
+/// A number by its bits: as decimal text it may come back with another last one.
+fn exact(value: &Value) -> Value {
+    match value.as_f64().filter(|_| value.is_f64()) {
+        Some(number) => json!({"bits": number.to_bits()}),
+        None => value.clone(),
+    }
+}
+
+fn inexact(value: &Value) -> Value {
+    value.get("bits").and_then(Value::as_u64).map_or_else(|| value.clone(), |bits| json!(f64::from_bits(bits)))
+}
+
+fn each(map: &Map<String, Value>, of: fn(&Value) -> Value) -> Map<String, Value> {
+    map.iter().map(|(key, value)| (key.clone(), of(value))).collect()
+}
+
 impl Experience {
     /// As JSON: an answer is one line of numbers each for its ids and log-probabilities, floats by their bits. The ids of prompts are in the
     /// data.
@@ -67,7 +83,7 @@ impl Experience {
                 "reference": bits(&a.reference),
             })
         };
-        json!({"index": self.index, "metrics": self.metrics, "answers": self.answers.iter().map(answer).collect::<Vec<_>>()})
+        json!({"index": self.index, "metrics": each(&self.metrics, exact), "answers": self.answers.iter().map(answer).collect::<Vec<_>>()})
     }
 
     /// What [`Experience::save`] wrote; `prompts` are the ids of each prompt. None if it is damaged.
@@ -90,7 +106,7 @@ impl Experience {
         Some(Self {
             index: value.get("index")?.as_u64()?,
             answers: value.get("answers")?.as_array()?.iter().map(answer).collect::<Option<_>>()?,
-            metrics: value.get("metrics")?.as_object()?.clone(),
+            metrics: each(value.get("metrics")?.as_object()?, inexact),
         })
     }
 }
@@ -118,12 +134,14 @@ mod tests {
     proptest! {
         /// If this fails, a run that is killed between two updates of a batch goes on with other numbers.
         #[test]
-        fn a_batch_comes_back_to_the_bit(answers in answers(), index in any::<u64>()) {
-            let experience = Experience { index, answers, metrics: Map::from_iter([("reward".to_string(), json!(0.1))]) };
+        fn a_batch_comes_back_to_the_bit(answers in answers(), index in any::<u64>(), reward in -1e3f64..1e3) {
+            let metrics = Map::from_iter([("reward".to_string(), json!(reward)), ("unscored_rows".to_string(), json!([1, 2]))]);
+            let experience = Experience { index, answers, metrics };
             // Through text, as a checkpoint.
             let text = serde_json::to_string_pretty(&experience.save()).unwrap();
             let back = Experience::restore(&serde_json::from_str(&text).unwrap(), &[vec![0, 7], vec![1, 7]]).unwrap();
             prop_assert_eq!(back.save(), experience.save());
+            prop_assert_eq!(&back.metrics, &experience.metrics);
             for (a, b) in back.answers.iter().zip(&experience.answers) {
                 prop_assert_eq!(&a.rollout, &b.rollout);
             }

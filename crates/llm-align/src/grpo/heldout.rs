@@ -42,7 +42,7 @@ impl Heldout {
         let asked: Vec<&[u32]> = self.prompts.ids.iter().map(Vec::as_slice).collect();
         let greedy = collector.sampler.answer(model, &SamplingConfig { temperature: 0.0, ..config }, seed, &asked)?;
         let answers: Vec<(usize, &Rollout)> = greedy.iter().enumerate().collect();
-        let grades = grade(&collector.rewards, &collector.tokenizer, &self.prompts, &answers);
+        let grades = grade(&collector.rewards, &collector.tokenizer, &self.prompts, &answers)?;
         let scored: Vec<f64> = grades.iter().filter_map(|g| g.total).map(f64::from).collect();
         let n = scored.len().max(1) as f64;
         let mean_of = |value: &dyn Fn(&Rollout) -> usize| greedy.iter().map(|r| value(r) as f64).sum::<f64>() / greedy.len().max(1) as f64;
@@ -65,7 +65,7 @@ impl Heldout {
             let several: Vec<&[u32]> = asked.iter().flat_map(|&ids| std::iter::repeat_n(ids, self.draws)).collect();
             let drawn = collector.sampler.answer(model, &config, seed.stream("drawn"), &several)?;
             let answers: Vec<(usize, &Rollout)> = drawn.iter().enumerate().map(|(i, r)| (i / self.draws, r)).collect();
-            let grades = grade(&collector.rewards, &collector.tokenizer, &self.prompts, &answers);
+            let grades = grade(&collector.rewards, &collector.tokenizer, &self.prompts, &answers)?;
             let right: Vec<usize> =
                 grades.chunks(self.draws).map(|group| group.iter().filter(|g| g.total.is_some_and(|r| r > 0.5)).count()).collect();
             for k in [1, self.draws] {

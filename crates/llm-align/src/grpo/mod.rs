@@ -72,7 +72,7 @@ pub fn grpo(config: GrpoConfig, out: &Path) -> Result<Outcome<Decoder>> {
         prompts.ids.truncate(config.heldout_prompts);
         Heldout { prompts, draws: config.heldout_samples, samples: Samples::new(out) }
     });
-    let rewards = Rewards::open(&config.rewards).map_err(|e| Error::Config(format!("rewards: {e}")))?;
+    let rewards = Rewards::open(&config.rewards).map_err(|e| Error::Config(e.to_string()))?;
     let sampler = Sampler::new(&policy, &tokenizer, config.sampling(), Seed(config.seed))?;
     let general = General::open(&config.watchdog, &tokenizer, context)?;
     let reference = (config.kl_beta > 0.0 || config.track_kl).then(|| model::reference(&policy));

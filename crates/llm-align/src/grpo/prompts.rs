@@ -5,13 +5,15 @@ use crate::rollouts::Rollout;
 use llm_run::Seed;
 use llm_run::seed::permuted;
 use llm_tokenizer::Tokenizer;
-use llm_train::Result;
-use llm_verify::{Rewards, Task};
-use std::path::Path;
+use llm_train::{Error, Result};
+use llm_verify::{Rewards, Scored, Task};
+use std::path::{Path, PathBuf};
 
 /// Prompts with their ids.
 #[derive(Debug)]
 pub struct Prompts {
+    /// The file they are from.
+    pub path: PathBuf,
     /// Rows of the data.
     pub rows: Vec<Prompt>,
     /// Ids of each, up to where the answer begins.
@@ -33,7 +35,7 @@ impl Prompts {
         };
         let (kept, skipped) = data::keep(path, data::prompts(path, on_bad_row)?, on_bad_row, encode)?;
         let (rows, ids) = kept.into_iter().unzip();
-        Ok(Self { rows, ids, skipped })
+        Ok(Self { path: path.to_path_buf(), rows, ids, skipped })
     }
 
     /// The prompts of batch `index` of `n`, in the order of the seed: every prompt once per pass.
@@ -53,17 +55,8 @@ impl Prompts {
     }
 }
 
-/// What an answer is worth.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Grade {
-    /// The weighted sum of its rewards; none if it cannot be scored.
-    pub total: Option<f32>,
-    /// Each reward by itself, without its weight.
-    pub parts: Vec<Option<f32>>,
-}
-
-/// Grade answers to the prompts of these indices. A reward that is no number is none.
-pub fn grade(rewards: &Rewards, tokenizer: &Tokenizer, prompts: &Prompts, answers: &[(usize, &Rollout)]) -> Vec<Grade> {
+/// Grade answers to the prompts of these indices. A row that cannot be graded at all is an error that names it.
+pub fn grade(rewards: &Rewards, tokenizer: &Tokenizer, prompts: &Prompts, answers: &[(usize, &Rollout)]) -> Result<Vec<Scored>> {
     // Control tokens stay, so that unfinished thinking can be told from an answer.
     let texts: Vec<String> = answers.iter().map(|(_, rollout)| tokenizer.decode(rollout.answer(), false)).collect();
     let mut tasks = Vec::with_capacity(answers.len());
@@ -71,7 +64,17 @@ pub fn grade(rewards: &Rewards, tokenizer: &Tokenizer, prompts: &Prompts, answer
         let row = &prompts.rows[prompt];
         tasks.push(Task { prompt: row.text(), response, answer: row.answer.as_deref(), columns: &row.columns });
     }
-    let number = |reward: Option<f32>| reward.filter(|r| r.is_finite());
-    let graded = |scored: llm_verify::Scored| Grade { total: number(scored.total), parts: scored.parts.into_iter().map(number).collect() };
-    rewards.grade(&tasks).into_iter().map(graded).collect()
+    rewards.grade(&tasks).map_err(|error| {
+        let place = match &error {
+            llm_verify::Error::Row { row, .. } => answers.get(row.saturating_sub(1)).map(|(prompt, _)| prompts.rows[*prompt].row),
+            _ => None,
+        };
+        let message = match (place, error) {
+            (Some(row), llm_verify::Error::Row { name, message, .. }) => {
+                format!("{}: row {row}: reward {name}: {message}", prompts.path.display())
+            }
+            (_, other) => other.to_string(),
+        };
+        Error::Objective(message)
+    })
 }
