@@ -9,7 +9,8 @@
 //! model's own samples (Schulman's k1, 2020): without bias at temperature 1 and without truncation, in nats per answer. Answers to one
 //! prompt are alike, so intervals resample prompts (percentile bootstrap, Efron 1979), not answers.
 
-use crate::data::{self, Encoder, OnBadRow, Prompt, Skipped};
+use crate::data::{self, OnBadRow, Skipped};
+use crate::grpo::prompts::{Prompts, grade};
 use crate::rollouts::{Rollout, Sampler, SamplingConfig, token_log_probs};
 use crate::sft::require;
 use crate::{Error, Result, model};
@@ -19,7 +20,7 @@ use llm_run::{Seed, atomic};
 use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
 use llm_train::sequences::{Sequence, Sequences, groups};
-use llm_verify::{RewardSpec, Rewards, Scored, Task};
+use llm_verify::{RewardSpec, Rewards, Scored};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -139,53 +140,31 @@ pub fn judge(config: &JudgeConfig, out: &Path) -> Result<Judgement> {
     let reference = reference(config, &model, &device)?;
 
     let (context, max_tokens) = (model.config().max_position_embeddings, config.sampling.max_tokens);
-    let encoder = Encoder::new(&tokenizer, context);
-    let mut rows = data::prompts(&config.prompts, config.on_bad_row)?;
+    let mut prompts = Prompts::load(&config.prompts, config.on_bad_row, &tokenizer, max_tokens, context)?;
     if config.limit > 0 {
-        rows.rows.truncate(config.limit);
+        prompts.rows.truncate(config.limit);
+        prompts.ids.truncate(config.limit);
     }
-    let encode = |prompt: &Prompt| {
-        let ids = encoder.prompt(&prompt.messages)?;
-        if ids.len() + max_tokens > context {
-            return Err(format!("{} prompt tokens and sampling.max_tokens = {max_tokens} exceed the context of {context}", ids.len()));
-        }
-        Ok((ids, prompt.clone()))
-    };
-    let (prompts, skipped) = data::keep(&config.prompts, rows, config.on_bad_row, encode)?;
-    data::report(out, &[(config.prompts.as_path(), skipped.as_slice())])?;
+    data::report(out, &[(config.prompts.as_path(), prompts.skipped.as_slice())])?;
 
-    let asked: Vec<&[u32]> = prompts.iter().flat_map(|(ids, _)| std::iter::repeat_n(ids.as_slice(), config.samples)).collect();
+    let asked: Vec<&[u32]> = prompts.ids.iter().flat_map(|ids| std::iter::repeat_n(ids.as_slice(), config.samples)).collect();
     let mut sampler = Sampler::new(&model, &tokenizer, config.sampling, Seed(config.seed).stream("judge"))?;
     let rollouts = sampler.sample(&model, 0, &asked)?;
     drop(sampler);
-    let responses: Vec<String> = rollouts.iter().map(|r| tokenizer.decode(r.answer(), false)).collect();
-    let tasks: Vec<Task<'_>> = responses
-        .iter()
-        .enumerate()
-        .map(|(i, response)| {
-            let prompt = &prompts[i / config.samples].1;
-            Task { prompt: prompt.text(), response, answer: prompt.answer.as_deref(), columns: &prompt.columns }
-        })
-        .collect();
-    let scored = rewards.grade(&tasks).map_err(|e| match e {
-        llm_verify::Error::Row { row, name, message } => {
-            let row = prompts[(row - 1) / config.samples].1.row;
-            Error::Objective(format!("{}: row {row}: reward {name}: {message}", config.prompts.display()))
-        }
-        other => Error::Objective(other.to_string()),
-    })?;
+    let answers: Vec<(usize, &Rollout)> = rollouts.iter().enumerate().map(|(i, rollout)| (i / config.samples, rollout)).collect();
+    let scored = grade(&rewards, &tokenizer, &prompts, &answers)?;
     let log_probs = sums(&model, &rollouts, config.micro_batch_tokens);
     let kl: Option<Vec<f64>> =
         reference.map(|reference| sums(&reference, &rollouts, config.micro_batch_tokens).iter().zip(&log_probs).map(|(r, p)| p - r).collect());
 
     let mut lines = String::new();
-    for (i, rollout) in rollouts.iter().enumerate() {
-        let prompt = &prompts[i / config.samples].1;
+    for (i, (prompt, rollout)) in answers.iter().enumerate() {
+        let row = &prompts.rows[*prompt];
         let answer = Answer {
-            row: prompt.row,
-            id: &prompt.id,
-            prompt: prompt.text(),
-            response: responses[i].clone(),
+            row: row.row,
+            id: &row.id,
+            prompt: row.text(),
+            response: tokenizer.decode(rollout.answer(), false),
             reward: scored[i].total,
             rewards: &scored[i].parts,
             tokens: rollout.tokens.len(),
@@ -196,7 +175,7 @@ pub fn judge(config: &JudgeConfig, out: &Path) -> Result<Judgement> {
         lines.push_str(&json!(answer).to_string());
         lines.push('\n');
     }
-    let judgement = measure(config, &rewards.names(), &scored, &rollouts, &log_probs, kl.as_deref(), skipped);
+    let judgement = measure(config, &rewards.names(), &scored, &rollouts, &log_probs, kl.as_deref(), prompts.skipped.clone());
     atomic::write(out.join("answers.jsonl"), lines)?;
     atomic::write(out.join("judge.json"), format!("{:#}\n", json!(judgement)))?;
     Ok(judgement)

@@ -251,7 +251,7 @@ fn settings_that_cannot_work_are_named() {
     Call::training("ppo").rows("train", &prompts()).set("rewards", rewards).set("num_mini_batches", 7).refused(&["num_mini_batches"]);
     Call::training("grpo").rows("train", &prompts()).set("rewards", r#"[{ kind = "rull" }]"#).refused(&["rull", "rule"]);
     Call::new("judge").rows("prompts", &prompts()).set("samples", 0).refused(&["samples"]);
-    Call::new("judge").rows("prompts", &prompts()).set("sampling.max_tokens", 500).refused(&["row 1", "sampling.max_tokens", "context of 128"]);
+    Call::new("judge").rows("prompts", &prompts()).set("sampling.max_tokens", 500).refused(&["row 1", "max_tokens", "context of 128"]);
 }
 
 #[test]
