@@ -120,7 +120,7 @@ fn moved(decoder: Decoder, spec: &AdapterSpec) -> Decoder {
     let fresh = train(decoder, spec, Seed(4), PathBuf::from("base")).unwrap();
     let mut rng = Seed(5).rng();
     params::map(fresh, |name, shape, value| {
-        let n = shape.iter().product();
+        let n: usize = shape.iter().product();
         let change = name.ends_with("lora_B") || name.ends_with("vector");
         if change { value.clone() + host::from_vec((0..n).map(|_| rng.normal() as f32 * 0.1).collect(), [n], &value.device()) } else { value }
     })
@@ -132,7 +132,7 @@ fn fused_projections_are_written_as_one_and_read_as_the_same() {
     for name in ["gpt2", "phi3", "gpt_neox", "falcon_new", "qwen3_moe", "deepseek_v2_lite"] {
         for (use_dora, use_rslora) in [(false, true), (true, false)] {
             let folder = fixture("decoder").join(name);
-            let spec = AdapterSpec { r: 3, use_dora, use_rslora, ..AdapterSpec::default() };
+            let spec = AdapterSpec { r: 3, lora_alpha: 6.0, use_dora, use_rslora, ..AdapterSpec::default() };
             let decoder = moved(hf::load(&folder, &Device::flex()).unwrap(), &spec);
             let dir = tempfile::tempdir().unwrap();
             write(dir.path(), &decoder).unwrap();
@@ -155,7 +155,7 @@ fn fused_projections_are_written_as_one_and_read_as_the_same() {
 fn a_quantised_base_is_its_dequantised_twin() {
     let device = Device::flex().autodiff();
     for (base, saved) in [(BaseFormat::Nf4, vec![]), (BaseFormat::Int8, vec!["lm_head".to_string()])] {
-        let spec = AdapterSpec { r: 4, base, modules_to_save: saved, ..AdapterSpec::default() };
+        let spec = AdapterSpec { r: 4, lora_alpha: 8.0, base, modules_to_save: saved, ..AdapterSpec::default() };
         let packed = adapter::load_frozen(&fixture("lora/base"), &spec, &device, Precision::F32).unwrap();
         let mut looked_at = packed.clone();
         let quantised = looked_at.linears_mut().iter().filter(|(_, linear)| linear.weight.as_packed().is_some()).count();

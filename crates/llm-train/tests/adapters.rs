@@ -126,16 +126,10 @@ fn a_killed_run_goes_on_to_the_bit_and_leaves_its_base_alone() {
 fn recomputed_blocks_give_the_same_gradients() {
     let dir = folder();
     for spec in specs() {
-        let model = params::map(fresh(dir.path(), &spec), |name, shape, value| match name.ends_with("lora_B") {
-            true => {
-                value.clone()
-                    + host::from_vec(
-                        (0..shape.iter().product()).map(|i: usize| (i as f32).sin() * 0.05).collect(),
-                        [shape.iter().product()],
-                        &value.device(),
-                    )
-            }
-            false => value,
+        let model = params::map(fresh(dir.path(), &spec), |name, shape, value| {
+            let n: usize = shape.iter().product();
+            let moved = || host::from_vec((0..n).map(|i| (i as f32).sin() * 0.05).collect(), [n], &value.device());
+            if name.ends_with("lora_B") { value.clone() + moved() } else { value }
         });
         let step = |recompute| accumulate(&Texts { recompute }, std::slice::from_ref(&model), vec![0, 1], 1.0).unwrap();
         let (one, blocks) = (step(Recompute::None), step(Recompute::Block));

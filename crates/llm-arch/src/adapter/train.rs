@@ -55,7 +55,11 @@ impl Decoder {
     pub fn frozen_bytes(&self) -> usize {
         let frozen = self.frozen();
         let mut quantised: BTreeMap<String, usize> = BTreeMap::new();
-        self.clone().each_weight_mut(|name, weight| drop(weight.as_packed().map(|matrix| quantised.insert(name, matrix.bytes()))));
+        self.clone().each_weight_mut(|name, weight| {
+            if let Some(matrix) = weight.as_packed() {
+                quantised.insert(name, matrix.bytes());
+            }
+        });
         let bytes = |(name, (shape, dtype)): (String, (Vec<usize>, DType))| match quantised.get(&name) {
             Some(bytes) => *bytes,
             None => shape.iter().product::<usize>() * Precision::of(dtype).unwrap_or_default().bytes(),

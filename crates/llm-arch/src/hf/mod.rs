@@ -64,6 +64,9 @@ pub fn load_with(dir: impl AsRef<Path>, config: &DecoderConfig, device: &Device,
     Decoder::build(config, device, precision, &mut |name, shape| checkpoint.parameter(name, shape))
 }
 
+/// How a matrix is kept, from its name, its shape and its values.
+pub(crate) type Store<'a> = &'a dyn Fn(&str, [usize; 2], &mut dyn FnMut() -> Result<Vec<f32>>) -> Result<Option<Packed>>;
+
 /// A model folder whose headers were read and found to fit its configuration.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -120,12 +123,7 @@ impl Checkpoint {
 
     /// [`Checkpoint::load`] with every projection and table kept as `store` says, one tensor at a time: the dense model is never whole in memory.
     /// What is quantised in the files stays as it is there. `store` gives none for what stays dense.
-    pub(crate) fn load_stored(
-        &self,
-        device: &Device,
-        precision: Precision,
-        store: &dyn Fn(&str, [usize; 2], &mut dyn FnMut() -> Result<Vec<f32>>) -> Result<Option<Packed>>,
-    ) -> Result<Decoder> {
+    pub(crate) fn load_stored(&self, device: &Device, precision: Precision, store: Store) -> Result<Decoder> {
         let mut dense = |name: &str, shape: &[usize]| self.parameter(name, shape);
         let mut packed = |name: &str, shape: [usize; 2]| match self.packed(name, shape)? {
             Some(matrix) => Ok(Some(matrix)),

@@ -130,11 +130,6 @@ impl Lora {
         }
     }
 
-    /// R.
-    pub fn rank(&self) -> usize {
-        self.lora_A.val().dims()[0]
-    }
-
     /// The outputs `[N, O]` of the frozen matrix with the update.
     pub(super) fn forward(&self, x_NI: Tensor<2>, base: &Weight) -> Tensor<2> {
         let y_NO = base.forward(x_NI.clone());
