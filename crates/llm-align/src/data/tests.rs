@@ -118,7 +118,7 @@ fn pairs_that_are_none_are_told() {
         (json!({"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: R\n\nAssistant: A"}), "`chosen` has no answer"),
         (json!({"chosen": "A", "rejected": "B"}), "no prompt"),
         (json!({"prompt": "", "chosen": "A", "rejected": "B"}), "empty message"),
-        (json!({"prompt": "Q", "answers": ["A", "B"]}), "the row has answers, prompt; expected one of: prompt, chosen and rejected"),
+        (json!({"prompt": "Q", "answers": ["A", "B"]}), "the row has prompt, answers; expected one of: prompt, chosen and rejected"),
         (json!({"prompt": "Q", "chosen": 3, "rejected": "B"}), "`chosen`: expected a list of messages, found a number"),
         (json!({"prompt": "Q", "chosen": [{"role": "critic", "content": "A"}], "rejected": "B"}), "unknown role"),
         (json!({"instruction": "Q", "output_1": "A", "output_2": "B", "preference": 1.5}), "neither"),
