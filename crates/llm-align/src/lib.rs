@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | [`sft`](mod@sft) | `Sft` | imitate answers; loss on the assistant's tokens only |
 //! | [`grpo`](mod@grpo) | `Grpo` | reward what can be verified, relative to the group |
+//! | [`model`] | | the model that is trained, whole or by an adapter, and its reference |
+//! | [`merge`] | `Merge` | adapters into the weights, with a check that nothing changed |
 //! | [`verifier`] | `Verifier` | is this answer right? |
 //! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
 //!
@@ -12,6 +14,8 @@
 #![allow(non_snake_case)] // tensor variables carry shape suffixes
 
 pub mod grpo;
+pub mod merge;
+pub mod model;
 pub mod sft;
 pub mod verifier;
 pub mod watchdog;

@@ -2,6 +2,8 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use llm_align::merge::Merge;
+use llm_align::verifier::{VerifyConfig, verify};
 use llm_align::{GrpoConfig, SftConfig, grpo, sft};
 use llm_arch::Decoder;
 use llm_run::{Args, Run, program};
@@ -25,6 +27,10 @@ enum Command {
     Sft(TrainArgs),
     /// Group-relative policy optimisation with verified answers. Writes OUT/model.
     Grpo(TrainArgs),
+    /// Put LoRA adapters into the weights of their model; refused where merged and unmerged differ.
+    Merge(Box<Merge>),
+    /// Grade a file of answers by the rewards of a configuration; prints a table and writes OUT/graded.jsonl.
+    Verify(Args),
 }
 
 /// Flags of every command that trains.
@@ -64,6 +70,7 @@ fn run() -> anyhow::Result<()> {
             let outcome = sft(config.clone(), run.dir()).context("sft")?;
             finish(run, [&config.model, &config.train], &outcome)
         }
+        Command::Merge(merge) => Ok(merge.run()?),
         Command::Grpo(TrainArgs { args, watch }) => {
             let mut config: GrpoConfig = args.load()?;
             watch.apply(&mut config.trainer.watch);
@@ -72,9 +79,19 @@ fn run() -> anyhow::Result<()> {
             let outcome = grpo(config.clone(), run.dir()).context("grpo")?;
             finish(run, [&config.model, &config.train], &outcome)
         }
+        Command::Verify(args) => {
+            program::catch_interrupts();
+            let config: VerifyConfig = args.load()?;
+            print!("{}", verify(&config, &args.out, "llm-align")?);
+            Ok(())
+        }
     }
 }
 
 fn main() -> ExitCode {
+    // A cell of the sandbox for generated code is this program, started anew.
+    if let Some(code) = llm_verify::sandbox::cell_main() {
+        return code;
+    }
     program::main(run)
 }

@@ -1,6 +1,9 @@
-//! Rewards that can be checked.
+//! Rewards that can be checked: `llm_verify` under the names that objectives use, and `llm-align verify`.
 
 use llm_data::exercises::{Exercise, is_correct};
+
+pub use llm_verify::report::{VerifyConfig, verify};
+pub use llm_verify::{RewardSpec, Rewards, Scored, Task};
 
 /// Grades an answer.
 pub trait Verifier {

@@ -74,9 +74,8 @@ impl Attention {
             (Some(norm), _) => clip(norm.forward(y)).reshape([n, count, k]),
             (None, _) => clip(y).reshape([n, count, k]),
         };
-        let mut q_NHK = heads(self.q_proj.forward(x_ND.clone()), h, &self.q_norm);
-        let mut k_NGK = heads(self.k_proj.forward(x_ND.clone()), g, &self.k_norm);
-        let v_NGK = heads(self.v_proj.forward(x_ND), g, &None);
+        let [q, k_values, v] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x_ND);
+        let (mut q_NHK, mut k_NGK, v_NGK) = (heads(q, h, &self.q_norm), heads(k_values, g, &self.k_norm), heads(v, g, &None));
         if config.positions == Positions::Rope {
             q_NHK = place.rotate(q_NHK);
             k_NGK = place.rotate(k_NGK);
@@ -140,7 +139,7 @@ impl LatentAttention {
             }
             Context::Cached(batch, pool) => {
                 // Absorbed: the query is taken into the latent space, so that the cache holds L + R floats a token for all heads.
-                let weight_HOL = self.kv_b_proj.weight.val().reshape([h, p + u, l]);
+                let weight_HOL = self.kv_b_proj.weight.effective().reshape([h, p + u, l]);
                 let keys_HLP = weight_HOL.clone().slice([0..h, 0..p, 0..l]).swap_dims(1, 2);
                 let values_HUL = weight_HOL.slice([0..h, p..p + u, 0..l]);
                 // A matrix for each head, as for experts: where products are row-invariant, so are these.

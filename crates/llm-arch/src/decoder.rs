@@ -12,6 +12,7 @@ mod segments;
 
 pub use segments::Segments;
 
+use crate::adapter::AdapterTraining;
 use crate::attention::{Attention, Context, LatentAttention, Place};
 use crate::build::{Builder, Init, PackedInit};
 use crate::cache::{CachedBatch, KvPool};
@@ -25,9 +26,7 @@ use llm_run::Seed;
 use llm_tensor::nn::{Embedding, Linear, LoraBank, Norm, Weight};
 use llm_tensor::ops::{self, AttentionSpan, Indices, Pairing, RopeTable};
 use llm_tensor::{Precision, burn};
-
-/// Rows that a quantised output projection turns into losses at a time.
-const NLL_ROWS: usize = 256;
+use std::sync::Arc;
 
 /// A packed batch of token rows.
 #[derive(Debug, Clone)]
@@ -64,6 +63,9 @@ pub struct Decoder {
     config: DecoderConfig,
     #[module(skip)]
     rope: RopeTable,
+    /// What is being trained, if that is an adapter.
+    #[module(skip)]
+    pub(crate) adapter: Option<Arc<AdapterTraining>>,
 }
 
 /// Embedding, blocks, final norm.
@@ -152,7 +154,7 @@ impl Decoder {
         config.validate()?;
         let mut builder = Builder { config, device, precision, init, packed };
         let (model, lm_head) = builder.decoder()?;
-        Ok(Self { model, lm_head, config: config.clone(), rope: Self::rope_table(config) })
+        Ok(Self { model, lm_head, config: config.clone(), rope: Self::rope_table(config), adapter: None })
     }
 
     fn rope_table(config: &DecoderConfig) -> RopeTable {
@@ -216,9 +218,10 @@ impl Decoder {
         Precision::of(self.model.norm.weight.val().dtype()).unwrap_or_default()
     }
 
-    /// The same weights, tracked for training.
+    /// The same weights, tracked for training: all of them, or those of the adapter that is being trained.
     pub fn tracked(self) -> Self {
-        llm_tensor::params::track(self)
+        let frozen = self.frozen();
+        llm_tensor::params::track_where(self, |name| !frozen.contains(name))
     }
 
     /// The same weights without tracking: for evaluation and generation. Shares memory.
@@ -262,10 +265,18 @@ impl Decoder {
         x_ND * factor
     }
 
-    /// Rows of a table in the model's number format; quantised ones come in `f32`.
+    /// Rows of a table in the model's number format; quantised ones come in `f32`, on the device that the table was made for.
     fn rows_of(&self, table: &Embedding, ids: Indices) -> Tensor<2> {
         let x_ND = table.forward(ids);
-        if table.weight.as_packed().is_some() { x_ND.cast(self.precision().dtype()) } else { x_ND }
+        if table.weight.as_packed().is_none() {
+            return x_ND;
+        }
+        let x_ND = match (x_ND.device().is_autodiff(), self.device().is_autodiff()) {
+            (false, true) => Tensor::from_inner(x_ND),
+            (true, false) => x_ND.inner(),
+            _ => x_ND,
+        };
+        x_ND.cast(self.precision().dtype())
     }
 
     /// [`Decoder::hidden_observed`] from given vectors `[N, D]` in place of those of [`Decoder::embed`]; the batch's ids are not read.
@@ -290,22 +301,15 @@ impl Decoder {
     /// Negative log-likelihoods `[N]` of the targets in nats, without the `[N, V]` logits. [`ops::IGNORE`] gives 0.
     pub fn nll(&self, hidden_ND: Tensor<2>, targets: Indices) -> Tensor<1> {
         let output = self.output();
-        if output.as_packed().is_none() && !output.bank().is_some_and(LoraBank::active) {
-            let softcap = self.config.final_logit_softcapping.map(|cap| cap as f32);
-            return ops::linear_cross_entropy(hidden_ND, output.val(), targets, softcap);
-        }
-        if output.bank().is_some_and(LoraBank::active) {
-            // The bank knows the rows of a whole batch.
+        let softcap = self.config.final_logit_softcapping.map(|cap| cap as f32);
+        if output.trained().is_some() || output.bank().is_some_and(LoraBank::active) {
+            // An update of the projection itself; and a bank knows the rows of a whole batch.
             return ops::cross_entropy(self.logits(hidden_ND), targets);
         }
-        // A quantised projection is multiplied as it is, some rows at a time.
-        let (n, d) = (targets.len(), hidden_ND.dims()[1]);
-        let parts = (0..n).step_by(NLL_ROWS).map(|first| {
-            let last = n.min(first + NLL_ROWS);
-            ops::cross_entropy(self.logits(hidden_ND.clone().slice([first..last, 0..d])), Indices::from(&targets[first..last]))
-        });
-        let parts: Vec<_> = parts.collect();
-        if parts.is_empty() { Tensor::zeros([0], &hidden_ND.device()) } else { Tensor::cat(parts, 0) }
+        match output.packed_weight() {
+            Some(table) => ops::packed_cross_entropy(hidden_ND, table, targets, softcap),
+            None => ops::linear_cross_entropy(hidden_ND, output.val(), targets, softcap),
+        }
     }
 
     /// `[V, D]` of the output projection.
@@ -333,6 +337,9 @@ impl Decoder {
     }
 
     fn run(&self, embedded_ND: Tensor<2>, positions: &Indices, mut context: Context, pass: &mut Pass) -> Tensor<2> {
+        if let Context::Packed(batch) = &context {
+            self.note_batch(&batch.ids);
+        }
         let place = self.place(positions, &context);
         let mut x_ND = self.with_positions(embedded_ND, positions);
         for (i, block) in self.model.layers.iter().enumerate() {
@@ -399,7 +406,10 @@ impl Decoder {
 impl Mlp {
     fn forward(&self, x_ND: Tensor<2>, config: &DecoderConfig) -> Tensor<2> {
         let inner = match &self.gate_proj {
-            Some(gate) => ops::gated(gate.forward(x_ND.clone()), self.up_proj.forward(x_ND), config.hidden_act),
+            Some(gate) => {
+                let [gate, up] = Linear::forward_all([gate, &self.up_proj], x_ND);
+                ops::gated(gate, up, config.hidden_act)
+            }
             None => ops::activate(self.up_proj.forward(x_ND), config.hidden_act),
         };
         self.down_proj.forward(inner)

@@ -9,7 +9,7 @@
 //! | `linears` | `Decoder::linears_mut` | the projections by name |
 //! | [`attention`] | `Attention`, `LatentAttention` | how a block attends |
 //! | [`cache`] | `KvPool`, `CachedBatch` | storage of keys and values in pages |
-//! | [`adapter`] | `Adapter`, `merge`, `attach` | LoRA adapters: into the weights, or for single rows of a batch |
+//! | [`adapter`] | `Adapter`, `AdapterSpec`, `merge`, `attach`, `train` | LoRA adapters: into the weights, for single rows of a batch, or trained |
 //! | [`presets`] | `preset`, `PRESETS` | published models by name |
 //! | [`budget`] | `Report`, `Plan` | what a configuration costs, without a tensor |
 //! | [`hf`] | `load`, `save` | `config.json` and `model.safetensors` |
@@ -38,7 +38,7 @@ pub mod presets;
 pub mod rope;
 pub mod tokens;
 
-pub use adapter::Adapter;
+pub use adapter::{Adapter, AdapterSpec};
 pub use build::Init;
 pub use cache::{CachedBatch, KvDtype, KvPool};
 pub use config::{DecoderConfig, Family};

@@ -20,9 +20,19 @@ impl Decoder {
     }
 
     fn each_weight(&mut self, change: impl Fn(&mut Weight)) {
-        self.linears_mut().into_iter().for_each(|(_, linear)| change(&mut linear.weight));
-        self.lm_head.iter_mut().for_each(|head| change(&mut head.weight));
-        change(&mut self.model.embed_tokens.weight);
+        self.each_weight_mut(|name, weight| {
+            if !name.contains("position_embeddings") {
+                change(weight);
+            }
+        });
+    }
+
+    /// Every projection and table by canonical name.
+    pub(crate) fn each_weight_mut(&mut self, mut change: impl FnMut(String, &mut Weight)) {
+        self.linears_mut().into_iter().for_each(|(name, linear)| change(format!("{name}.weight"), &mut linear.weight));
+        self.lm_head.iter_mut().for_each(|head| change("lm_head.weight".into(), &mut head.weight));
+        change("model.embed_tokens.weight".into(), &mut self.model.embed_tokens.weight);
+        self.model.position_embeddings.iter_mut().for_each(|table| change("model.position_embeddings.weight".into(), &mut table.weight));
     }
 
     /// Multiply every quantised matrix with inputs in that format. Dense ones, and tables (NF4), stay as they are.

@@ -61,7 +61,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = llm_eval::sandbox::cell_main() {
+    if let Some(code) = llm_verify::sandbox::cell_main() {
         return code;
     }
     let cli = Cli::parse();

@@ -6,12 +6,13 @@
 use crate::calibration::{Calibration, Wanted};
 use crate::config::{Method, QuantizeConfig};
 use crate::error::check_interrupt;
-use crate::{Error, Result, nf4, round, sequential};
+use crate::{Error, Result, round, sequential};
 use llm_arch::{Decoder, hf};
 use llm_run::{Progress, Run, Seed};
 use llm_tensor::burn::tensor::Device;
+use llm_tensor::quant::bitsandbytes::Int8;
 use llm_tensor::quant::gptq::{Grouped, fits};
-use llm_tensor::quant::{Packed, Stored};
+use llm_tensor::quant::{Packed, Stored, nf4};
 use llm_tensor::weights::SaveOptions;
 use llm_tensor::{Precision, host};
 use llm_tokenizer::Tokenizer;
@@ -191,7 +192,7 @@ fn plain(
         let failed = |message: String| Error::Layer { layer: name.clone(), message };
         let matrix = match config.method {
             Method::Nf4 => Stored::Table4(nf4::nf4(&weights, shape, group, config.double_quant, &precision.to_string())),
-            Method::Int8 => Stored::Int8(round::int8_rows(&weights, shape)),
+            Method::Int8 => Stored::Int8(Int8::round(&weights, shape)),
             Method::Rtn | Method::Gptq => Stored::Gptq(round::groups(&weights, shape, config.bits, group, config.sym).pack().map_err(failed)?),
         };
         let packed = matrix.packed().map_err(failed)?;

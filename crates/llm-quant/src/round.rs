@@ -1,13 +1,11 @@
 //! Round to nearest: each weight by itself, without data.
 //!
-//! int8 per output channel: `scale = max|w| / 127`, half to even (the rows of LLM.int8, Dettmers et al. 2022). In groups of b bits:
-//! symmetric with `scale = 2 max|w| / (2^b - 1)` around the middle code, asymmetric between the smallest and the largest weight (zero
+//! In groups of b bits: symmetric with `scale = 2 max|w| / (2^b - 1)` around the middle code, asymmetric between the smallest and the largest weight (zero
 //! included); scales are rounded to float16 first, as the layout keeps them.
 //!
 //! Legend: I input features, O output features, G groups.
 
 use half::f16;
-use llm_tensor::quant::bitsandbytes::Int8;
 use llm_tensor::quant::gptq::Grouped;
 
 /// Scale and zero point of a group.
@@ -47,19 +45,6 @@ impl Grid {
     pub fn value(self, code: u8) -> f32 {
         (f32::from(code) - f32::from(self.zero)) * self.scale.to_f32()
     }
-}
-
-/// int8, one scale a row.
-pub fn int8_rows(weights: &[f32], shape: [usize; 2]) -> Int8 {
-    let mut weight = Vec::with_capacity(weights.len());
-    let mut scb = Vec::with_capacity(shape[0]);
-    for row in weights.chunks_exact(shape[1]) {
-        let largest = row.iter().fold(0f32, |m, w| m.max(w.abs()));
-        let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
-        weight.extend(row.iter().map(|w| (w / scale).round_ties_even().clamp(-127.0, 127.0) as i8));
-        scb.push(if largest > 0.0 { largest } else { 127.0 });
-    }
-    Int8 { shape, weight, scb }
 }
 
 /// `bits` bits in groups of `group` inputs.

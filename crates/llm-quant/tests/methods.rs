@@ -1,9 +1,10 @@
 //! The methods themselves: against numbers of bitsandbytes, and against what the papers promise.
 
 use llm_quant::gptq::{Hessian, Options, Prepared, quantize};
-use llm_quant::{nf4, round};
+use llm_quant::round;
 use llm_run::Seed;
-use llm_tensor::quant::bitsandbytes::Absmax;
+use llm_tensor::quant::bitsandbytes::{Absmax, Int8};
+use llm_tensor::quant::nf4;
 use llm_tensor::weights::Weights;
 
 fn fixture(name: &str) -> Weights {
@@ -17,13 +18,13 @@ fn bytes(weights: &Weights, name: &str) -> Vec<u8> {
 #[test]
 fn int8_rows_are_those_of_the_fixture() {
     let weights = fixture("int8.safetensors");
-    let ours = round::int8_rows(&weights.get("weight").unwrap().values, [64, 64]);
+    let ours = Int8::round(&weights.get("weight").unwrap().values, [64, 64]);
     let codes: Vec<i8> = bytes(&weights, "rowwise.q").iter().map(|b| b.cast_signed()).collect();
     assert_eq!(ours.weight, codes);
     for (m, s) in ours.scb.iter().zip(weights.get("rowwise.scale").unwrap().values) {
         assert!((m / 127.0 - s).abs() <= s * 1e-6);
     }
-    let zeros = round::int8_rows(&[0.0; 8], [2, 4]).packed().dequantize();
+    let zeros = Int8::round(&[0.0; 8], [2, 4]).packed().dequantize();
     assert_eq!(zeros, [0.0; 8], "a row of zeros must not divide by zero");
 }
 

@@ -2,6 +2,8 @@
 //!
 //! A parameter's name is its path of field names, which are chosen to be the checkpoint's tensor names. All three walks
 //! hand out flat tensors without autodiff, so that callers need not know ranks.
+//!
+//! A quantised matrix is visited as a parameter that has no value yet: it is decoded for whoever asks for its values and for nobody else.
 
 use crate::host;
 use crate::weights::HostTensor;
@@ -20,7 +22,12 @@ fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
 
 /// What to do with one parameter of any rank.
 trait Visit {
-    fn visit<const D: usize>(&mut self, name: String, tensor: Tensor<D>);
+    fn visit<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>);
+}
+
+/// Dimensions, without making a value.
+fn shape<const D: usize>(param: &Param<Tensor<D>>) -> Vec<usize> {
+    param.lazy_shape().to_vec()
 }
 
 /// Keeps the path of field names while Burn walks the module.
@@ -33,7 +40,7 @@ impl<V: Visit> ModuleVisitor for Walk<V> {
         self.1.pop();
     }
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.0.visit(self.1.join("."), param.val());
+        self.0.visit(self.1.join("."), param);
     }
 }
 
@@ -47,19 +54,20 @@ fn walk<M: Module, V: Visit>(module: &M, visitor: V) -> V {
 pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
     struct Shapes(BTreeMap<String, Vec<usize>>);
     impl Visit for Shapes {
-        fn visit<const D: usize>(&mut self, name: String, tensor: Tensor<D>) {
-            self.0.insert(name, tensor.dims().to_vec());
+        fn visit<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>) {
+            self.0.insert(name, shape(param));
         }
     }
     walk(module, Shapes(BTreeMap::new())).0
 }
 
-/// Shapes and number formats by name.
+/// Shapes and number formats by name; of quantised matrices `f32`, which they are decoded to.
 pub fn layouts<M: Module>(module: &M) -> BTreeMap<String, (Vec<usize>, DType)> {
     struct Layouts(BTreeMap<String, (Vec<usize>, DType)>);
     impl Visit for Layouts {
-        fn visit<const D: usize>(&mut self, name: String, tensor: Tensor<D>) {
-            self.0.insert(name, (tensor.dims().to_vec(), tensor.dtype()));
+        fn visit<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>) {
+            let dtype = if param.is_initialized() { param.val().dtype() } else { DType::F32 };
+            self.0.insert(name, (shape(param), dtype));
         }
     }
     walk(module, Layouts(BTreeMap::new())).0
@@ -67,22 +75,30 @@ pub fn layouts<M: Module>(module: &M) -> BTreeMap<String, (Vec<usize>, DType)> {
 
 /// All parameters on the host.
 pub fn to_host<M: Module>(module: &M) -> BTreeMap<String, HostTensor> {
-    struct Values(BTreeMap<String, HostTensor>);
-    impl Visit for Values {
-        fn visit<const D: usize>(&mut self, name: String, tensor: Tensor<D>) {
-            let shape = tensor.dims().to_vec();
-            self.0.insert(name, HostTensor { shape, values: host::to_vec(plain(tensor)) });
+    to_host_where(module, |_| true)
+}
+
+/// The parameters on the host whose names `wanted` accepts.
+pub fn to_host_where<M: Module>(module: &M, wanted: impl FnMut(&str) -> bool) -> BTreeMap<String, HostTensor> {
+    struct Values<F>(F, BTreeMap<String, HostTensor>);
+    impl<F: FnMut(&str) -> bool> Visit for Values<F> {
+        fn visit<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>) {
+            if (self.0)(&name) {
+                self.1.insert(name, HostTensor { shape: shape(param), values: host::to_vec(plain(param.val())) });
+            }
         }
     }
-    walk(module, Values(BTreeMap::new())).0
+    walk(module, Values(wanted, BTreeMap::new())).1
 }
 
 /// Gradients by name, flat. Parameters that the loss did not reach are absent.
 pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> BTreeMap<String, Tensor<1>> {
     struct Collect<'a>(&'a Gradients, BTreeMap<String, Tensor<1>>);
     impl Visit for Collect<'_> {
-        fn visit<const D: usize>(&mut self, name: String, tensor: Tensor<D>) {
-            if let Some(gradient) = tensor.grad(self.0) {
+        fn visit<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>) {
+            if param.is_initialized()
+                && let Some(gradient) = param.val().grad(self.0)
+            {
                 self.1.insert(name, flat(gradient));
             }
         }
@@ -94,8 +110,8 @@ pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> BTreeMap<Strin
 pub fn is_tracked<M: Module>(module: &M) -> bool {
     struct Tracked(bool);
     impl Visit for Tracked {
-        fn visit<const D: usize>(&mut self, _: String, tensor: Tensor<D>) {
-            self.0 |= tensor.is_require_grad();
+        fn visit<const D: usize>(&mut self, _: String, param: &Param<Tensor<D>>) {
+            self.0 |= param.is_initialized() && param.val().is_require_grad();
         }
     }
     walk(module, Tracked(false)).0

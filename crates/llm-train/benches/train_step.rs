@@ -26,6 +26,7 @@ fn setup(batch: usize, length: usize) -> Setup {
         length,
         micro_batches: 1,
         recompute: Recompute::None,
+        adapter: None,
     }
 }
 

@@ -1,20 +1,23 @@
 //! How fast a training step is: the real one (forward, loss, backward, clipping, AdamW) on random weights and random tokens.
-//! No operation's time depends on them.
+//! No operation's time depends on them. With an adapter the weights are frozen and kept as its settings say.
 //!
 //! Arithmetic is counted by [`llm_arch::budget::Flops`] (masked scores are not work), and MFU is its share of the peak that the
 //! maker of the card states for bf16. A step ends when the device has finished it.
 
-use crate::memory::{self, MemoryPlan, Saves, Workload};
+use crate::memory::{self, AdapterPlan, MemoryPlan, Saves, Workload};
 use crate::recompute::{self, Forward, Recompute};
 use crate::trainer::{Accumulated, Loss, Objective, accumulate, read_loss};
-use crate::{Clip, Error, Optimizer, OptimizerConfig, Result};
+use crate::{Clip, Error, Optimizer, OptimizerConfig, Result, Trainable};
 use llm_arch::budget::{self, Flops};
 use llm_arch::config::Positions;
-use llm_arch::{Decoder, DecoderConfig, PackedBatch};
+use llm_arch::parameters::initial_values;
+use llm_arch::{AdapterSpec, Decoder, DecoderConfig, PackedBatch, adapter};
 use llm_run::Seed;
 use llm_tensor::burn::tensor::Device;
-use llm_tensor::{DeviceSpec, Precision, ops, params};
+use llm_tensor::{DeviceSpec, Precision, ops};
 use serde::Serialize;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Learning rate of every step; any will do.
@@ -37,11 +40,14 @@ pub struct Setup {
     pub micro_batches: usize,
     /// Activations kept or computed again.
     pub recompute: Recompute,
+    /// What is trained instead of the model.
+    pub adapter: Option<AdapterSpec>,
 }
 
 impl Setup {
     /// What its steps will need.
-    pub fn memory_plan(&self, device: &Device) -> MemoryPlan {
+    pub fn memory_plan(&self, device: &Device) -> Result<MemoryPlan> {
+        let adapter = self.adapter.as_ref().map(|spec| AdapterPlan::of(&self.model, spec)).transpose()?;
         let workload = Workload {
             model: &self.model,
             precision: self.precision,
@@ -53,9 +59,10 @@ impl Setup {
             workers: 1,
             optimizer: &OptimizerConfig::default(),
             freeze: &[],
+            adapter: adapter.as_ref(),
             saves: Saves::Nothing,
         };
-        MemoryPlan::of(&workload, memory::resident().unwrap_or(0.0))
+        Ok(MemoryPlan::of(&workload, memory::resident().unwrap_or(0.0)))
     }
 }
 
@@ -131,10 +138,17 @@ impl Training {
         if !device.supports_dtype(setup.precision.dtype()) {
             return Err(Error::Config(format!("{} does not compute in {}; choose another --precision", setup.device, setup.precision)));
         }
-        let decoder = Decoder::new_as(model, Seed(0), setup.precision, &device.clone().autodiff())?.tracked();
+        let decoder = match &setup.adapter {
+            None => Decoder::new_as(model, Seed(0), setup.precision, &device.clone().autodiff())?.tracked(),
+            Some(spec) => {
+                let mut init = |name: &str, shape: &[usize]| llm_arch::Result::Ok(initial_values(model, Seed(0), name, shape));
+                let base = adapter::build_frozen(model, spec, &device.clone().autodiff(), setup.precision, &mut init)?;
+                adapter::train(base, spec, Seed(0), PathBuf::new())?
+            }
+        };
         let objective =
             RandomRows { rows: *batch, length: *length, vocab: model.vocab_size, micro_batches: *micro_batches, recompute: setup.recompute };
-        let optimizer = Optimizer::new(OptimizerConfig::default(), &params::layouts(&decoder))?;
+        let optimizer = Optimizer::new(OptimizerConfig::default(), &decoder.trained(&BTreeSet::new()))?;
         Ok(Self { decoder: Some(decoder), optimizer, objective, device, step: 0 })
     }
 
@@ -143,9 +157,17 @@ impl Training {
         self.decoder.as_ref().map_or(0, Decoder::num_parameters)
     }
 
+    /// Learned numbers that are trained, and bytes of those that are not.
+    pub fn trained_and_frozen(&self) -> (usize, usize) {
+        let Some(decoder) = &self.decoder else { return (0, 0) };
+        let trained: usize = decoder.trained(&BTreeSet::new()).values().map(|(shape, _)| shape.iter().product::<usize>()).sum();
+        (trained, decoder.frozen_bytes())
+    }
+
     /// One step, until the device has finished it; returns its loss.
     pub fn step(&mut self) -> Result<f32> {
         let decoder = self.decoder.take().ok_or_else(|| Error::Config("a step of this training failed before".into()))?;
+        decoder.set_step(self.step);
         let batches = self.objective.batches(self.step, &decoder)?;
         let models = [decoder];
         let Accumulated { losses, gradients, .. } = accumulate(&self.objective, &models, batches, 1.0)?;
@@ -195,6 +217,14 @@ pub struct Report {
     pub precision: Precision,
     /// Learned numbers.
     pub parameters: usize,
+    /// Of these, those that are trained.
+    pub trained_parameters: usize,
+    /// The adapter, if one is trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterSpec>,
+    /// Bytes of a frozen number, tables and norms included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frozen_bytes_per_parameter: Option<f64>,
     /// Rows and tokens of each.
     pub batch: [usize; 2],
     /// Batches of a step.
@@ -233,7 +263,7 @@ pub struct Report {
 
 /// Measure `steps` steps after `warmup` others. `peak_tflops` replaces what is known of the card; `progress` hears of every step.
 pub fn run(setup: &Setup, warmup: usize, steps: usize, peak_tflops: Option<f64>, progress: &mut dyn FnMut(usize, f32, f64)) -> Result<Report> {
-    let plan = setup.memory_plan(&setup.device.open()?);
+    let plan = setup.memory_plan(&setup.device.open()?)?;
     let mut training = Training::new(setup)?;
     let tokens = (setup.micro_batches * setup.batch * setup.length) as f64;
     let (mut seconds, mut first_loss, mut last_loss) = (Vec::new(), f32::NAN, f32::NAN);
@@ -254,7 +284,11 @@ pub fn run(setup: &Setup, warmup: usize, steps: usize, peak_tflops: Option<f64>,
     }
     let step_seconds = Spread::of(seconds).ok_or_else(|| Error::Config("at least one step must be measured".into()))?;
     let card = DeviceSpec::card(&training.device);
-    let flops_per_token = Flops::of(&setup.model, setup.length).training;
+    // Forward, and backward through inputs and weights; of a frozen model through inputs only.
+    let share = if setup.adapter.is_some() { 2.0 / 3.0 } else { 1.0 };
+    let flops_per_token = share * Flops::of(&setup.model, setup.length).training;
+    let (trained_parameters, frozen_bytes) = training.trained_and_frozen();
+    let frozen = training.num_parameters() - trained_parameters;
     let tflops = flops_per_token * tokens / step_seconds.median / 1e12;
     let peak_tflops = peak_tflops.or_else(|| Some(peak_of(card.as_deref()?)? / 1e12));
     Ok(Report {
@@ -265,6 +299,9 @@ pub fn run(setup: &Setup, warmup: usize, steps: usize, peak_tflops: Option<f64>,
         threads: llm_tensor::rayon::current_num_threads(),
         precision: setup.precision,
         parameters: training.num_parameters(),
+        trained_parameters,
+        adapter: setup.adapter.clone(),
+        frozen_bytes_per_parameter: setup.adapter.is_some().then(|| frozen_bytes as f64 / frozen.max(1) as f64),
         batch: [setup.batch, setup.length],
         micro_batches: setup.micro_batches,
         recompute: setup.recompute,
@@ -345,6 +382,7 @@ mod tests {
             length,
             micro_batches: 1,
             recompute: Recompute::None,
+            adapter: None,
         };
         let message = |s: &Setup| Training::new(s).map(|_| ()).unwrap_err().to_string();
         assert!(message(&setup(0, 8)).contains("at least 1"));

@@ -2,6 +2,7 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | `adapter` | a frozen base and what trains above it |
 //! | `composed` | what operations composed of Burn's keep |
 //! | `moments` | what exists beside weights and optimiser at the moments of a step |
 //! | `fit` | micro-batch and recomputation for a budget |
@@ -14,11 +15,13 @@
 //! What the process has already taken counts as `program`. Training shards are files mapped into memory: what was read of them is
 //! memory that the system takes back when it needs it, and does not count.
 
+mod adapter;
 mod composed;
 mod fit;
 mod host;
 mod moments;
 
+pub use adapter::AdapterPlan;
 pub use fit::{Choice, fit};
 pub use host::{available, measured_peak, resident};
 
@@ -57,6 +60,8 @@ pub struct Workload<'a> {
     pub optimizer: &'a OptimizerConfig,
     /// Patterns on the names of parameters that are not trained.
     pub freeze: &'a [String],
+    /// The adapter, if one is trained.
+    pub adapter: Option<&'a AdapterPlan>,
     /// Is the model saved, now and then or at the end? That copies it.
     pub saves: Saves,
 }
@@ -86,8 +91,21 @@ impl Workload<'_> {
         self.rows * self.length
     }
 
+    /// Those of the model and those of its adapter.
+    fn parameters(&self) -> Vec<Parameter> {
+        let mut all = parameters(self.model);
+        all.extend(self.adapter.iter().flat_map(|adapter| adapter.parameters()));
+        all
+    }
+
     fn is_trained(&self, p: &Parameter) -> bool {
-        p.role != Role::Buffer && !is_frozen(self.freeze, &p.name)
+        p.role != Role::Buffer && !is_frozen(self.freeze, &p.name) && self.adapter.is_none_or(|adapter| adapter.trains(&p.name))
+    }
+
+    /// Bytes of a parameter in the format that it is kept in.
+    fn bytes(&self, p: &Parameter) -> usize {
+        let number = self.precision.bytes();
+        self.adapter.map_or(p.size() * number, |adapter| adapter.bytes(p, number))
     }
 }
 
@@ -134,13 +152,14 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// Of a process that takes `program` bytes before the model is made; 0 on a card, whose allocator is not ours.
     pub fn of(w: &Workload, program: f64) -> Self {
-        let all = parameters(w.model);
+        let all = w.parameters();
         let trained: usize = all.iter().filter(|p| w.is_trained(p)).map(Parameter::size).sum();
-        let weights = (all.iter().map(Parameter::size).sum::<usize>() * w.precision.bytes()) as f64;
+        let weights = all.iter().map(|p| w.bytes(p)).sum::<usize>() as f64;
         let moments = moments::kept_by_optimizer(w, &all);
         let master = if w.precision == Precision::F32 { 0.0 } else { 4.0 * trained as f64 };
-        let most: moments::Moment = moments::moments(w, moments).into_iter().max_by(|a, b| a.total().total_cmp(&b.total())).unwrap_or_default();
         let lasting = weights + moments + master;
+        let most: moments::Moment =
+            moments::moments(w, moments, lasting).into_iter().max_by(|a, b| a.total().total_cmp(&b.total())).unwrap_or_default();
         let allocator = if program > 0.0 { host::scratch() + HOLES * (lasting + most.total()) } else { 0.0 };
         Self {
             program,

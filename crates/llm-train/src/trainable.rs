@@ -4,7 +4,7 @@ use crate::Result;
 use crate::optimizer::Layouts;
 use llm_arch::budget::Flops;
 use llm_arch::parameters::{Role, parameters};
-use llm_arch::{Decoder, hf};
+use llm_arch::{Decoder, adapter, hf};
 use llm_tensor::burn::module::Module;
 use llm_tensor::burn::tensor::Device;
 use llm_tensor::weights::SaveOptions;
@@ -25,6 +25,11 @@ pub trait Trainable: Module {
     /// Parameters that no gradient ever reaches: they change by other means, or never.
     fn buffers(&self) -> BTreeSet<String> {
         BTreeSet::new()
+    }
+
+    /// The files that [`Trainable::save`] writes and [`Trainable::restore`] needs.
+    fn files(&self) -> Vec<&'static str> {
+        vec!["config.json", "model.safetensors"]
     }
 
     /// Write a model folder, without tokenizer.
@@ -63,6 +68,8 @@ pub trait Trainable: Module {
     }
 }
 
+/// With an adapter that is trained ([`adapter::train`]) everything else is a buffer: it has no gradient and no optimiser state, and what is saved is
+/// the adapter's PEFT folder.
 impl Trainable for Decoder {
     fn device(&self) -> Device {
         self.device()
@@ -73,15 +80,29 @@ impl Trainable for Decoder {
     }
 
     fn buffers(&self) -> BTreeSet<String> {
-        parameters(self.config()).into_iter().filter(|p| p.role == Role::Buffer).map(|p| p.name).collect()
+        let buffers = parameters(self.config()).into_iter().filter(|p| p.role == Role::Buffer).map(|p| p.name);
+        buffers.chain(self.frozen()).collect()
+    }
+
+    fn files(&self) -> Vec<&'static str> {
+        match self.adapter() {
+            Some(_) => vec!["adapter_config.json", "adapter_model.safetensors"],
+            None => vec!["config.json", "model.safetensors"],
+        }
     }
 
     fn save(&self, dir: &Path, options: SaveOptions) -> Result<()> {
-        Ok(hf::save_as(dir, self, options)?)
+        match self.adapter() {
+            Some(_) => Ok(adapter::write(dir, self)?),
+            None => Ok(hf::save_as(dir, self, options)?),
+        }
     }
 
     fn restore(&self, dir: &Path) -> Result<Self> {
-        Ok(hf::load_with(dir, self.config(), &self.device(), self.precision())?)
+        match self.adapter() {
+            Some(_) => Ok(adapter::restore(self, dir)?),
+            None => Ok(hf::load_with(dir, self.config(), &self.device(), self.precision())?),
+        }
     }
 
     fn decoder(&self) -> Option<(&Decoder, &'static str)> {

@@ -17,7 +17,12 @@ fn program(args: &[&str]) -> Output {
 /// of tensor that the plan forgot would be a third. `docs/performance.md` has the measured ratios.
 #[test]
 fn steps_take_about_what_was_planned() {
-    for more in [&["--batch", "8"][..], &["--batch", "16", "--recompute"], &["--batch", "2", "--micro-batches", "2"]] {
+    for more in [
+        &["--batch", "8"][..],
+        &["--batch", "16", "--recompute"],
+        &["--batch", "2", "--micro-batches", "2"],
+        &["--batch", "8", "--adapter", "base=nf4", "--adapter", "r=8"],
+    ] {
         let args = [&["bench", "--length", "256", "--steps", "2", "--warmup", "1", "--json"], more].concat();
         let output = program(&args);
         assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));

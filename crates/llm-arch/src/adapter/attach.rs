@@ -12,7 +12,7 @@ use llm_tensor::nn::lora::{LoraBank, LowRank, Rows, Update, changed_row_norms};
 use std::collections::HashMap;
 
 /// The projections that can differ from row to row, by the name of their matrix.
-fn each_linear(decoder: &mut Decoder, mut f: impl FnMut(String, &mut Linear)) {
+pub(super) fn each_linear(decoder: &mut Decoder, mut f: impl FnMut(String, &mut Linear)) {
     for (name, linear) in decoder.linears_mut() {
         f(format!("{name}.weight"), linear);
     }

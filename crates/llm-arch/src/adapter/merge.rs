@@ -1,4 +1,6 @@
 //! An adapter into the weights: the merged model computes what base and adapter compute together, at the price of the base.
+//!
+//! Sums are `f32` whatever format the weights have, and a result that is not finite is refused (PEFT's `safe_merge`).
 
 use super::{Adapter, Change, Delta};
 use crate::{Decoder, Error, Result};
@@ -16,7 +18,7 @@ pub fn merge(mut decoder: Decoder, adapter: &Adapter) -> Result<Decoder> {
     if !problems.is_empty() {
         return Err(Error::Adapter { path: adapter.dir.clone(), problems });
     }
-    Ok(params::map(decoder, |name, shape, value| {
+    let merged = params::map(decoder, |name, shape, value| {
         let Some(changes) = adapter.changes.get(name) else { return value };
         let (n, device, dtype) = (value.dims()[0], value.device(), value.dtype());
         let width = n / shape[..shape.len().saturating_sub(1).max(1)].iter().product::<usize>().max(1);
@@ -24,8 +26,14 @@ pub fn merge(mut decoder: Decoder, adapter: &Adapter) -> Result<Decoder> {
         for Change { first_row, rows, delta } in changes {
             change(&mut values[first_row * width..][..rows * width], width, delta);
         }
-        host::from_vec(values, [n], &device).cast(dtype)
-    }))
+        let value = host::from_vec(values, [n], &device).cast(dtype);
+        // A short format may overflow where `f32` does not.
+        if host::to_vec(value.clone()).iter().any(|x| !x.is_finite()) {
+            problems.push(format!("`{name}` is not finite with the adapter in it"));
+        }
+        value
+    });
+    if problems.is_empty() { Ok(merged) } else { Err(Error::Adapter { path: adapter.dir.clone(), problems }) }
 }
 
 /// Rows of `width` numbers.

@@ -6,18 +6,39 @@
 //! | `read` | the folder against a model: what happens to which rows of which of our parameters |
 //! | `merge` | into the weights, once and for all |
 //! | `attach` | beside the weights, for the rows of a batch that ask for it |
+//! | `spec` | what to train, and how the frozen model is kept |
+//! | `targets` | which parameters that is in a model |
+//! | `base` | the frozen model, quantised tensor by tensor |
+//! | `train` | on the weights, with gradients: fresh or going on |
+//! | `write` | what was trained, as a folder |
+//! | `folder` | from an adapter's folder to its model |
+//! | `combine` | several adapters of one model as one |
 //!
 //! An adapter of a module that a checkpoint keeps fused (`qkv_proj`, `c_attn`, `query_key_value`) changes several of our parameters: all with the
 //! same A, each with its own rows of B.
 
 mod attach;
+mod base;
+mod combine;
 pub mod config;
+mod folder;
 mod merge;
 mod read;
+mod spec;
+mod targets;
+mod train;
+mod write;
 
 pub use attach::{attach, detach};
+pub use base::{build_frozen, load_frozen};
+pub use combine::{Combination, combine};
 pub use config::AdapterConfig;
+pub use folder::{base_of, is_folder};
 pub use merge::merge;
+pub use spec::{AdapterSpec, BaseFormat, ModuleNames};
+pub use targets::{Target, Targets};
+pub use train::{AdapterTraining, beside, restore, resume, train};
+pub use write::write;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -41,6 +41,7 @@ impl Segments<'_> {
 
     /// One block: the residual stream `[N, D]` before it to that after it, and what its router did, if it has one.
     pub fn block(&self, layer: usize, x_ND: Tensor<2>) -> (Tensor<2>, Option<Routing>) {
+        self.decoder.note_batch(&self.batch.ids);
         let mut pass = Pass { routing_noise: self.noise, routing: Some(Vec::new()), ..Pass::default() };
         let block = &self.decoder.model.layers[layer];
         let x_ND = self.decoder.block(layer, block, x_ND, &self.place, &mut Context::Packed(&self.batch), &mut pass);

@@ -21,7 +21,7 @@ pub use read::{MODEL_TYPES, config_from_json};
 pub use write::config_to_json;
 
 use crate::parameters::parameters;
-use crate::{Decoder, DecoderConfig, Error, Result};
+use crate::{Adapter, Decoder, DecoderConfig, Error, Result, adapter};
 use llm_tensor::burn::tensor::Device;
 use llm_tensor::nn::Weight;
 use llm_tensor::quant::{Packed, Stored};
@@ -37,9 +37,16 @@ pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Decoder> {
     load_as(dir, device, Precision::F32)
 }
 
-/// Load a model folder onto a device. Missing, unexpected and ill-shaped tensors are reported all at once.
+/// Load a model folder onto a device. Missing, unexpected and ill-shaped tensors are reported all at once. A folder that holds an adapter gives
+/// its model with the adapter in the weights.
 pub fn load_as(dir: impl AsRef<Path>, device: &Device, precision: Precision) -> Result<Decoder> {
-    Checkpoint::open(dir.as_ref())?.load(device, precision)
+    let dir = dir.as_ref();
+    if !adapter::is_folder(dir) {
+        return Checkpoint::open(dir)?.load(device, precision);
+    }
+    let decoder = Checkpoint::open(&adapter::base_of(dir)?)?.load(device, precision)?;
+    let adapter = Adapter::load(dir, decoder.config())?;
+    adapter::merge(decoder, &adapter)
 }
 
 /// [`load_as`] under a configuration that says more than `config.json` can: settings that only training has. All shapes must be the same.
@@ -53,6 +60,9 @@ pub fn load_with(dir: impl AsRef<Path>, config: &DecoderConfig, device: &Device,
     // For training: every parameter dense, whatever the file.
     Decoder::build(config, device, precision, &mut |name, shape| checkpoint.parameter(name, shape))
 }
+
+/// How a matrix is kept, from its name, its shape and its values.
+pub(crate) type Store<'a> = &'a dyn Fn(&str, [usize; 2], &mut dyn FnMut() -> Result<Vec<f32>>) -> Result<Option<Packed>>;
 
 /// A model folder whose headers were read and found to fit its configuration.
 #[derive(Debug)]
@@ -103,6 +113,24 @@ impl Checkpoint {
                 if let Some(matrix) = self.packed(&format!("{name}.weight"), linear.weight.shape())? {
                     linear.weight = Weight::packed(matrix, device);
                 }
+            }
+        }
+        Ok(decoder)
+    }
+
+    /// [`Checkpoint::load`] with every projection and table kept as `store` says, one tensor at a time: the dense model is never whole in memory.
+    /// What is quantised in the files stays as it is there. `store` gives none for what stays dense.
+    pub(crate) fn load_stored(&self, device: &Device, precision: Precision, store: Store) -> Result<Decoder> {
+        let mut dense = |name: &str, shape: &[usize]| self.parameter(name, shape);
+        let mut packed = |name: &str, shape: [usize; 2]| match self.packed(name, shape)? {
+            Some(matrix) => Ok(Some(matrix)),
+            None => store(name, shape, &mut || self.parameter(name, &shape)),
+        };
+        let mut decoder = Decoder::build_packed(&self.config, device, precision, &mut dense, &mut packed)?;
+        // The builder of a mixture knows dense shared experts only.
+        for (name, linear) in decoder.linears_mut().into_iter().filter(|(name, _)| name.contains(".moe.")) {
+            if let Some(matrix) = packed(&format!("{name}.weight"), linear.weight.shape())? {
+                linear.weight = Weight::packed(matrix, device);
             }
         }
         Ok(decoder)
@@ -372,9 +400,13 @@ fn parse_config(dir: &Path, value: &Value) -> Result<DecoderConfig> {
     Ok(config)
 }
 
-/// Read `dir/config.json`.
+/// Read `dir/config.json`; of an adapter's folder that of its model.
 pub fn load_config(dir: impl AsRef<Path>) -> Result<DecoderConfig> {
-    parse_config(dir.as_ref(), &config_value(dir.as_ref())?)
+    let dir = dir.as_ref();
+    if adapter::is_folder(dir) {
+        return load_config(adapter::base_of(dir)?);
+    }
+    parse_config(dir, &config_value(dir)?)
 }
 
 /// `quantization_config.weight_block_size` of 8-bit checkpoints.

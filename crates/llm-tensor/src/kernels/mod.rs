@@ -31,6 +31,7 @@ pub mod lion;
 pub mod matmul;
 pub mod muon;
 pub mod packed;
+pub mod packed_cross_entropy;
 pub mod paged_attention;
 pub mod rms_norm;
 pub mod rope;

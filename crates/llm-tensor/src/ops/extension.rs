@@ -33,6 +33,18 @@ pub trait DecoderOps: Backend {
         want_w: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn fused_packed_linear(x: FloatTensor<Self>, w: Arc<Packed>) -> FloatTensor<Self>;
+    /// Of the inputs; codes have no gradient.
+    fn fused_packed_linear_backward(d: FloatTensor<Self>, w: Arc<Packed>) -> FloatTensor<Self>;
+    fn fused_packed_cross_entropy(h: FloatTensor<Self>, w: Arc<Packed>, targets: Indices, softcap: Option<f32>) -> FloatTensor<Self>;
+    /// The value and the gradient of its sum.
+    fn fused_packed_cross_entropy_unit(
+        h: FloatTensor<Self>,
+        w: Arc<Packed>,
+        targets: Indices,
+        softcap: Option<f32>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// `x [N, D]`, each row times its element of `d [N]`.
+    fn fused_scale_rows(x: FloatTensor<Self>, d: FloatTensor<Self>) -> FloatTensor<Self>;
     fn fused_grouped_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, offsets: Indices) -> FloatTensor<Self>;
     fn fused_grouped_linear_backward(
         x: FloatTensor<Self>,
@@ -153,6 +165,22 @@ impl DecoderOps for Flex {
     }
     fn fused_packed_linear(x: FlexTensor, w: Arc<Packed>) -> FlexTensor {
         tensor(kernels::packed::linear(&Floats::of(&x), &w), vec![dims(&x)[0], w.outputs()])
+    }
+    fn fused_packed_linear_backward(d: FlexTensor, w: Arc<Packed>) -> FlexTensor {
+        tensor(kernels::packed::linear_grad_input(&Floats::of(&d), &w), vec![dims(&d)[0], w.inputs()])
+    }
+    fn fused_packed_cross_entropy(h: FlexTensor, w: Arc<Packed>, targets: Indices, softcap: Option<f32>) -> FlexTensor {
+        let (nll, _) = kernels::packed_cross_entropy::losses(&Floats::of(&h), &w, &targets, softcap, false);
+        tensor(nll, vec![targets.len()])
+    }
+    fn fused_packed_cross_entropy_unit(h: FlexTensor, w: Arc<Packed>, targets: Indices, softcap: Option<f32>) -> (FlexTensor, FlexTensor) {
+        let (nll, d_hidden) = kernels::packed_cross_entropy::losses(&Floats::of(&h), &w, &targets, softcap, true);
+        (tensor(nll, vec![targets.len()]), tensor(d_hidden, dims(&h)))
+    }
+    fn fused_scale_rows(mut x: FlexTensor, d: FlexTensor) -> FlexTensor {
+        let width = last_dim(&x);
+        lce::scale_rows(x.storage_mut::<f32>(), &Floats::of(&d), width);
+        x
     }
     fn fused_grouped_linear(x: FlexTensor, w: FlexTensor, offsets: Indices) -> FlexTensor {
         let (rows, [_, outputs, inputs]) = (dims(&x)[0], cube(&w));
@@ -420,9 +448,56 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
         }
     }
 
+    /// Codes are constants, and the gradient of the input needs nothing else: neither the input nor decoded values are kept.
+    fn fused_packed_linear(x: FloatTensor<Self>, w: Arc<Packed>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: DecoderOps> Backward<B, 1> for Step {
+            type State = Arc<Packed>;
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let w = ops.state;
+                let d = grads.consume::<B>(&ops.node);
+                if let [Some(parent)] = ops.parents {
+                    grads.register::<B>(parent.id, B::fused_packed_linear_backward(d, w));
+                }
+            }
+        }
+        let y = B::fused_packed_linear(x.primitive().clone(), w.clone());
+        match Step.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(w, y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    /// With gradients the value and the gradient of its sum are computed together; no logits are kept.
+    fn fused_packed_cross_entropy(h: FloatTensor<Self>, w: Arc<Packed>, targets: Indices, softcap: Option<f32>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: DecoderOps> Backward<B, 1> for Step {
+            type State = B::FloatTensorPrimitive;
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let unit_h = ops.state;
+                let d = grads.consume::<B>(&ops.node);
+                if let [Some(parent)] = ops.parents {
+                    grads.register::<B>(parent.id, B::fused_scale_rows(unit_h, d));
+                }
+            }
+        }
+        let hidden = h.primitive().clone();
+        match Step.prepare::<C>([h.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let (nll, unit_h) = B::fused_packed_cross_entropy_unit(hidden, w, targets, softcap);
+                prepared.finish(unit_h, nll)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::fused_packed_cross_entropy(hidden, w, targets, softcap)),
+        }
+    }
+
     first_order_only! {
         fn fused_square_sum(x: FloatTensor<Self>) -> FloatTensor<Self>;
-        fn fused_packed_linear(x: FloatTensor<Self>, w: Arc<Packed>) -> FloatTensor<Self>;
+        fn fused_packed_linear_backward(d: FloatTensor<Self>, w: Arc<Packed>) -> FloatTensor<Self>;
+        fn fused_packed_cross_entropy_unit(h: FloatTensor<Self>, w: Arc<Packed>, targets: Indices, softcap: Option<f32>) -> (FloatTensor<Self>, FloatTensor<Self>);
+        fn fused_scale_rows(x: FloatTensor<Self>, d: FloatTensor<Self>) -> FloatTensor<Self>;
         fn fused_linear_cross_entropy_unit(h: FloatTensor<Self>, w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>, train_weight: bool) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
         fn fused_linear_cross_entropy_backward(h: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, unit_h: FloatTensor<Self>, unit_w: FloatTensor<Self>, targets: Indices, softcap: Option<f32>) -> (FloatTensor<Self>, FloatTensor<Self>);
         fn fused_linear_backward(x: FloatTensor<Self>, w: FloatTensor<Self>, d: FloatTensor<Self>, want_x: bool, want_w: bool) -> (FloatTensor<Self>, FloatTensor<Self>);

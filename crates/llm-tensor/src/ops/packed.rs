@@ -2,17 +2,20 @@
 //!
 //! The CPU kernels multiply with inputs in floats or rounded to 8 bits, as the matrix says ([`crate::quant::Activations`]); the composed body
 //! always uses floats. It keeps the codes in 32-bit words (every backend has those), decodes the whole matrix to `f32` with shifts and masks, and
-//! multiplies in the input's format: memory at rest is that of the codes, one matrix at a time is whole. Under autodiff the decoded matrix is a
-//! constant, so gradients reach the input and nothing else.
+//! multiplies in the input's format: memory at rest is that of the codes, one matrix at a time is whole.
+//!
+//! Gradients reach the input and nothing else. The CPU kernels decode again in the backward pass (QLoRA, Dettmers et al. 2023, section 3) and keep
+//! neither inputs nor values; the composed body leaves the decoded matrix on the tape until the backward pass is through with it, which
+//! recomputation block by block keeps to one block.
 //!
 //! Legend: N tokens, I/O features, G groups, M codes of a group, W words of a row.
 
 #![allow(non_snake_case)] // shape suffixes
 
 use super::extension::DecoderOps;
-use super::{Indices, composed, fused, linear};
+use super::{Indices, composed, cross_entropy, fused};
 use crate::host;
-use crate::kernels::packed;
+use crate::kernels::{packed, packed_cross_entropy as blocks};
 use crate::quant::{Activations, Packed};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -21,6 +24,9 @@ use std::sync::{Arc, OnceLock};
 
 /// Rows of a table that are worth a thread.
 const LOOKUPS: usize = 16;
+
+/// Most rows for which several products are worth being one job: beyond, each is long enough.
+const TOGETHER: usize = 64;
 
 /// A quantised matrix and the device it is used on. Clones share memory.
 #[derive(Debug, Clone)]
@@ -61,6 +67,11 @@ impl PackedWeight {
     /// The matrix.
     pub fn matrix(&self) -> &Packed {
         &self.matrix
+    }
+
+    /// The matrix, shared.
+    pub(crate) fn shared(&self) -> Arc<Packed> {
+        self.matrix.clone()
     }
 
     /// Where it is used.
@@ -154,33 +165,63 @@ impl PlacedCodes {
 
 /// `y = x W^T`: `x [N, I]` -> `[N, O]`.
 pub fn packed_linear(x: Tensor<2>, weight: &PackedWeight) -> Tensor<2> {
-    let device = x.device();
-    if device.is_autodiff() {
-        let w = host::from_vec(weight.matrix.dequantize(), [weight.matrix.outputs(), weight.matrix.inputs()], &device);
-        let dtype = x.dtype();
-        return linear(x, w.cast(dtype));
-    }
     if fused(&x) {
         return Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_packed_linear(x.into_dispatch(), weight.matrix.clone()));
     }
     packed_linear_composed(x, weight)
 }
 
+/// [`packed_linear`] with several matrices of the same inputs, where the processor does them as one job: in decoding, threads then meet less
+/// often. None where they have to be done one after the other.
+pub fn packed_linear_all(x: &Tensor<2>, weights: &[&PackedWeight]) -> Option<Vec<Tensor<2>>> {
+    let (device, [n, _]) = (x.device(), x.dims());
+    if device.is_autodiff() || n > TOGETHER || !fused(x) {
+        return None;
+    }
+    let matrices: Vec<&Packed> = weights.iter().map(|weight| weight.matrix()).collect();
+    let ys = packed::linear_all(&host::to_vec(x.clone()), &matrices)?;
+    Some(ys.into_iter().zip(matrices).map(|(y, w)| host::from_vec(y, [n, w.outputs()], &device)).collect())
+}
+
 /// [`packed_linear`] from Burn's own operations: every backend and float type.
 pub fn packed_linear_composed(x: Tensor<2>, weight: &PackedWeight) -> Tensor<2> {
-    let placed = match weight.placed(&x.device()) {
+    let (device, dtype) = (x.device(), x.dtype());
+    let tracked = device.is_autodiff();
+    let place = if tracked { device.inner() } else { device };
+    let constant = |w_OI: Tensor<2>| if tracked { Tensor::from_inner(w_OI) } else { w_OI };
+    let placed = match weight.placed(&place) {
         Placed::Codes(placed) => placed,
-        Placed::Dense(w_OI) => {
-            let w_OI = w_OI.clone().cast(x.dtype());
-            return composed::linear(x, w_OI);
-        }
+        Placed::Dense(w_OI) => return composed::linear(x, constant(w_OI.clone().cast(dtype))),
     };
-    let w_OI = placed.decode(&weight.matrix).cast(x.dtype());
+    let w_OI = constant(placed.decode(&weight.matrix).cast(dtype));
     let x = match &placed.order_I {
         Some(order) => x.select(1, order.clone()),
         None => x,
     };
     composed::linear(x, w_OI)
+}
+
+/// Negative log-likelihood per row of a quantised output projection: `hidden [N, D]`, the table `[V, D]`, targets `[N]` ([`super::IGNORE`] gives 0)
+/// -> `[N]`, in nats. With a soft cap, logits become `cap * tanh(logit / cap)` first. On the CPU neither logits nor table are ever whole.
+pub fn packed_cross_entropy(hidden: Tensor<2>, table: &PackedWeight, targets: Indices, softcap: Option<f32>) -> Tensor<1> {
+    if targets.is_empty() {
+        return Tensor::zeros([0], &hidden.device());
+    }
+    if fused(&hidden) {
+        let (hidden, table) = (hidden.into_dispatch(), table.matrix.clone());
+        return Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_packed_cross_entropy(hidden, table, targets, softcap));
+    }
+    let (n, d) = (targets.len(), hidden.dims()[1]);
+    let parts = (0..n).step_by(blocks::ROWS).map(|first| {
+        let last = n.min(first + blocks::ROWS);
+        let logits = packed_linear(hidden.clone().slice([first..last, 0..d]), table);
+        let logits = match softcap {
+            Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
+            None => logits,
+        };
+        cross_entropy(logits, Indices::from(&targets[first..last]))
+    });
+    Tensor::cat(parts.collect(), 0)
 }
 
 /// Rows of a quantised table `[V, D]`, decoded: `[N, D]` in `f32`. Ids must be below V.

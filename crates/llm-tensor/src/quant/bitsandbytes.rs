@@ -203,6 +203,19 @@ pub struct Int8 {
 }
 
 impl Int8 {
+    /// Rounded to nearest, half to even, with `max|w| / 127` of each row as its scale (Dettmers et al. 2022, LLM.int8).
+    pub fn round(weights: &[f32], shape: [usize; 2]) -> Self {
+        let mut weight = Vec::with_capacity(weights.len());
+        let mut scb = Vec::with_capacity(shape[0]);
+        for row in weights.chunks_exact(shape[1].max(1)) {
+            let largest = row.iter().fold(0f32, |m, w| m.max(w.abs()));
+            let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
+            weight.extend(row.iter().map(|w| (w / scale).round_ties_even().clamp(-127.0, 127.0) as i8));
+            scb.push(if largest > 0.0 { largest } else { 127.0 });
+        }
+        Self { shape, weight, scb }
+    }
+
     /// Read `PREFIX.weight` and `PREFIX.SCB`.
     pub fn read(weights: &Weights, prefix: &str, shape: [usize; 2]) -> Result<Self, String> {
         let name = format!("{prefix}.weight");

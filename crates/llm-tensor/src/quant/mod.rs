@@ -8,8 +8,9 @@
 //! | [`awq`] | `qweight`, `qzeros`, `scales` of AutoAWQ, version `gemm` |
 //! | [`gguf`] | the blocks of llama.cpp |
 //! | [`bitsandbytes`] | 4-bit tables (NF4, FP4) with one or two levels of scales; int8 rows |
+//! | [`mod@nf4`] | values to such a table: also what freezes a base as it is read |
 //!
-//! How values become codes is not here but in `llm-quant`; this module stores and decodes.
+//! Other ways from values to codes are not here but in `llm-quant`; this module stores and decodes.
 //!
 //! Legend: I input features, O output features, G groups, P padded row length.
 
@@ -17,6 +18,7 @@ pub mod awq;
 pub mod bitsandbytes;
 pub mod gguf;
 pub mod gptq;
+pub mod nf4;
 mod packed;
 mod panels;
 

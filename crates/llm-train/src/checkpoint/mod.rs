@@ -1,6 +1,7 @@
 //! Checkpoints: a folder that appears whole or not at all, with checksums and the identity of the run it belongs to.
 //!
-//! `checkpoints/step-00000200/` holds a Hugging Face model folder, `optimizer.safetensors` and `trainer.json`. On a restart the newest
+//! `checkpoints/step-00000200/` holds a Hugging Face model folder (a PEFT folder, where an adapter is trained), `optimizer.safetensors` and
+//! `trainer.json`. On a restart the newest
 //! that is whole is used: a damaged one is passed over with a word, and when none is left that is an error, never a silent fresh start.
 //! One of a run with another configuration, tokenizer or data is refused with what differs ([`identity`]).
 //!
@@ -79,8 +80,13 @@ impl State {
     }
 }
 
+/// Moments and master copies.
+const OPTIMIZER: &str = "optimizer.safetensors";
+
 /// Files with checksums, beside `trainer.json` itself.
-const FILES: [&str; 3] = ["config.json", "model.safetensors", "optimizer.safetensors"];
+fn files<M: Trainable>(model: &M) -> impl Iterator<Item = &'static str> {
+    model.files().into_iter().chain([OPTIMIZER])
+}
 
 /// The folder of the checkpoint of a step.
 pub fn folder(dir: &Path, step: u64) -> PathBuf {
@@ -152,7 +158,7 @@ impl<M: Trainable> Loading<'_, M> {
         if let Some(differences) = state.identity.differences(self.identity) {
             return Err(Error::AnotherRun { path: path.to_path_buf(), differences });
         }
-        for name in FILES {
+        for name in files(self.like) {
             let file = path.join(name);
             let found = llm_run::hash::path(&file).map_err(|e| bad(&file, e.to_string()))?;
             if state.checksums.get(name) != Some(&found) {
@@ -164,7 +170,7 @@ impl<M: Trainable> Loading<'_, M> {
         let layouts = model.trained(self.frozen);
         let device = self.like.device();
         let device = if device.is_autodiff() { device.inner() } else { device };
-        let optimizer = Optimizer::load(self.optimizer.clone(), &path.join("optimizer.safetensors"), &layouts, &device)?;
+        let optimizer = Optimizer::load(self.optimizer.clone(), &path.join(OPTIMIZER), &layouts, &device)?;
         Ok((model, optimizer, state))
     }
 }

@@ -4,7 +4,7 @@
 //! next update of the loop makes new buffers for what is still being written. At most one is being written; the next waits for it.
 //! An error of the thread comes out at the next look.
 
-use super::{FILES, Retention, State, folder};
+use super::{OPTIMIZER, Retention, State, files, folder};
 use crate::optimizer::Optimizer;
 use crate::trainable::Trainable;
 use crate::{Error, Result};
@@ -29,8 +29,8 @@ pub fn save<M: Trainable>(dir: &Path, snapshot: Snapshot<M>) -> Result<()> {
     let Snapshot { model, optimizer, mut state } = snapshot;
     let new = AtomicDir::create(folder(dir, state.step))?;
     model.save(new.path(), SaveOptions::default())?;
-    optimizer.save(&new.path().join("optimizer.safetensors"))?;
-    for file in FILES {
+    optimizer.save(&new.path().join(OPTIMIZER))?;
+    for file in files(&model) {
         state.checksums.insert(file.to_string(), llm_run::hash::path(new.path().join(file))?);
     }
     let text = serde_json::to_string_pretty(&state).unwrap_or_default();

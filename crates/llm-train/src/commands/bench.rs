@@ -1,7 +1,7 @@
 //! `llm-train bench`: tokens per second, MFU and memory of a training step, for people or as JSON.
 
 use anyhow::{Context, Result, anyhow};
-use llm_arch::{DecoderConfig, hf, presets};
+use llm_arch::{AdapterSpec, DecoderConfig, hf, presets};
 use llm_run::{Progress, config};
 use llm_tensor::{DeviceSpec, Precision};
 use llm_train::Recompute;
@@ -37,6 +37,9 @@ pub struct BenchArgs {
     /// Keep of the activations only what enters each block and compute the rest again.
     #[arg(long)]
     recompute: bool,
+    /// Train an adapter instead of the model, e.g. --adapter r=16 --adapter base=nf4 (keys of `adapter` in llm-align; repeatable).
+    #[arg(long = "adapter", value_name = "KEY=VALUE")]
+    adapter: Vec<String>,
     /// Steps to measure.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
@@ -73,6 +76,7 @@ impl BenchArgs {
             length,
             micro_batches: self.micro_batches as usize,
             recompute: if self.recompute { Recompute::Block } else { Recompute::None },
+            adapter: adapter(&self.adapter)?,
         };
         let (warmup, steps) = (self.warmup as usize, self.steps as usize);
         let mut progress = Progress::new("bench", (warmup + steps) as u64, "steps");
@@ -100,6 +104,16 @@ fn preset(name: &str) -> Result<DecoderConfig> {
         let hint = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) };
         anyhow!("`{name}` is neither a folder with config.json nor a preset{hint} (`llm-arch presets` lists them)")
     })
+}
+
+/// The settings of `--adapter`.
+fn adapter(sets: &[String]) -> Result<Option<AdapterSpec>> {
+    if sets.is_empty() {
+        return Ok(None);
+    }
+    let value = serde_json::to_value(config::table(None, sets)?)?;
+    let spec = serde_json::from_value(value).map_err(|e| anyhow!(config::suggest(&e.to_string()))).context("--adapter")?;
+    Ok(Some(spec))
 }
 
 /// The configuration with `--set` applied.
@@ -149,6 +163,9 @@ fn text(name: &str, r: &Report) -> Result<String> {
     match (r.mfu, r.peak_tflops) {
         (Some(mfu), Some(peak)) => row("MFU", format!("{:.1} %", 100.0 * mfu), format!("of {peak} TFLOP/s"))?,
         _ => row("MFU", "-".into(), "peak not known; give --peak-tflops X".into())?,
+    }
+    if let Some(bytes) = r.frozen_bytes_per_parameter {
+        row("trained", grouped(r.trained_parameters as f64), format!("parameters; the others take {bytes:.3} bytes each"))?;
     }
     row("host memory", mib(r.host_peak_mib), format!("peak; {} planned", mib(Some(r.planned_mib))))?;
     if r.device_mib.is_some() {

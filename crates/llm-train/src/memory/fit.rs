@@ -73,6 +73,7 @@ mod tests {
             workers: 1,
             optimizer: Box::leak(Box::default()),
             freeze: &[],
+            adapter: None,
             saves: Saves::Nothing,
         }
     }

@@ -10,7 +10,7 @@
 
 use super::{Saves, Workload, composed};
 use llm_arch::budget::memory::kept_by_layer;
-use llm_arch::parameters::{Parameter, parameters};
+use llm_arch::parameters::Parameter;
 use llm_tensor::kernels::linear_cross_entropy::block_rows;
 
 /// Bytes that exist for a moment.
@@ -62,9 +62,9 @@ pub(super) fn kept_by_optimizer(w: &Workload, all: &[Parameter]) -> f64 {
     all.iter().filter(|p| w.is_trained(p)).map(|p| w.optimizer.state_bytes(&p.name, &p.shape)).sum()
 }
 
-/// All moments, in the order of a step.
-pub(super) fn moments(w: &Workload, kept_by_optimizer: f64) -> Vec<Moment> {
-    let parameters = parameters(w.model);
+/// All moments, in the order of a step. `lasting` are the bytes that exist throughout.
+pub(super) fn moments(w: &Workload, kept_by_optimizer: f64, lasting: f64) -> Vec<Moment> {
+    let parameters = w.parameters();
     let trained = Trained::of(w, &parameters);
     let layers = w.model.num_hidden_layers;
     let number = w.precision.bytes() as f64;
@@ -82,12 +82,19 @@ pub(super) fn moments(w: &Workload, kept_by_optimizer: f64) -> Vec<Moment> {
     let last = 3.0 * stream;
     let inputs = |blocks: usize| stream * blocks.saturating_sub(lowest) as f64;
     let (kept_logits, logits) = logits(w);
+    let scratch = w.adapter.map_or(0.0, |adapter| adapter.scratch(w.model) + if recomputed { adapter.norms() } else { 0.0 });
     let mut moments = vec![Moment {
         at: "in the loss".into(),
         gradients: sum + number * trained.head,
         activations: last + kept_logits + if recomputed { inputs(layers) } else { kept.iter().sum() },
         buffers: logits,
     }];
+    if let Some(adapter) = w.adapter {
+        let largest = adapter.loading(&parameters);
+        moments.push(Moment { at: "while the base is quantised".into(), buffers: (largest - lasting).max(0.0), ..Moment::default() });
+        let activations = if recomputed { inputs(layers) } else { kept.iter().sum() };
+        moments.push(Moment { at: "in the forward pass".into(), gradients: sum, activations, buffers: adapter.norms() });
+    }
     let mut gradients = number * (trained.head + trained.norm);
     for i in (lowest..layers).rev() {
         let (block, down) = trained.blocks[i];
@@ -95,7 +102,7 @@ pub(super) fn moments(w: &Workload, kept_by_optimizer: f64) -> Vec<Moment> {
             at: format!("in the backward pass of block {i}"),
             gradients: sum + gradients + number * down,
             activations: if recomputed { inputs(i) + kept[i] } else { kept[..=i].iter().sum() },
-            buffers: widest(w, i),
+            buffers: widest(w, i) + scratch,
         });
         if !streamed {
             gradients += number * block;
@@ -116,7 +123,8 @@ pub(super) fn moments(w: &Workload, kept_by_optimizer: f64) -> Vec<Moment> {
     let buffers = if number < 4.0 { 8.0 * largest } else { 0.0 };
     moments.push(Moment { at: "in the update".into(), gradients, buffers, ..Moment::default() });
     let copies = |at: &str, numbers: f64| Moment { at: at.into(), buffers: 4.0 * numbers, ..Moment::default() };
-    let all = parameters.iter().map(Parameter::size).sum::<usize>() as f64;
+    // What is saved, and what a checkpoint that is being written holds on to.
+    let all = if w.adapter.is_some() { trained.all } else { parameters.iter().map(Parameter::size).sum::<usize>() as f64 };
     if w.saves != Saves::Nothing {
         moments.push(copies("while the model is saved", all));
     }
@@ -145,7 +153,9 @@ pub(super) fn moments(w: &Workload, kept_by_optimizer: f64) -> Vec<Moment> {
 /// Bytes that the forward pass of a block keeps.
 fn kept(w: &Workload, layer: usize) -> f64 {
     let tokens = w.tokens() as f64;
-    tokens * if w.fused { 4.0 * kept_by_layer(w.model, layer) as f64 } else { composed::kept_by_layer(w, layer) }
+    let model = if w.fused { 4.0 * kept_by_layer(w.model, layer) as f64 } else { composed::kept_by_layer(w, layer) };
+    let adapter = w.adapter.map_or(0.0, |adapter| adapter.kept_by_layer(w, layer) * w.precision.bytes() as f64);
+    tokens * (model + adapter)
 }
 
 /// Bytes of logits that are kept and that exist for a while. The fused output projection keeps none and takes a block of rows at a time: their
@@ -153,6 +163,9 @@ fn kept(w: &Workload, layer: usize) -> f64 {
 fn logits(w: &Workload) -> (f64, f64) {
     if !w.fused {
         return composed::logits(w);
+    }
+    if let Some(logits) = w.adapter.and_then(|adapter| adapter.logits(w)) {
+        return logits;
     }
     let (v, d) = (w.model.vocab_size, w.model.hidden_size);
     (0.0, 4.0 * (block_rows(v).min(w.tokens()) * 2 * (v + d)) as f64)

@@ -299,6 +299,7 @@ fn planned(config: &mut PretrainConfig, length: usize) -> Result<MemoryPlan> {
         workers: config.trainer.workers,
         optimizer: &config.trainer.optimizer,
         freeze: &config.trainer.freeze,
+        adapter: None,
         saves: match (config.trainer.checkpoint_every, config.trainer.async_checkpoints) {
             (0, _) => Saves::Model,
             (_, false) => Saves::Checkpoints,

@@ -67,7 +67,9 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
     /// From the newest checkpoint, or the start.
     pub(super) fn open<O: Objective<Model = M>>(trainer: &'a Trainer, objective: &mut O, initial: M) -> Result<Self> {
         let (config, dir) = (&trainer.config, trainer.checkpoints());
-        let frozen = freeze::frozen(&initial, &config.freeze, &initial.buffers())?;
+        let buffers = initial.buffers();
+        let mut frozen = freeze::frozen(&initial, &config.freeze, &buffers)?;
+        frozen.extend(buffers);
         let loading = Loading { dir: &dir, identity: &trainer.identity, optimizer: &config.optimizer, like: &initial, frozen: &frozen };
         let found = loading.newest(u64::MAX)?;
         let fresh = found.is_none();
@@ -167,6 +169,9 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         let config = &self.trainer.config;
         let lr = config.optimizer.lr * config.schedule.factor(self.state.step, config.max_steps);
         let number = self.skipped.batch(self.state.step);
+        if let Some((decoder, _)) = self.model()?.decoder() {
+            decoder.set_step(self.state.step);
+        }
         let batches = objective.batches(number, self.model()?)?;
         let Accumulated { losses, tokens, gradients } = accumulate(objective, &self.models, batches, self.scale.factor())?;
         let clip = Clip::new(&gradients, config.optimizer.grad_clip, 1.0 / self.scale.factor());

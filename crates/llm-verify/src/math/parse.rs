@@ -1,167 +1,48 @@
-//! Are two LaTeX expressions the same number or the same function?
+//! From LaTeX to an expression, by a small grammar: numbers, fractions, roots, powers, products with and without a sign,
+//! elementary functions, absolute values, factorials; letters are variables.
 //!
-//! Both are read by a small grammar (numbers, fractions, roots, powers, products with and without a sign, elementary
-//! functions, absolute values, factorials; letters are variables) and evaluated at a few fixed points; they are the same when
-//! they agree at every point where both are defined, and there is one. An expression that the grammar does not cover
-//! (intervals, tuples, matrices, words) equals nothing but itself, which the caller checks. SymPy, which the harness asks,
-//! decides the same question by simplification.
+//! Two dialects. In *LaTeX* `2\frac{3}{4}` is a product and `pi` is `p` times `i`, as SymPy reads them. As *people answer*, a whole
+//! number before a proper fraction of whole numbers is a mixed number, `sqrt(2)`, `pi` and `sin(x)` need no backslash, and
+//! a degree sign is a factor of pi/180.
 //!
-//! Hostile input: at most `MOST_CHARS` characters and `MOST_DEPTH` levels, so time and stack are bounded.
+//! Hostile input: at most [`MOST_CHARS`] characters and [`MOST_DEPTH`] levels, so time and stack are bounded.
+
+use super::expr::{Constant, Expr, Function};
 
 /// Longest expression.
-const MOST_CHARS: usize = 2000;
+pub(crate) const MOST_CHARS: usize = 2000;
 /// Deepest nesting.
 const MOST_DEPTH: usize = 40;
-/// Points at which two functions are compared.
-const POINTS: usize = 6;
-/// Largest relative difference: well above rounding, below any rounded decimal somebody would write.
-const CLOSE: f64 = 1e-12;
 
-/// Equal in value at every point that can be evaluated.
-pub fn equal(a: &str, b: &str) -> bool {
-    let (Some(left), Some(right)) = (parse(a), parse(b)) else { return false };
-    // Whole numbers beyond 2^53 are not all floating point numbers.
-    if let (Some(a), Some(b)) = (whole(a), whole(b)) {
-        return a == b;
-    }
-    let mut compared = 0;
-    for point in 0..POINTS {
-        let (x, y) = (left.value(point), right.value(point));
-        match (x.is_finite(), y.is_finite()) {
-            (true, true) => {
-                if (x - y).abs() > CLOSE * x.abs().max(y.abs()).max(1e-300) && (x - y).abs() > f64::MIN_POSITIVE {
-                    return false;
-                }
-                compared += 1;
-            }
-            (false, false) => {}
-            _ => return false,
-        }
-    }
-    compared > 0
+/// Names that need no backslash as people answer.
+const WORDS: [&str; 21] = [
+    "sqrt", "pi", "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "ln",
+    "log", "exp", "theta",
+];
+
+/// Is it one of the names that need no backslash?
+pub(crate) fn is_function(name: &str) -> bool {
+    WORDS.contains(&name)
 }
 
-/// Sign and digits of a plain whole number, without leading zeros.
-fn whole(text: &str) -> Option<String> {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    let bare = digits.trim_start_matches('0');
-    plain.then(|| if bare.is_empty() { "0".to_string() } else { format!("{}{bare}", if text.starts_with('-') { "-" } else { "" }) })
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Function {
-    Sqrt,
-    Root,
-    Abs,
-    Factorial,
-    Sin,
-    Cos,
-    Tan,
-    Cot,
-    Sec,
-    Csc,
-    Arcsin,
-    Arccos,
-    Arctan,
-    Sinh,
-    Cosh,
-    Tanh,
-    Ln,
-    Log,
-    Exp,
-    Floor,
-    Ceil,
-    Binomial,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Expr {
-    Number(f64),
-    Variable(String),
-    Sum(Vec<Expr>),
-    Negative(Box<Expr>),
-    Product(Vec<Expr>),
-    Quotient(Box<Expr>, Box<Expr>),
-    Power(Box<Expr>, Box<Expr>),
-    Call(Function, Vec<Expr>),
-}
-
-/// Value of a variable at a point: positive numbers without simple relations, the same for the same name.
-fn place(name: &str, point: usize) -> f64 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    let mixed = (hash ^ (point as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    0.3 + (mixed >> 40) as f64 / (1u64 << 24) as f64 * [0.6, 1.5, 4.0][point % 3]
-}
-
-impl Expr {
-    fn value(&self, point: usize) -> f64 {
-        let value = |e: &Expr| e.value(point);
-        match self {
-            Expr::Number(n) => *n,
-            Expr::Variable(name) => place(name, point),
-            Expr::Sum(terms) => terms.iter().map(value).sum(),
-            Expr::Negative(e) => -value(e),
-            Expr::Product(factors) => factors.iter().map(value).product(),
-            Expr::Quotient(a, b) => value(a) / value(b),
-            Expr::Power(a, b) => power(value(a), value(b)),
-            Expr::Call(function, arguments) => {
-                let x = arguments.first().map_or(f64::NAN, value);
-                let y = || arguments.get(1).map_or(f64::NAN, value);
-                match function {
-                    Function::Sqrt => x.sqrt(),
-                    Function::Root => root(x, y()),
-                    Function::Abs => x.abs(),
-                    Function::Factorial => factorial(x),
-                    Function::Sin => x.sin(),
-                    Function::Cos => x.cos(),
-                    Function::Tan => x.tan(),
-                    Function::Cot => x.tan().recip(),
-                    Function::Sec => x.cos().recip(),
-                    Function::Csc => x.sin().recip(),
-                    Function::Arcsin => x.asin(),
-                    Function::Arccos => x.acos(),
-                    Function::Arctan => x.atan(),
-                    Function::Sinh => x.sinh(),
-                    Function::Cosh => x.cosh(),
-                    Function::Tanh => x.tanh(),
-                    Function::Ln => x.ln(),
-                    Function::Log => x.ln() / if arguments.len() > 1 { y().ln() } else { 10f64.ln() },
-                    Function::Exp => x.exp(),
-                    Function::Floor => x.floor(),
-                    Function::Ceil => x.ceil(),
-                    Function::Binomial => binomial(x, y()),
-                }
-            }
-        }
-    }
-}
-
-fn power(a: f64, b: f64) -> f64 {
-    if b.fract() == 0.0 && b.abs() < 1e6 { a.powi(b as i32) } else { a.powf(b) }
-}
-
-fn root(x: f64, n: f64) -> f64 {
-    if n == 3.0 { x.cbrt() } else { x.powf(1.0 / n) }
-}
-
-fn factorial(x: f64) -> f64 {
-    if x < 0.0 || x.fract() != 0.0 || x > 170.0 { f64::NAN } else { (1..=x as u32).map(f64::from).product() }
-}
-
-fn binomial(n: f64, k: f64) -> f64 {
-    if k < 0.0 || k.fract() != 0.0 || k > 1000.0 { f64::NAN } else { (0..k as u32).map(|i| (n - f64::from(i)) / (f64::from(i) + 1.0)).product() }
+/// How a text is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// As SymPy reads LaTeX.
+    Latex,
+    /// As people answer.
+    Answer,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum Token {
-    Number(f64),
+    Number(String),
     Letter(char),
     Command(String),
     Sign(char),
 }
 
-fn tokens(text: &str) -> Option<Vec<Token>> {
+fn tokens(text: &str, dialect: Dialect) -> Option<Vec<Token>> {
     let chars: Vec<char> = text.chars().collect();
     if chars.len() > MOST_CHARS {
         return None;
@@ -184,8 +65,10 @@ fn tokens(text: &str) -> Option<Vec<Token>> {
                 continue;
             }
             let name: String = chars[i + 1..end].iter().collect();
-            if !matches!(name.as_str(), "left" | "right" | "displaystyle" | "big" | "Big" | "bigl" | "bigr" | "quad" | "qquad") {
-                out.push(Token::Command(name));
+            match name.as_str() {
+                "left" | "right" | "displaystyle" | "big" | "Big" | "bigl" | "bigr" | "quad" | "qquad" => {}
+                "lvert" | "rvert" | "vert" => out.push(Token::Sign('|')),
+                _ => out.push(Token::Command(name)),
             }
             i = end;
         } else if c.is_ascii_digit() || (c == '.' && chars.get(i + 1).is_some_and(char::is_ascii_digit)) {
@@ -195,14 +78,17 @@ fn tokens(text: &str) -> Option<Vec<Token>> {
                 point |= chars[end] == '.';
                 end += 1;
             }
-            let digits: String = chars[i..end].iter().collect();
-            out.push(Token::Number(digits.parse().ok()?));
+            out.push(Token::Number(chars[i..end].iter().collect()));
+            i = end;
+        } else if c.is_ascii_alphabetic() {
+            let end = (i..chars.len()).find(|&j| !chars[j].is_ascii_alphabetic()).unwrap_or(chars.len());
+            letters(&chars[i..end], dialect, &mut out);
             i = end;
         } else {
             match c {
                 c if c.is_whitespace() => {}
-                c if c.is_ascii_alphabetic() => out.push(Token::Letter(c)),
                 '+' | '-' | '*' | '/' | '^' | '_' | '(' | ')' | '[' | ']' | '{' | '}' | '|' | '!' => out.push(Token::Sign(c)),
+                '°' if dialect == Dialect::Answer => out.push(Token::Sign(c)),
                 '\u{2212}' => out.push(Token::Sign('-')),
                 '\u{00d7}' | '\u{00b7}' => out.push(Token::Sign('*')),
                 '\u{03c0}' => out.push(Token::Command("pi".to_string())),
@@ -214,18 +100,57 @@ fn tokens(text: &str) -> Option<Vec<Token>> {
     Some(out)
 }
 
+/// A run of letters: names where the dialect has them, the rest one variable each.
+fn letters(mut run: &[char], dialect: Dialect, out: &mut Vec<Token>) {
+    while let Some((&first, rest)) = run.split_first() {
+        let text: String = run.iter().take(6).collect();
+        let known = WORDS.iter().filter(|w| dialect == Dialect::Answer && text.starts_with(**w)).max_by_key(|w| w.len());
+        match known {
+            Some(word) => {
+                out.push(Token::Command((*word).to_string()));
+                run = &run[word.len()..];
+            }
+            None => {
+                out.push(Token::Letter(first));
+                run = rest;
+            }
+        }
+    }
+}
+
 struct Parser {
     tokens: Vec<Token>,
     at: usize,
     depth: usize,
     /// Bars of absolute values that are open: the next bar closes.
     bars: usize,
+    dialect: Dialect,
 }
 
-fn parse(text: &str) -> Option<Expr> {
-    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0, bars: 0 };
+/// The expression that the whole text is.
+pub(crate) fn parse(text: &str, dialect: Dialect) -> Option<Expr> {
+    let mut parser = Parser { tokens: tokens(text, dialect)?, at: 0, depth: 0, bars: 0, dialect };
     let expr = parser.sum()?;
     (parser.at == parser.tokens.len()).then_some(expr)
+}
+
+fn quotient(a: Expr, b: Expr) -> Expr {
+    match a {
+        // Flat, so that a long chain is not a deep tree.
+        Expr::Quotient(top, bottom) => Expr::Quotient(top, Box::new(product(*bottom, b))),
+        _ => Expr::Quotient(Box::new(a), Box::new(b)),
+    }
+}
+
+fn product(a: Expr, b: Expr) -> Expr {
+    match a {
+        Expr::Product(mut factors) => {
+            factors.push(b);
+            Expr::Product(factors)
+        }
+        Expr::Quotient(top, bottom) => Expr::Quotient(Box::new(product(*top, b)), bottom),
+        _ => Expr::Product(vec![a, b]),
+    }
 }
 
 impl Parser {
@@ -271,22 +196,62 @@ impl Parser {
     }
 
     fn product(&mut self) -> Option<Expr> {
+        if let Some(mixed) = self.mixed() {
+            return Some(mixed);
+        }
         let mut left = self.signed()?;
         loop {
             if self.take('*').is_some() || self.sees_command(&["cdot", "times"]) {
                 if self.sees_command(&["cdot", "times"]) {
                     self.at += 1;
                 }
-                left = Expr::Product(vec![left, self.signed()?]);
+                left = product(left, self.signed()?);
             } else if self.sees('/') || self.sees_command(&["div"]) {
                 self.at += 1;
-                left = Expr::Quotient(Box::new(left), Box::new(self.signed()?));
+                left = quotient(left, self.signed()?);
             } else if self.begins_factor() {
-                left = Expr::Product(vec![left, self.powered()?]);
+                left = product(left, self.powered()?);
             } else {
                 return Some(left);
             }
         }
+    }
+
+    /// `2\frac{3}{4}` as people answer, at the end of a term: the sum, not the product.
+    fn mixed(&mut self) -> Option<Expr> {
+        let number = self.at + usize::from(self.sees('-'));
+        let fraction = |token: Option<&Token>| matches!(token, Some(Token::Command(name)) if name.ends_with("frac"));
+        if self.dialect != Dialect::Answer || !matches!(self.tokens.get(number), Some(Token::Number(_))) || !fraction(self.tokens.get(number + 1)) {
+            return None;
+        }
+        // Arguments of one digit take numbers apart.
+        let (start, tokens) = (self.at, self.tokens.clone());
+        let mixed = self.mixed_number();
+        // More factors after it: a product after all.
+        if mixed.is_none() || self.begins_factor() || self.sees('*') || self.sees('/') || self.sees('^') {
+            (self.at, self.tokens) = (start, tokens);
+            return None;
+        }
+        mixed
+    }
+
+    fn mixed_number(&mut self) -> Option<Expr> {
+        let digits = |text: &str| text.parse::<u64>().ok();
+        let negative = self.take('-').is_some();
+        let Some(Token::Number(whole)) = self.peek().cloned() else { return None };
+        digits(&whole)?;
+        self.at += 1;
+        if !self.sees_command(&["frac", "dfrac", "tfrac"]) {
+            return None;
+        }
+        self.at += 1;
+        let (Expr::Literal(top), Expr::Literal(bottom)) = (self.argument()?, self.argument()?) else { return None };
+        if digits(&top)? >= digits(&bottom)? {
+            return None;
+        }
+        let fraction = Expr::Quotient(Box::new(Expr::Literal(top)), Box::new(Expr::Literal(bottom)));
+        let sum = Expr::Sum(vec![Expr::Literal(whole), fraction]);
+        Some(if negative { Expr::Negative(Box::new(sum)) } else { sum })
     }
 
     fn begins_factor(&self) -> bool {
@@ -316,8 +281,20 @@ impl Parser {
 
     fn powered(&mut self) -> Option<Expr> {
         let mut base = self.atom()?;
-        while self.take('!').is_some() {
-            base = Expr::Call(Function::Factorial, vec![base]);
+        let mut after = 0;
+        loop {
+            if self.take('!').is_some() {
+                base = Expr::Call(Function::Factorial, vec![base]);
+            } else if self.take('°').is_some() {
+                let half_turn = Expr::Quotient(Box::new(Expr::Constant(Constant::Pi)), Box::new(Expr::Literal("180".into())));
+                base = Expr::Product(vec![base, half_turn]);
+            } else {
+                break;
+            }
+            after += 1;
+            if after > MOST_DEPTH {
+                return None;
+            }
         }
         if self.take('^').is_none() {
             return Some(base);
@@ -331,11 +308,13 @@ impl Parser {
         match self.peek()?.clone() {
             Token::Sign('{') => self.atom(),
             // Of a number, one digit: \frac12, x^12.
-            Token::Number(n) if n.fract() == 0.0 && n >= 10.0 => {
-                let digits = format!("{n}");
+            Token::Number(digits) if digits.len() > 1 && (self.dialect == Dialect::Latex || self.after_command()) => {
                 let (first, rest) = digits.split_at(1);
-                self.tokens[self.at] = Token::Number(rest.parse().ok()?);
-                Some(Expr::Number(first.parse().ok()?))
+                if !first.starts_with(|c: char| c.is_ascii_digit()) || rest.starts_with('.') {
+                    return self.atom();
+                }
+                self.tokens[self.at] = Token::Number(rest.to_string());
+                Some(Expr::Literal(first.to_string()))
             }
             Token::Sign('-') => {
                 self.at += 1;
@@ -345,12 +324,19 @@ impl Parser {
         }
     }
 
+    /// As people answer, `x^12` is a power of twelve; `\frac12` is a half all the same.
+    fn after_command(&self) -> bool {
+        !matches!(self.at.checked_sub(1).and_then(|i| self.tokens.get(i)), Some(Token::Sign('^' | '-' | '_')))
+    }
+
     fn atom(&mut self) -> Option<Expr> {
         self.nested(|p| {
             let token = p.peek()?.clone();
             p.at += 1;
             match token {
-                Token::Number(n) => Some(Expr::Number(n)),
+                Token::Number(digits) => Some(Expr::Literal(digits)),
+                Token::Letter('e') if !p.sees('_') => Some(Expr::Constant(Constant::E)),
+                Token::Letter('i') if !p.sees('_') => Some(Expr::Constant(Constant::I)),
                 Token::Letter(c) => p.variable(c.to_string()),
                 Token::Sign('(') => p.until(')'),
                 Token::Sign('[') => p.until(']'),
@@ -379,9 +365,9 @@ impl Parser {
     /// A letter and its index.
     fn variable(&mut self, mut name: String) -> Option<Expr> {
         if self.take('_').is_some() {
-            let start = self.at;
-            self.nested(Self::argument)?;
-            name.push_str(&format!("_{:?}", &self.tokens[start..self.at]));
+            // As it is read, so that x_1 and x_{1} are one variable.
+            let index = self.nested(Self::argument)?;
+            name.push_str(&format!("_{index:?}"));
         }
         Some(Expr::Variable(name))
     }
@@ -405,8 +391,8 @@ impl Parser {
                     None => call(Function::Sqrt, vec![inner]),
                 }
             }
-            "pi" => Some(Expr::Number(std::f64::consts::PI)),
-            "infty" => Some(Expr::Number(f64::INFINITY)),
+            "pi" => Some(Expr::Constant(Constant::Pi)),
+            "infty" => Some(Expr::Constant(Constant::Infinity)),
             "lfloor" | "lceil" => {
                 let inner = self.sum()?;
                 let close = if name == "lfloor" { "rfloor" } else { "rceil" };
@@ -424,27 +410,40 @@ impl Parser {
             }
             "alpha" | "beta" | "gamma" | "delta" | "epsilon" | "theta" | "lambda" | "mu" | "phi" | "varphi" | "rho" | "sigma" | "tau" | "omega"
             | "ell" => self.variable(format!("\\{name}")),
-            _ => {
-                let function = match name {
-                    "sin" => Function::Sin,
-                    "cos" => Function::Cos,
-                    "tan" => Function::Tan,
-                    "cot" => Function::Cot,
-                    "sec" => Function::Sec,
-                    "csc" => Function::Csc,
-                    "arcsin" => Function::Arcsin,
-                    "arccos" => Function::Arccos,
-                    "arctan" => Function::Arctan,
-                    "sinh" => Function::Sinh,
-                    "cosh" => Function::Cosh,
-                    "tanh" => Function::Tanh,
-                    "ln" => Function::Ln,
-                    "exp" => Function::Exp,
-                    _ => return None,
-                };
-                let (inner, exponent) = self.applied()?;
-                Some(raised(Expr::Call(function, vec![inner]), exponent))
-            }
+            _ => self.function(name),
+        }
+    }
+
+    fn function(&mut self, name: &str) -> Option<Expr> {
+        let function = match name {
+            "sin" => Function::Sin,
+            "cos" => Function::Cos,
+            "tan" => Function::Tan,
+            "cot" => Function::Cot,
+            "sec" => Function::Sec,
+            "csc" => Function::Csc,
+            "arcsin" | "asin" => Function::Arcsin,
+            "arccos" | "acos" => Function::Arccos,
+            "arctan" | "atan" => Function::Arctan,
+            "sinh" => Function::Sinh,
+            "cosh" => Function::Cosh,
+            "tanh" => Function::Tanh,
+            "ln" => Function::Ln,
+            "exp" => Function::Exp,
+            _ => return None,
+        };
+        let (inner, exponent) = self.applied()?;
+        let minus_one = Expr::Negative(Box::new(Expr::Literal("1".into())));
+        // \sin^{-1} is the inverse function.
+        let inverse = match function {
+            Function::Sin => Some(Function::Arcsin),
+            Function::Cos => Some(Function::Arccos),
+            Function::Tan => Some(Function::Arctan),
+            _ => None,
+        };
+        match (inverse, exponent) {
+            (Some(inverse), Some(exponent)) if exponent == minus_one => Some(Expr::Call(inverse, vec![inner])),
+            (_, exponent) => Some(raised(Expr::Call(function, vec![inner]), exponent)),
         }
     }
 
@@ -455,7 +454,7 @@ impl Parser {
         // `\sin 2x` is the sine of all of it; `\sin(x) y` is not.
         if !matches!(self.tokens.get(self.at.wrapping_sub(1)), Some(Token::Sign(')' | '}' | ']'))) {
             while matches!(self.peek(), Some(Token::Letter(_) | Token::Number(_))) || self.sees_command(&["pi", "theta", "alpha"]) {
-                inner = Expr::Product(vec![inner, self.powered()?]);
+                inner = product(inner, self.powered()?);
             }
         }
         Some((inner, exponent))
@@ -471,21 +470,7 @@ fn raised(expr: Expr, exponent: Option<Expr>) -> Expr {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-
-    /// The variables of an expression.
-    fn variables(expr: &Expr, found: &mut BTreeMap<String, ()>) {
-        match expr {
-            Expr::Variable(name) => {
-                found.insert(name.clone(), ());
-            }
-            Expr::Number(_) => {}
-            Expr::Sum(all) | Expr::Product(all) | Expr::Call(_, all) => all.iter().for_each(|e| variables(e, found)),
-            Expr::Negative(e) => variables(e, found),
-            Expr::Quotient(a, b) | Expr::Power(a, b) => [a, b].iter().for_each(|e| variables(e, found)),
-        }
-    }
+    use crate::math::equal_expressions as equal;
 
     #[test]
     fn equal_expressions() {
@@ -534,8 +519,35 @@ mod tests {
         let deep = format!("{}1{}", "(".repeat(900), ")".repeat(900));
         assert!(!equal(&deep, "1"));
         assert!(!equal(&"-".repeat(1900), "1") && !equal(&"\\sqrt".repeat(300), "1") && !equal(&"x^".repeat(900), "1"));
-        let mut found = BTreeMap::new();
-        variables(&parse("a_{12}x+\\theta").unwrap(), &mut found);
-        assert_eq!(found.len(), 3);
+    }
+
+    /// What no floating point number tells apart, and what no computer can write down.
+    #[test]
+    fn numbers_of_any_size_are_exact() {
+        for (a, b) in [
+            ("2^{200}", "4^{100}"),
+            ("9^{9^9}", "9^{387420489}"),
+            ("\\frac{100!}{98!}", "9900"),
+            ("\\frac{10^{50}-1}{9}", "11111111111111111111111111111111111111111111111111"),
+            ("(1+i)^2", "2i"),
+            ("i^{2026}", "-1"),
+            ("\\frac{x^2-1}{x-1}", "x+1"),
+            ("\\pi^2-\\pi^2+1", "1"),
+        ] {
+            assert!(equal(a, b), "{a} = {b}");
+        }
+        for (a, b) in [
+            ("2^{200}", "2^{200}+1"),
+            ("9^{9^9}", "9^{9^9}+1"),
+            ("9^{9^{9^9}}", "1"),
+            ("50!", "50!+1"),
+            // All error after a cancellation: close to anything, so equal to nothing.
+            ("(\\sqrt{2}-1.41421356237309505)10^{40}", "7"),
+            ("\\sqrt{2}", "1.41421356237"),
+            ("\\pi", "3.141592653"),
+            ("(x+y)^{20}", "(x+y)^{20}+10^{-30}"),
+        ] {
+            assert!(!equal(a, b), "{a} ≠ {b}");
+        }
     }
 }

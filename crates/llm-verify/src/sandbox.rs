@@ -281,7 +281,12 @@ impl Sandbox {
     }
 }
 
+/// End the cell and what is left of its program: without the cell nobody would watch the clock.
 fn kill(cell: &mut Child) {
+    #[cfg(target_os = "linux")]
+    if let Ok(group) = i32::try_from(cell.id()) {
+        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), nix::sys::signal::Signal::SIGKILL);
+    }
     let _ = cell.kill();
 }
 

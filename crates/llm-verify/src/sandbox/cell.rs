@@ -17,7 +17,7 @@ use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::time::TimeValLike;
-use nix::unistd::{Gid, Uid, getegid, geteuid, getpid, pivot_root, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, getegid, geteuid, getpid, pivot_root, setgroups, sethostname, setresgid, setresuid};
 use std::fs;
 use std::io::{BufRead, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,6 +39,7 @@ const NONE: Option<&str> = None;
 const WRAPPER: &str = "import os, sys\n\
     def main():\n\
     \tcode = int(sys.argv.pop())\n\
+    \tsys.orig_argv = []\n\
     \twith open('/tmp/program.py', encoding='utf-8') as f: source = f.read()\n\
     \texec(compile(source, 'program.py', 'exec'), {})\n\
     \tsys.stdout.flush()\n\
@@ -68,6 +69,7 @@ pub(super) fn run() -> Result<u8, String> {
         new_root(&order, INSIDE)?;
     }
     drop(proc);
+    wall("its own host name", sethostname("sandbox"))?;
     fs::write("/tmp/program.py", &order.program).map_err(|e| format!("the program does not fit into the temporary folder: {e}"))?;
     wall("no new privileges", prctl::set_no_new_privs())?;
     forbidden::forbid()?;

@@ -1,7 +1,7 @@
 //! Evil programs: every one is stopped, in bounded time, and the host is as it was.
 #![cfg(target_os = "linux")]
 
-use llm_eval::sandbox::{Limits, Outcome, Sandbox};
+use llm_verify::sandbox::{Limits, Outcome, Sandbox};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ fn sandbox() -> Option<&'static Sandbox> {
     static SANDBOX: OnceLock<Option<Sandbox>> = OnceLock::new();
     let made = SANDBOX.get_or_init(|| {
         let limits = Limits { seconds: 3.0, processor_seconds: 1, ..Limits::default() };
-        Sandbox::new(Path::new(env!("CARGO_BIN_EXE_llm-eval")), limits).map_err(|reason| println!("skipped: no isolation here: {reason}")).ok()
+        Sandbox::new(Path::new(env!("CARGO_BIN_EXE_llm-verify")), limits).map_err(|reason| println!("skipped: no isolation here: {reason}")).ok()
     });
     made.as_ref()
 }
@@ -75,7 +75,7 @@ fn endless_loops_end() {
     let patient = Limits { seconds: 60.0, processor_seconds: 1, ..Limits::default() };
     if sandbox().is_some() {
         let start = Instant::now();
-        let patient = Sandbox::new(Path::new(env!("CARGO_BIN_EXE_llm-eval")), patient).unwrap();
+        let patient = Sandbox::new(Path::new(env!("CARGO_BIN_EXE_llm-verify")), patient).unwrap();
         assert_eq!(patient.run("while True: pass\n"), Outcome::TimedOut);
         assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
     }
@@ -137,6 +137,12 @@ fn output_is_bounded() {
             assert_eq!(outcome, Outcome::Limit { what: "output" }, "{program}");
         }
     }
+    // A gigabyte, of which nothing is kept.
+    let before = llm_run::run::memory_bytes().unwrap_or(0);
+    if let Some(outcome) = run("import sys\nfor _ in range(1024): sys.stdout.write('x' * (1 << 20))\n") {
+        assert_eq!(outcome, Outcome::Limit { what: "output" });
+        assert!(llm_run::run::memory_bytes().unwrap_or(0) < before + (64 << 20));
+    }
     if let Some(Outcome::Failed { stderr }) = run("import sys\nsys.stderr.write('y' * 100000)\nassert False\n") {
         assert!(stderr.len() <= 2048 + 3 && stderr.contains("AssertionError"), "{} bytes", stderr.len());
     }
@@ -187,6 +193,12 @@ fn nobody_can_be_killed_or_traced() {
     passes(
         "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nCLONE_NEWUSER = 0x10000000\nassert libc.unshare(CLONE_NEWUSER) == -1\nassert libc.mount(b'none', b'/tmp', b'tmpfs', 0, None) == -1\nassert libc.ptrace(0, 0, 0, 0) == -1\nassert libc.chroot(b'/tmp') == -1\nassert libc.umount2(b'/usr', 2) == -1\nassert libc.syscall(56, CLONE_NEWUSER | 17, 0, 0, 0, 0) == -1 or __import__('platform').machine() != 'x86_64'\nassert libc.shmget(0, 1 << 20, 0o1666) == -1\nassert libc.setpriority(0, 0, -10) == -1\nassert libc.sethostname(b'x', 1) == -1\n",
     );
+    // The second numbers of system calls on x86-64: unshare, ptrace (x32's own), socket.
+    passes(
+        "import ctypes, platform\nlibc = ctypes.CDLL(None, use_errno=True)\nif platform.machine() == 'x86_64':\n    X32 = 0x40000000\n    assert libc.syscall(X32 | 272, 0x10000000) == -1\n    assert libc.syscall(X32 | 521, 0, 0, 0, 0) == -1\n    assert libc.syscall(X32 | 41, 2, 1, 0) == -1\nassert libc.klogctl(3, ctypes.create_string_buffer(64), 64) == -1\n",
+    );
+    // Neither the host's name nor the code that means success is in sight.
+    passes("import os, sys\nassert os.uname().nodename == 'sandbox' and getattr(sys, 'orig_argv', []) == [], os.uname()\n");
     passes(
         "import os\ntry:\n    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))\n    raise SystemExit('real time')\nexcept OSError: pass\n",
     );

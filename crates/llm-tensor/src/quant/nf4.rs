@@ -3,7 +3,8 @@
 //! Weights, flat, in blocks that share their absolute maximum; each becomes the nearest of 16 values. The maxima, less their mean, are quantised
 //! again to 256 values of a dynamic 8-bit type (Dettmers, 2016) in blocks of 256.
 
-use llm_tensor::quant::bitsandbytes::{Absmax, NF4, Table4};
+use super::bitsandbytes::{Absmax, NF4, Table4};
+use rayon::prelude::*;
 
 /// Maxima that share a maximum.
 pub const NESTED_BLOCK: usize = 256;
@@ -41,14 +42,18 @@ fn nearest(table: &[f32], x: f32) -> u8 {
 }
 
 fn maxima(values: &[f32], block: usize) -> Vec<f32> {
-    values.chunks(block).map(|block| block.iter().fold(0f32, |m, x| m.max(x.abs()))).collect()
+    values.par_chunks(block).map(|block| block.iter().fold(0f32, |m, x| m.max(x.abs()))).collect()
 }
 
-fn indices<'a>(values: &'a [f32], maxima: &'a [f32], block: usize, table: &'a [f32]) -> impl Iterator<Item = u8> + 'a {
-    values.iter().enumerate().map(move |(i, x)| {
-        let largest = maxima[i / block];
-        nearest(table, if largest > 0.0 { x / largest } else { 0.0 })
-    })
+fn indices(values: &[f32], maxima: &[f32], block: usize, table: &[f32]) -> Vec<u8> {
+    let mut out = vec![0; values.len()];
+    let blocks = out.par_chunks_mut(block).zip(values.par_chunks(block)).zip(maxima);
+    blocks.for_each(|((out, values), &largest)| {
+        for (out, x) in out.iter_mut().zip(values) {
+            *out = nearest(table, if largest > 0.0 { x / largest } else { 0.0 });
+        }
+    });
+    out
 }
 
 /// Maxima quantised again.
@@ -56,14 +61,14 @@ fn nested(absmax: &[f32]) -> Absmax {
     let offset = (absmax.iter().map(|&m| f64::from(m)).sum::<f64>() / absmax.len().max(1) as f64) as f32;
     let moved: Vec<f32> = absmax.iter().map(|m| m - offset).collect();
     let (outer, table) = (maxima(&moved, NESTED_BLOCK), dynamic_map());
-    let codes = indices(&moved, &outer, NESTED_BLOCK, &table).collect();
+    let codes = indices(&moved, &outer, NESTED_BLOCK, &table);
     Absmax::Nested { codes, absmax: outer, table, blocksize: NESTED_BLOCK, offset }
 }
 
 /// A matrix in NF4. `dtype` is the format it had, as PyTorch names it.
 pub fn nf4(weights: &[f32], shape: [usize; 2], blocksize: usize, double: bool, dtype: &str) -> Table4 {
     let absmax = maxima(weights, blocksize);
-    let codes: Vec<u8> = indices(weights, &absmax, blocksize, &NF4).collect();
+    let codes = indices(weights, &absmax, blocksize, &NF4);
     let packed = codes.chunks(2).map(|pair| pair[0] << 4 | pair.get(1).copied().unwrap_or(0)).collect();
     let absmax = if double { nested(&absmax) } else { Absmax::Plain(absmax) };
     Table4 { shape, quant_type: "nf4".into(), blocksize, table: NF4, packed, absmax, dtype: dtype.into() }

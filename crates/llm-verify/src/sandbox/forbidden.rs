@@ -2,13 +2,13 @@
 //!
 //! A second wall: most of these need capabilities that the program does not have. What really matters here: sockets
 //! other than Unix ones (some families know no namespaces), new namespaces (whose file systems would have no size bound),
-//! memory that no limit counts (anonymous files, System V segments), and other processes' memory.
+//! memory that no limit counts (anonymous files, System V segments), other processes' memory, and the kernel's log.
 
 use libc::c_long;
 use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
 use std::collections::BTreeMap;
 
-const CALLS: [c_long; 43] = [
+const CALLS: [c_long; 44] = [
     libc::SYS_acct,
     libc::SYS_add_key,
     libc::SYS_bpf,
@@ -49,6 +49,7 @@ const CALLS: [c_long; 43] = [
     libc::SYS_semget,
     libc::SYS_setns,
     libc::SYS_shmget,
+    libc::SYS_syslog,
     libc::SYS_umount2,
     libc::SYS_unshare,
     libc::SYS_userfaultfd,
@@ -70,9 +71,26 @@ pub(super) fn forbid() -> Result<(), String> {
     ];
     let clone: Result<Vec<_>, String> = new_namespaces.iter().map(|&flag| rule(0, SeccompCmpOp::MaskedEq(flag as u64), flag as u64)).collect();
     rules.insert(libc::SYS_clone, clone?);
+    let mut clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    if cfg!(target_arch = "x86_64") {
+        second_numbers(&mut rules);
+        clone3.insert(libc::SYS_clone3 | X32, Vec::new());
+    }
     install(rules, not_permitted)?;
     // The flags of clone3 lie in memory where no filter can look; the C library falls back to clone.
-    install(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), SeccompAction::Errno(libc::ENOSYS as u32))
+    install(clone3, SeccompAction::Errno(libc::ENOSYS as u32))
+}
+
+/// The bit that marks calls of the x32 interface.
+const X32: c_long = 0x4000_0000;
+/// Numbers that only x32 has: ptrace, kexec_load, process_vm_readv, process_vm_writev, io_setup.
+const X32_ONLY: [c_long; 5] = [521, 528, 539, 540, 543];
+
+/// Kernels for x86-64 may take every call under a second number, which the filter's check of the processor lets through.
+fn second_numbers(rules: &mut BTreeMap<i64, Vec<SeccompRule>>) {
+    let again: Vec<_> = rules.iter().map(|(call, conditions)| (call | X32, conditions.clone())).collect();
+    rules.extend(again);
+    rules.extend(X32_ONLY.map(|call| (call | X32, Vec::new())));
 }
 
 fn rule(argument: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompRule, String> {
