@@ -26,8 +26,8 @@
 
 pub mod data;
 pub mod grpo;
-pub mod loss_lab;
 pub mod judge;
+pub mod loss_lab;
 pub mod losses;
 pub mod merge;
 pub mod model;

@@ -3,9 +3,9 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_align::data::{Kind, OnBadRow};
+use llm_align::judge::{JudgeConfig, judge};
 use llm_align::loss_lab::LossLabArgs;
 use llm_align::merge::Merge;
-use llm_align::judge::{JudgeConfig, judge};
 use llm_align::show::Show;
 use llm_align::verifier::{VerifyConfig, verify};
 use llm_align::{DpoConfig, GrpoConfig, KtoConfig, PairsConfig, PpoConfig, RewardConfig, ScoreConfig, SftConfig};
