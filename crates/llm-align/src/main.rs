@@ -174,6 +174,7 @@ fn run() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Show(show) => Ok(show.run()?),
+        Command::Merge(merge) => Ok(merge.run()?),
         Command::Dpo(TrainArgs { args, watch }) => {
             let mut config: DpoConfig = args.load()?;
             watch.apply(&mut config.trainer.watch);
