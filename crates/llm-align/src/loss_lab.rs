@@ -199,7 +199,7 @@ impl LossLabArgs {
         if models[0].config().vocab_size != models[1].config().vocab_size {
             return Err(Error::Config(format!("{} and {} have different vocabularies", folder.display(), reference.display())));
         }
-        let (mut found, skipped) = pairs::load(path, &Encoder::new(&tokenizer, context), OnBadRow::Skip)?;
+        let (mut found, skipped) = pairs::encode(path, data::pairs(path, OnBadRow::Skip)?, &Encoder::new(&tokenizer, context), OnBadRow::Skip)?;
         if !skipped.is_empty() {
             eprintln!("{}: {} rows skipped", path.display(), skipped.len());
         }

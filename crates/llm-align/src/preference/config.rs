@@ -5,7 +5,8 @@ use crate::data::OnBadRow;
 use crate::losses::kto::{self, UnpairedLoss};
 use crate::losses::mix::LossMix;
 use crate::losses::preference::{FDivergence, Parameters};
-use llm_arch::adapter::AdapterSpec;
+use crate::watchdog::WatchdogConfig;
+use llm_arch::AdapterSpec;
 use llm_tensor::DeviceSpec;
 use llm_train::evaluation::EvaluationConfig;
 use llm_train::recompute::Recompute;
@@ -71,6 +72,9 @@ pub struct DpoConfig {
     pub adapter: Option<AdapterSpec>,
     /// Benchmarks with every validation.
     pub evaluation: EvaluationConfig,
+    /// Only its forgetting monitor, on `watchdog.general`.
+    #[serde(skip_serializing_if = "unwatched")]
+    pub watchdog: WatchdogConfig,
     /// The loop.
     pub trainer: TrainerConfig,
 }
@@ -104,6 +108,7 @@ impl Default for DpoConfig {
             recompute: Recompute::None,
             adapter: None,
             evaluation: EvaluationConfig::default(),
+            watchdog: WatchdogConfig::default(),
             trainer: TrainerConfig::default(),
         }
     }
@@ -186,6 +191,9 @@ pub struct KtoConfig {
     pub adapter: Option<AdapterSpec>,
     /// Benchmarks with every validation.
     pub evaluation: EvaluationConfig,
+    /// Only its forgetting monitor, on `watchdog.general`.
+    #[serde(skip_serializing_if = "unwatched")]
+    pub watchdog: WatchdogConfig,
     /// The loop.
     pub trainer: TrainerConfig,
 }
@@ -212,6 +220,7 @@ impl Default for KtoConfig {
             recompute: Recompute::None,
             adapter: None,
             evaluation: EvaluationConfig::default(),
+            watchdog: WatchdogConfig::default(),
             trainer: TrainerConfig::default(),
         }
     }
@@ -240,6 +249,10 @@ impl KtoConfig {
         }
         positive(self.batch_size, self.micro_batch_tokens)
     }
+}
+
+fn unwatched(config: &WatchdogConfig) -> bool {
+    *config == WatchdogConfig::default()
 }
 
 fn positive(batch_size: usize, micro_batch_tokens: usize) -> Result<()> {

@@ -12,9 +12,10 @@ use super::reference::{self, Reference, ReferenceLogProbs};
 use super::rows::{Order, Rows};
 use super::scores;
 use super::start::{self, CACHE, Start, steps};
-use crate::data::{self, Encoder, OnBadRow, Skipped};
+use crate::data::{self, Encoder, OnBadRow, Pair, Skipped};
 use crate::losses::preference::{Pairs, halves};
 use crate::sft::require;
+use crate::watchdog::{WatchdogConfig, Watched};
 use llm_arch::Decoder;
 use llm_run::Seed;
 use llm_tensor::burn::tensor::{Device, Tensor};
@@ -221,9 +222,9 @@ impl Dpo {
 /// Row number, chosen and rejected answer.
 pub(crate) type Encoded = (usize, (Sequence, Sequence));
 
-/// Encoded pairs of a file, and the rows that were left out.
-pub(crate) fn load(path: &Path, encoder: &Encoder<'_>, on_bad_row: OnBadRow) -> Result<(Vec<Encoded>, Vec<Skipped>)> {
-    data::keep(path, data::pairs(path, on_bad_row)?, on_bad_row, |pair| Ok((pair.row, encoder.pair(pair)?)))
+/// The pairs of a file as ids, and the rows that were left out.
+pub(crate) fn encode(path: &Path, rows: data::Rows<Pair>, encoder: &Encoder<'_>, on_bad_row: OnBadRow) -> Result<(Vec<Encoded>, Vec<Skipped>)> {
+    data::keep(path, rows, on_bad_row, |pair| Ok((pair.row, encoder.pair(pair)?)))
 }
 
 /// Train on pairs into `out`.
@@ -231,21 +232,24 @@ pub fn dpo(mut config: DpoConfig, out: &Path) -> Result<Outcome<Decoder>> {
     require("model", &config.model)?;
     require("train", &config.train)?;
     config.check()?;
+    // Damaged rows are told before a large model is read.
+    let rows = data::pairs(&config.train, config.on_bad_row)?;
+    let heldout_rows = if config.heldout.as_os_str().is_empty() { None } else { Some(data::pairs(&config.heldout, config.on_bad_row)?) };
     let start = Start::open(&config.model, &config.adapter, config.seed, config.device.open()?.autodiff())?;
     let encoder = Encoder::new(&start.tokenizer, start.context());
-    let (train, skipped) = load(&config.train, &encoder, config.on_bad_row)?;
-    let train = Rows::pairs(train);
-    let (mut heldout, heldout_skipped) = match config.heldout.as_os_str().is_empty() {
-        true => (Rows::pairs(Vec::new()), Vec::new()),
-        false => load(&config.heldout, &encoder, config.on_bad_row).map(|(pairs, skipped)| (Rows::pairs(pairs), skipped))?,
+    let (train, skipped) = encode(&config.train, rows, &encoder, config.on_bad_row)?;
+    let (heldout, heldout_skipped) = match heldout_rows {
+        Some(rows) => encode(&config.heldout, rows, &encoder, config.on_bad_row)?,
+        None => (Vec::new(), Vec::new()),
     };
+    let (train, mut heldout) = (Rows::pairs(train), Rows::pairs(heldout));
     heldout.truncate(config.eval_rows);
-    data::report(out, &[(&config.train, &skipped), (&config.heldout, &heldout_skipped)])?;
+    data::report(out, &[(config.train.as_path(), skipped.as_slice()), (config.heldout.as_path(), heldout_skipped.as_slice())])?;
     if config.epochs > 0.0 {
         config.trainer.max_steps = steps(config.epochs, train.len(), config.batch_size);
     }
-    // Recomputation changes no result, so it may be switched on in the middle of a run.
-    let same = DpoConfig { recompute: Recompute::None, ..config.clone() };
+    // Recomputation and watching change no result, so they may be set anew in the middle of a run.
+    let same = DpoConfig { recompute: Recompute::None, watchdog: WatchdogConfig::default(), ..config.clone() };
     let hashes = start::inputs(&config.model, &config.reference, &config.train)?;
     let identity = json!({"config": same, "inputs": hashes});
     let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "dpo".into(), identity: Identity::new(identity) };
@@ -255,10 +259,12 @@ pub fn dpo(mut config: DpoConfig, out: &Path) -> Result<Outcome<Decoder>> {
         Some(model) => reference::compute(model, &config.heldout, &heldout, &heldout_groups(&heldout, config.micro_batch_tokens))?,
         None => vec![0.0; 2 * heldout.len()],
     };
+    let watchdog = config.watchdog.clone();
     let mut objective = Dpo { heldout, heldout_reference, evaluation, ..Dpo::on(config, train, model) };
     if objective.config.reference_log_probs == ReferenceLogProbs::Cached {
         objective.cache_reference(out, &hashes)?;
     }
+    let context = start.context();
     let Start { policy, tokenizer, .. } = start;
-    trainer.run(&mut objective, || Ok(policy), &tokenizer)
+    trainer.run(&mut Watched::new(objective, &watchdog, &tokenizer, context)?, || Ok(policy), &tokenizer)
 }

@@ -2,8 +2,7 @@
 
 use crate::model;
 use crate::{Error, Result};
-use llm_arch::Decoder;
-use llm_arch::adapter::AdapterSpec;
+use llm_arch::{AdapterSpec, Decoder};
 use llm_run::hash;
 use llm_tensor::burn::tensor::Device;
 use llm_tokenizer::Tokenizer;

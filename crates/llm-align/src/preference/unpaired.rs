@@ -13,9 +13,10 @@ use super::reference::{self, Reference, ReferenceLogProbs};
 use super::rows::{Order, Rows};
 use super::scores;
 use super::start::{self, CACHE, Start, steps};
-use crate::data::{self, Encoder, OnBadRow, Skipped};
+use crate::data::{self, Encoder, Labelled, OnBadRow, Skipped};
 use crate::losses::kto::{self, UnpairedLoss};
 use crate::sft::require;
+use crate::watchdog::{WatchdogConfig, Watched};
 use llm_arch::Decoder;
 use llm_run::Seed;
 use llm_tensor::host;
@@ -185,8 +186,7 @@ impl Kto {
     }
 }
 
-fn load(path: &Path, encoder: &Encoder<'_>, on_bad_row: OnBadRow) -> Result<(Data, Vec<Skipped>)> {
-    let rows = data::labelled(path, on_bad_row)?;
+fn encode(path: &Path, rows: data::Rows<Labelled>, encoder: &Encoder<'_>, on_bad_row: OnBadRow) -> Result<(Data, Vec<Skipped>)> {
     let (kept, skipped) = data::keep(path, rows, on_bad_row, |row| Ok(((row.row, encoder.labelled(row)?), row.label)))?;
     let (rows, desirable): (Vec<_>, Vec<_>) = kept.into_iter().unzip();
     Ok((Data { rows: Rows::single(rows), desirable }, skipped))
@@ -197,21 +197,24 @@ pub fn kto(mut config: KtoConfig, out: &Path) -> Result<Outcome<Decoder>> {
     require("model", &config.model)?;
     require("train", &config.train)?;
     config.check()?;
+    // Damaged rows are told before a large model is read.
+    let rows = data::labelled(&config.train, config.on_bad_row)?;
+    let heldout_rows = if config.heldout.as_os_str().is_empty() { None } else { Some(data::labelled(&config.heldout, config.on_bad_row)?) };
     let start = Start::open(&config.model, &config.adapter, config.seed, config.device.open()?.autodiff())?;
     let encoder = Encoder::new(&start.tokenizer, start.context());
-    let (train, skipped) = load(&config.train, &encoder, config.on_bad_row)?;
-    let (mut heldout, heldout_skipped) = match config.heldout.as_os_str().is_empty() {
-        true => (Data { rows: Rows::single(Vec::new()), desirable: Vec::new() }, Vec::new()),
-        false => load(&config.heldout, &encoder, config.on_bad_row)?,
+    let (train, skipped) = encode(&config.train, rows, &encoder, config.on_bad_row)?;
+    let (mut heldout, heldout_skipped) = match heldout_rows {
+        Some(rows) => encode(&config.heldout, rows, &encoder, config.on_bad_row)?,
+        None => (Data { rows: Rows::single(Vec::new()), desirable: Vec::new() }, Vec::new()),
     };
     heldout.rows.truncate(config.eval_rows);
     heldout.desirable.truncate(config.eval_rows);
-    data::report(out, &[(&config.train, &skipped), (&config.heldout, &heldout_skipped)])?;
+    data::report(out, &[(config.train.as_path(), skipped.as_slice()), (config.heldout.as_path(), heldout_skipped.as_slice())])?;
     if config.epochs > 0.0 {
         config.trainer.max_steps = steps(config.epochs, train.rows.len(), config.batch_size);
     }
-    // Recomputation changes no result, so it may be switched on in the middle of a run.
-    let same = KtoConfig { recompute: Recompute::None, ..config.clone() };
+    // Recomputation and watching change no result, so they may be set anew in the middle of a run.
+    let same = KtoConfig { recompute: Recompute::None, watchdog: WatchdogConfig::default(), ..config.clone() };
     let hashes = start::inputs(&config.model, &config.reference, &config.train)?;
     let identity = json!({"config": same, "inputs": hashes});
     let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "kto".into(), identity: Identity::new(identity) };
@@ -235,8 +238,9 @@ pub fn kto(mut config: KtoConfig, out: &Path) -> Result<Outcome<Decoder>> {
     let context = start.context();
     let Start { policy, tokenizer, .. } = start;
     let (step, last) = (Step::default(), Map::new());
-    let mut objective = Kto { train, heldout, reference, mismatched, heldout_reference, context, evaluation, config, step, kl: 0.0, last };
-    trainer.run(&mut objective, || Ok(policy), &tokenizer)
+    let watchdog = config.watchdog.clone();
+    let objective = Kto { train, heldout, reference, mismatched, heldout_reference, context, evaluation, config, step, kl: 0.0, last };
+    trainer.run(&mut Watched::new(objective, &watchdog, &tokenizer, context)?, || Ok(policy), &tokenizer)
 }
 
 #[cfg(test)]
