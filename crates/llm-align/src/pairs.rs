@@ -11,7 +11,7 @@
 //! its last whole batch of prompts, kept in `OUT/parts`.
 
 use crate::data::{self, Encoder, OnBadRow, Pair, Prompt};
-use crate::grpo::prompts::{Grade, Prompts, grade};
+use crate::grpo::prompts::{Prompts, grade};
 use crate::model;
 use crate::rollouts::{Rollout, Sampler, SamplingConfig};
 use crate::sft::require;
@@ -20,7 +20,7 @@ use llm_arch::Decoder;
 use llm_run::{Progress, Seed, atomic, program};
 use llm_tensor::DeviceSpec;
 use llm_tokenizer::{Message, Tokenizer};
-use llm_verify::{RewardSpec, Rewards};
+use llm_verify::{RewardSpec, Rewards, Scored};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -193,7 +193,7 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     /// The answers of one prompt to at most one pair.
-    fn pair(&self, number: usize, prompt: &Prompt, answers: &[Rollout], grades: &[Grade], counts: &mut Counts) -> Option<Made> {
+    fn pair(&self, number: usize, prompt: &Prompt, answers: &[Rollout], grades: &[Scored], counts: &mut Counts) -> Option<Made> {
         counts.prompts += 1;
         counts.answers += answers.len();
         let (mut candidates, mut scores, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
@@ -242,7 +242,7 @@ impl Maker<'_> {
         let ids: Vec<&[u32]> = owners.iter().map(|&owner| self.prompts.ids[owner].as_slice()).collect();
         let rollouts = sampler.sample(model, step as u64, &ids)?;
         let answers: Vec<(usize, &Rollout)> = owners.iter().copied().zip(&rollouts).collect();
-        let grades = grade(&self.rewards, self.tokenizer, &self.prompts, &answers);
+        let grades = grade(&self.rewards, self.tokenizer, &self.prompts, &answers)?;
         let mut part = Part::default();
         for ((&number, rollouts), grades) in numbers.iter().zip(rollouts.chunks(k)).zip(grades.chunks(k)) {
             part.pairs.extend(self.pair(number, &self.prompts.rows[number], rollouts, grades, &mut part.counts));

@@ -414,7 +414,10 @@ impl Decoder {
 impl Mlp {
     fn forward(&self, x_ND: Tensor<2>, config: &DecoderConfig) -> Tensor<2> {
         let inner = match &self.gate_proj {
-            Some(gate) => ops::gated(gate.forward(x_ND.clone()), self.up_proj.forward(x_ND), config.hidden_act),
+            Some(gate) => {
+                let [gate, up] = Linear::forward_all([gate, &self.up_proj], x_ND);
+                ops::gated(gate, up, config.hidden_act)
+            }
             None => ops::activate(self.up_proj.forward(x_ND), config.hidden_act),
         };
         self.down_proj.forward(inner)

@@ -10,8 +10,8 @@ use serde_json::Value;
 /// Curves in one chart.
 const MOST_CURVES: usize = 6;
 
-/// Values over steps by key.
-pub type Keyed<'a> = Vec<(&'a str, &'a [(f64, f64)])>;
+/// A key and its values over steps.
+pub type Keyed<'a> = (&'a str, &'a [(f64, f64)]);
 
 /// A chart that is known by name.
 struct Known {
@@ -139,7 +139,7 @@ pub fn is_objective(key: &str) -> bool {
 }
 
 /// The known charts of the numbers of steps and of validations.
-pub fn charts(steps: &Keyed<'_>, heldout: &Keyed<'_>, marks: &[Mark]) -> Vec<Chart> {
+pub fn charts(steps: &[Keyed<'_>], heldout: &[Keyed<'_>], marks: &[Mark]) -> Vec<Chart> {
     let mut found: Vec<Vec<(usize, Series)>> = KNOWN.iter().map(|_| Vec::new()).collect();
     for (key, points) in steps {
         if let Some((chart, place, name)) = find(key) {
@@ -213,7 +213,7 @@ mod tests {
     fn steps_and_validations_of_a_number_share_a_chart() {
         let (a, b) = ([(1.0, 0.1), (2.0, 0.2)], [(2.0, 0.15)]);
         let marks = [Mark { x: 2.0, text: "<alarm>".into(), colour: 1 }];
-        let charts = charts(&vec![("kl", &a[..]), ("reward", &a[..]), ("unknown", &a[..])], &vec![("val_reward", &b[..])], &marks);
+        let charts = charts(&[("kl", &a[..]), ("reward", &a[..]), ("unknown", &a[..])], &[("val_reward", &b[..])], &marks);
         assert_eq!(charts.iter().map(|c| c.title.as_str()).collect::<Vec<_>>(), ["Reward", "KL"]);
         assert_eq!(charts[0].series.iter().map(|s| (s.name.as_str(), s.dots)).collect::<Vec<_>>(), [("reward", false), ("reward, held out", true)]);
         let html = charts[0].clone().html().into_string();

@@ -32,6 +32,7 @@ fn numbers() {
         ("1,234,567", "1234567", YES),
         ("1{,}000", "1000", YES),
         ("10\\,000", "10000", YES),
+        ("11,\\! 111,\\! 100", "11111100", YES),
         ("12 000", "12000", YES),
         ("1,000", "1", NO),
         ("0.5", "\\frac{1}{2}", YES),
@@ -188,6 +189,7 @@ fn sets_tuples_intervals_matrices() {
         ("\\pm 2", "2, -2", YES),
         ("1 \\pm \\sqrt{2}", "1+\\sqrt{2}, 1-\\sqrt{2}", YES),
         ("1 \\pm \\sqrt{2}", "1+\\sqrt{2}", NO),
+        ("\\{1\\pm\\sqrt{5},-2\\}", "\\{-2, 1-\\sqrt5, 1+\\sqrt5\\}", YES),
         ("(1,2)", "(1, 2)", YES),
         ("(1,2)", "(2,1)", NO),
         ("(1,2)", "1, 2", YES),
@@ -216,6 +218,9 @@ fn words_and_choices() {
     check(&[
         ("\\text{Yes}", "yes", YES),
         ("Yes", "\\text{No}", NO),
+        ("no", "No.", YES),
+        ("x", "-x", NO),
+        ("x", "-X", NO),
         ("\\text{even}", "Even.", YES),
         ("\\text{(B)}", "B", YES),
         ("B", "(B)", YES),
@@ -246,7 +251,6 @@ fn whole_responses() {
         ("She makes $18 every day.\n#### 18", "16 - 3 - 4 = <<16-3-4=9>>9\n#### 18", YES),
         ("The answer is 72 clips.", "48+24 = 72\n#### 72", YES),
         ("**Answer:** $x = 4$", "4", YES),
-        ("Die Antwort ist 1.250 Euro, also 1250.", "1250", YES),
         ("That makes 42.", "42", YES),
         ("That makes 42.", "We see that $\\boxed{42}$.", YES),
         ("I do not know.", "42", NO),
@@ -254,9 +258,7 @@ fn whole_responses() {
         ("\\boxed{}", "42", NO),
         ("\\boxed{42", "42", YES), // an unfinished box is no box: the last number
     ] {
-        let gold_is_list = gold == "1250";
-        let got = grade(response, gold, &rules, 0.0);
-        assert!(got == expected || gold_is_list, "{response} against {gold}: {got:?}");
+        assert_eq!(grade(response, gold, &rules, 0.0), expected, "{response} against {gold}");
     }
     assert_eq!(grade("\\boxed{3.14}", "\\pi", &rules, 0.01), YES);
     assert_eq!(grade("\\boxed{3.2}", "\\pi", &rules, 0.01), NO);
@@ -265,16 +267,21 @@ fn whole_responses() {
 
 /// A small expression with its value at a point, so that rewriting can be checked against arithmetic.
 fn expression() -> impl Strategy<Value = String> {
-    let leaf = prop_oneof![(1u32..30).prop_map(|n| n.to_string()), Just("x".to_string()), Just("y".to_string()), Just("\\pi".to_string())];
-    leaf.prop_recursive(4, 24, 2, |inner| {
+    let leaf = prop_oneof![
+        (1u32..30).prop_map(|n| n.to_string()),
+        Just("x".to_string()),
+        Just("y".to_string()),
+        Just("\\pi".to_string()),
+        Just("\\sin(x)".to_string())
+    ];
+    leaf.prop_recursive(3, 12, 2, |inner| {
         prop_oneof![
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}+{b})")),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}-{b})")),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{a}\\cdot {b}")),
-            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("\\frac{{{a}}}{{{b}+40}}")),
-            (inner.clone(), 0u32..4).prop_map(|(a, n)| format!("({a})^{{{n}}}")),
-            inner.clone().prop_map(|a| format!("\\sqrt{{({a})^2+1}}")),
-            inner.prop_map(|a| format!("\\sin({a})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("\\frac{{{a}}}{{{b}+41.5}}")),
+            (inner.clone(), 0u32..3).prop_map(|(a, n)| format!("({a})^{{{n}}}")),
+            inner.prop_map(|a| format!("\\sqrt{{({a})^2+1}}")),
         ]
     })
 }
@@ -449,4 +456,27 @@ fn hostile_answers_are_bounded() {
         .join()
         .unwrap();
     assert_eq!(same(&long, &(MOST_CHARS / 2).to_string()), YES);
+}
+
+/// The 500 problems of MATH-500: every reference can be read, is itself, and is what its worked solution has in the box.
+#[test]
+fn references_of_math_500_can_be_read() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/benchmarks/math/math500_test.jsonl");
+    let Ok(text) = std::fs::read_to_string(path) else {
+        println!("skipped: {path} is not there");
+        return;
+    };
+    let mut unread = Vec::new();
+    let mut unequal = Vec::new();
+    for line in text.lines() {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let (answer, solution) = (row["answer"].as_str().unwrap(), row["solution"].as_str().unwrap());
+        match (same(answer, answer), grade(solution, answer, &[Extract::Boxed], 0.0)) {
+            (Some(true), Some(true)) => {}
+            (None, _) => unread.push(answer.to_string()),
+            _ => unequal.push(answer.to_string()),
+        }
+    }
+    assert!(unequal.is_empty(), "not equal to themselves: {unequal:#?}");
+    assert!(unread.len() <= 5, "{} of 500 cannot be read: {unread:#?}", unread.len());
 }

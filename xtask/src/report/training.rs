@@ -84,7 +84,7 @@ fn charts(run: &RunFolder, stage: &StageView) -> Vec<Html> {
         all.push(Chart { zero: true, ..chart("Own caption fits best of the batch", "share of pictures", series) });
     } else {
         let numbers: Vec<(&str, Vec<(f64, f64)>)> = keys.into_iter().map(|key| (key, points(stage, key))).collect();
-        let keyed = |heldout: bool| -> curves::Keyed<'_> {
+        let keyed = |heldout: bool| -> Vec<curves::Keyed<'_>> {
             let asked = numbers.iter().filter(|(key, points)| (key.starts_with("val_") || key.starts_with("eval_")) == heldout && !points.is_empty());
             asked.map(|(key, points)| (*key, points.as_slice())).collect()
         };

@@ -1,12 +1,12 @@
 //! What an answer is worth: the reward model's number at its last token, and what programs say of it.
 
-use crate::grpo::prompts::{Grade, Prompts, grade};
+use crate::grpo::prompts::{Prompts, grade};
 use crate::reward::{RewardModel, Texts};
 use crate::rollouts::Rollout;
 use llm_tensor::host;
 use llm_tokenizer::Tokenizer;
 use llm_train::{Error, Result};
-use llm_verify::{RewardSpec, Rewards};
+use llm_verify::{RewardSpec, Rewards, Scored};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -84,13 +84,16 @@ impl Judges {
         }
         let mut parts = Vec::new();
         if let Some(rewards) = &self.rewards {
-            for (score, Grade { total, parts: own }) in scores.iter_mut().zip(grade(rewards, tokenizer, prompts, answers)) {
+            for (score, Scored { total, parts: own }) in scores.iter_mut().zip(grade(rewards, tokenizer, prompts, answers)?) {
                 *score = score.zip(total).map(|(a, b)| a + b);
                 parts.push(own);
             }
         }
-        let judged = |judge: &Rewards| mean(grade(judge, tokenizer, prompts, answers).iter().filter_map(|g| g.total).map(f64::from));
-        Ok(Scores { scores, parts, judge: self.judge.as_ref().and_then(judged) })
+        let judged = match &self.judge {
+            Some(judge) => mean(grade(judge, tokenizer, prompts, answers)?.iter().filter_map(|g| g.total).map(f64::from)),
+            None => None,
+        };
+        Ok(Scores { scores, parts, judge: judged })
     }
 
     /// The reward model's numbers, in order.

@@ -35,8 +35,8 @@ pub fn all(history: &History, about: &About) -> Html {
     let mark = |e: &Event| Mark { x: e.step as f64, text: format!("{}: {}", e.kind.name(), e.text), colour: e.kind.colour() };
     let marks: Vec<Mark> = history.events.iter().map(mark).collect();
     let alarms: Vec<Mark> = history.events.iter().filter(|e| matches!(e.kind, Kind::Alarm | Kind::Halted)).map(mark).collect();
-    let steps: curves::Keyed<'_> = history.curves.iter().map(|(key, curve)| (key.as_str(), curve.points())).collect();
-    let heldout_numbers: curves::Keyed<'_> = history.heldout.iter().map(|(key, points)| (key.as_str(), points.as_slice())).collect();
+    let steps: Vec<curves::Keyed<'_>> = history.curves.iter().map(|(key, curve)| (key.as_str(), curve.points())).collect();
+    let heldout_numbers: Vec<curves::Keyed<'_>> = history.heldout.iter().map(|(key, points)| (key.as_str(), points.as_slice())).collect();
     let known = curves::charts(&steps, &heldout_numbers, &alarms);
     let objective = steps.iter().any(|(key, _)| curves::is_objective(key));
     let curve = |key: &str, name: &str, colour: usize| Series {

@@ -19,7 +19,7 @@ pub(super) enum Answer {
         percent: bool,
         /// Only units that are told apart from others.
         unit: Option<String>,
-        /// As words, for an answer that is one: the choice `C`.
+        /// In lower case, for an answer that is a choice or a short word; else empty.
         words: String,
     },
     Infinite {
@@ -101,7 +101,7 @@ impl Answer {
                 expr::same(a, b, tolerance)
                     || (*p && !q && expr::same(a, &hundred(b), tolerance))
                     || (*q && !p && expr::same(&hundred(a), b, tolerance))
-                    || letters_only(v, x)
+                    || (v == x && !v.is_empty())
             }
             (Infinite { negative: a }, Infinite { negative: b }) => a == b,
             (Words(a), Words(b) | Value { words: b, .. }) | (Value { words: a, .. }, Words(b)) => a == b && !a.is_empty(),
@@ -121,9 +121,10 @@ impl Answer {
     }
 }
 
-/// One letter is a choice: upper and lower case are the same. Only for a single letter, where a variable cannot be meant to differ.
-fn letters_only(a: &str, b: &str) -> bool {
-    a.len() == 1 && a == b && a.chars().all(|c| c.is_ascii_alphabetic())
+/// A choice or a short word, in lower case; nothing for what is more than letters.
+fn letters(text: &str) -> String {
+    let bare = text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | '{' | '}' | '.'));
+    if bare.chars().all(char::is_alphabetic) { bare.to_lowercase() } else { String::new() }
 }
 
 /// The cells of one row or one column.
@@ -218,11 +219,6 @@ fn read(text: &str, depth: usize) -> Option<Answer> {
     if is_words(text) {
         return Some(Answer::Words(words(text)));
     }
-    if text.contains(['±', '∓']) {
-        let upper = read(&text.replace('±', "+").replace('∓', "-"), depth + 1)?;
-        let lower = read(&text.replace('±', "-").replace('∓', "+"), depth + 1)?;
-        return Some(Answer::Several { items: vec![upper, lower], braces: false });
-    }
     let relations = split(text, |c| matches!(c, '<' | '>' | '≤' | '≥'));
     if relations.len() > 1 {
         return interval(&relations, depth).or_else(|| Some(Answer::Words(text.split_whitespace().collect())));
@@ -236,12 +232,17 @@ fn read(text: &str, depth: usize) -> Option<Answer> {
         let set = matches!((open, close), ('⦃', '⦄') | ('{', '}'));
         if parts.len() > 1 || open == '⦃' {
             let items = all(&parts, depth)?;
-            return Some(if set { Answer::Several { items, braces: true } } else { Answer::Ordered { open, close, items } });
+            return Some(if set { Answer::Several { items: flat(items), braces: true } } else { Answer::Ordered { open, close, items } });
         }
         // Brackets around a matrix, a word or a choice.
         if inner.trim_start().starts_with("\\begin") || is_words(inner) || inner.trim().starts_with("\\text") {
             return read(inner, depth + 1);
         }
+    }
+    if text.contains(['±', '∓']) {
+        let upper = read(&text.replace('±', "+").replace('∓', "-"), depth + 1)?;
+        let lower = read(&text.replace('±', "-").replace('∓', "+"), depth + 1)?;
+        return Some(Answer::Several { items: vec![upper, lower], braces: false });
     }
     value(text)
 }
@@ -253,13 +254,22 @@ fn all(pieces: &[(&str, Option<char>)], depth: usize) -> Option<Vec<Answer>> {
     pieces.iter().map(|(piece, _)| read(piece, depth + 1)).collect()
 }
 
+/// `\pm` inside a list gives two of its items.
+fn flat(items: Vec<Answer>) -> Vec<Answer> {
+    let of = |item| match item {
+        Answer::Several { items, braces: false } => items,
+        one => vec![one],
+    };
+    items.into_iter().flat_map(of).collect()
+}
+
 /// Items with commas between them; nothing between two commas is no item.
 fn read_list(text: &str, depth: usize) -> Option<Answer> {
     let pieces: Vec<_> = split(text, |c| c == ',').into_iter().filter(|(piece, _)| !piece.is_empty()).collect();
     match pieces.as_slice() {
         [] => None,
         [(one, _)] => read(one, depth + 1),
-        _ => Some(Answer::Several { items: all(&pieces, depth)?, braces: false }),
+        _ => Some(Answer::Several { items: flat(all(&pieces, depth)?), braces: false }),
     }
 }
 
@@ -272,12 +282,14 @@ fn matrix(body: &str, depth: usize) -> Option<Answer> {
     rows.iter().map(cells).collect::<Option<Vec<_>>>().filter(|rows| !rows.is_empty()).map(Answer::Matrix)
 }
 
-/// Is it words, and not a product of variables: only letters, at least three in a row somewhere that are no function?
+/// Is it words, and not a product of variables: only letters, and one run of them that is too long for a product and no function?
 fn is_words(text: &str) -> bool {
     let plain = text.replace("\\text", "").replace(['{', '}'], " ");
     let of_words = |c: char| c.is_alphabetic() || matches!(c, ' ' | '-' | '\'' | '.' | '(' | ')');
-    plain.chars().all(of_words)
-        && plain.split(|c: char| !c.is_alphabetic()).any(|run| run.chars().count() >= 3 && !is_function(&run.to_lowercase()) && run != "infinity")
+    let runs: Vec<&str> = plain.split(|c: char| !c.is_alphabetic()).filter(|run| !run.is_empty()).collect();
+    // Alone, three letters may be `abc`.
+    let least = if runs.len() == 1 { 4 } else { 3 };
+    plain.chars().all(of_words) && runs.iter().any(|run| run.chars().count() >= least && !is_function(&run.to_lowercase()) && *run != "infinity")
 }
 
 /// `a < x \le b` and `x > a` as intervals.
@@ -330,7 +342,7 @@ fn equation(sides: &[(&str, Option<char>)], depth: usize) -> Option<Answer> {
 
 fn value(text: &str) -> Option<Answer> {
     let mut text = text.trim();
-    let shown = words(text);
+    let shown = letters(text);
     let mut percent = false;
     for sign in ["%", "percent", "per cent", "\\text{ percent}", "\\text{percent}"] {
         if let Some(rest) = text.strip_suffix(sign) {

@@ -71,6 +71,8 @@ const ENOUGH: usize = 2;
 const DRAWS: u64 = 3;
 /// How much larger than its own bound a rounding error may be.
 const SLACK: f64 = 16.0;
+/// Largest error, relative to the value or to 1, of a value that is compared at all.
+const MOST_ERROR: f64 = 1e-9;
 /// Rounding of one operation.
 const EPSILON: f64 = f64::EPSILON;
 /// Largest argument whose factorial is multiplied out.
@@ -102,7 +104,7 @@ pub(crate) fn proportional(a: &Expr, b: &Expr) -> bool {
         let values = [approximate(a, 0), approximate(b, point), approximate(a, point), approximate(b, 0)];
         let [a0, b1, a1, b0] = values;
         let (left, right) = (a0.times(b1), a1.times(b0));
-        if !left.value.is_finite() || !right.value.is_finite() {
+        if !left.known() || !right.known() {
             continue;
         }
         if !left.close(right) || (a1.value == 0.0) != (b1.value == 0.0) {
@@ -121,7 +123,7 @@ fn floating(a: &Expr, b: &Expr, tolerance: f64) -> bool {
     let mut compared = 0;
     for point in 0..POINTS {
         let (x, y) = (approximate(a, point), approximate(b, point));
-        if x.value.is_finite() && y.value.is_finite() {
+        if x.known() && y.known() {
             if !x.close(y) && !within(x.value, y.value, tolerance) {
                 return false;
             }
@@ -329,6 +331,11 @@ impl Approximate {
         }
         let value = self.value / other.value;
         Self::rounded(value, (self.error + value.abs() * other.error) / (other.value.abs() - other.error))
+    }
+
+    /// Is there a value, and is it one? What is all error, after a cancellation, would be close to anything.
+    fn known(self) -> bool {
+        self.value.is_finite() && self.error <= MOST_ERROR * self.value.abs().max(1.0)
     }
 
     fn close(self, other: Self) -> bool {
