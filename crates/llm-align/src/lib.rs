@@ -6,6 +6,7 @@
 //! | [`grpo`](mod@grpo) | `Grpo` | reward what can be verified, relative to the group |
 //! | [`reward`](mod@reward) | `RewardModel` | learn which of two answers is preferred, and how sure to be of it |
 //! | [`ppo`](mod@ppo) | `Ppo`, `ActorCritic` | follow a learned reward, with a value function and a leash |
+//! | [`judge`](mod@judge) | `Judgement` | the finished model on held-out prompts: rewards, length, divergence |
 //! | [`losses`] | | every loss as a pure function |
 //! | [`rollouts`] | `Sampler`, `Rollout` | answers of the policy as it is, through the one engine |
 //! | [`data`] | `Conversation`, `Pair`, `Labelled`, `Prompt`, `Encoder` | rows of others' formats, checked, as ids and loss masks |
@@ -25,6 +26,7 @@
 
 pub mod data;
 pub mod grpo;
+pub mod judge;
 pub mod loss_lab;
 pub mod losses;
 pub mod merge;

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use llm_align::data::{Kind, OnBadRow};
+use llm_align::judge::{JudgeConfig, judge};
 use llm_align::loss_lab::LossLabArgs;
 use llm_align::merge::Merge;
 use llm_align::show::Show;
@@ -37,6 +38,8 @@ enum Command {
     Ppo(TrainArgs),
     /// Rewards of the rows of a file, as JSON lines.
     Score(ScoreArgs),
+    /// Ask a model held-out prompts: rewards, length, divergence from a reference. Writes OUT/judge.json and OUT/answers.jsonl.
+    Judge(Args),
     /// Make preference pairs by sampling answers and judging them. Writes OUT/train.jsonl and OUT/heldout.jsonl.
     Pairs(Args),
     /// Show which tokens of a file's rows are trained, and which rows cannot be used.
@@ -148,6 +151,18 @@ fn run() -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&summary)?);
             Ok(())
         }
+        Command::Judge(args) => {
+            let config: JudgeConfig = args.load()?;
+            let mut run = Run::start(&args.out, "llm-align", "judge", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let judgement = judge(&config, run.dir()).context("judge")?;
+            print!("{}", judgement.table());
+            for path in [&config.model, &config.reference, &config.prompts].into_iter().filter(|p| !p.as_os_str().is_empty()) {
+                run.input(path)?;
+            }
+            run.finish(judgement.summary())?;
+            Ok(())
+        }
         Command::Pairs(args) => {
             let config: PairsConfig = args.load()?;
             let mut run = Run::start(&args.out, "llm-align", "pairs", &config)?;
@@ -159,6 +174,7 @@ fn run() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Show(show) => Ok(show.run()?),
+        Command::Merge(merge) => Ok(merge.run()?),
         Command::Dpo(TrainArgs { args, watch }) => {
             let mut config: DpoConfig = args.load()?;
             watch.apply(&mut config.trainer.watch);
