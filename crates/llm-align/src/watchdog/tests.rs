@@ -163,6 +163,23 @@ fn a_reasoner_that_writes_longer_is_told_of_and_not_stopped() {
     assert_eq!((alarms.iter().map(|a| a.kind).collect::<Vec<_>>(), stopped), (vec![Kind::LengthDrift], None));
 }
 
+/// If this fails, a run whose judge agrees with its reward is ended because answers became longer and the last nats paid little.
+#[test]
+fn a_judge_that_rises_too_speaks_for_the_run() {
+    let of = |judged: bool| {
+        run(&WatchdogConfig::default(), 200, move |step| {
+            let (mut signals, mut answers) = trace(3, 200, healthy)(step);
+            let late = ((step as f64 - 60.0) / 60.0).clamp(0.0, 1.0);
+            signals.length *= 1.0 + 2.0 * late;
+            answers.distinct = answers.distinct.map(|d| d * (1.0 - 0.9 * late));
+            signals.heldout = signals.heldout.filter(|_| judged);
+            (signals, answers)
+        })
+    };
+    assert_eq!(of(true).1, None);
+    assert!(of(false).1.is_some());
+}
+
 #[test]
 fn what_is_no_number_stops_at_once_and_what_may_go_on_is_only_told() {
     let nan = |step: u64| (Signals { step, reward: if step == 3 { f64::NAN } else { 0.5 }, ..Signals::default() }, Answers::default());
