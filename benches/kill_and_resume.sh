@@ -47,9 +47,9 @@ done
 start "$run" "$@" >/dev/null
 echo "killed in ${#killed[@]} stages: ${killed[*]}"
 
-# What a stage makes, without logs, times and manifests.
+# What a stage makes, without logs (metrics, events), times and manifests.
 contents() { (cd "$1" && find . -type f \( -name '*.arrow' -o -name '*.parquet' -o -name '*.safetensors' -o -name 'tokenizer.json' -o -name '*.jsonl' \) \
-    ! -name metrics.jsonl -print0 | sort -z | xargs -0 sha256sum); }
+    ! -name metrics.jsonl ! -name events.jsonl -print0 | sort -z | xargs -0 sha256sum); }
 if diff <(contents "$reference") <(contents "$run"); then
     echo "all $(contents "$run" | wc -l) files are the same bytes; final model $(sha256sum <"$run/$(cd "$run" && ls -d grpo pretrain 2>/dev/null | head -1)/model/model.safetensors" | cut -c1-16)"
 else

@@ -4,6 +4,7 @@
 //! The bars of a whole run are those the project promises: time, memory, learning and alignment. A `--quick` run is far too
 //! small for the last two, so there it is only asked that every stage did its work and that the loss went down.
 
+mod alignment;
 mod experts;
 
 use crate::folder::{Evaluated, Progress, RunFolder, Task};
@@ -28,10 +29,13 @@ pub struct Bar {
 /// How the runs of a recipe are measured.
 pub fn of(recipe: &str) -> Result<fn(&RunFolder) -> Vec<Bar>> {
     match recipe {
+        "grpo" => Ok(alignment::grpo),
         "moe" => Ok(experts::measure),
         "quickstart" => Ok(|run| measure(run, None, false)),
         "quickstart-ci" => Ok(|run| measure(run, None, true)),
-        other => bail!("--check: the recipe `{other}` promises nothing that could be checked; quickstart and moe do"),
+        "rlhf" => Ok(alignment::rlhf),
+        "rlhf-ci" => Ok(alignment::small),
+        other => bail!("--check: the recipe `{other}` promises nothing that could be checked; quickstart, moe, rlhf and grpo do"),
     }
 }
 

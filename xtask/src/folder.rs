@@ -66,6 +66,8 @@ pub struct StageView {
     pub fertility: Option<Value>,
     /// `results.json`.
     pub results: Option<Results>,
+    /// `calibration.json` of a reward model.
+    pub calibration: Option<Value>,
 }
 
 /// `results.json` of an evaluation.
@@ -276,7 +278,8 @@ impl StageView {
             metrics: Metrics::read(dir.join("metrics.jsonl")).unwrap_or_default(),
             funnel: json(&dir.join("funnel.json")),
             fertility: json(&dir.join("fertility.json")),
-            results: json(&dir.join("results.json")),
+            results: json(&dir.join("results.json")).or_else(|| judged(manifest.as_ref()?)),
+            calibration: json(&dir.join("calibration.json")),
             manifest,
         }
     }
@@ -299,6 +302,34 @@ impl StageView {
     fn started_at(&self) -> Option<u64> {
         self.stamp.as_ref().map(|s| s.started_at).or_else(|| self.manifest.as_ref().map(|m| m.started_at))
     }
+}
+
+/// What `llm-align judge` measured, among the evaluations.
+fn judged(manifest: &Manifest) -> Option<Results> {
+    let measured = |name: &str, pointer: &str, metric: &str| {
+        let value = manifest.summary.pointer(pointer)?;
+        let ci95 = value.get("ci95").and_then(|ci| serde_json::from_value(ci.clone()).ok());
+        let task = Task { metric: metric.to_string(), value: value.get("mean")?.as_f64(), n: value.get("n")?.as_u64(), ci95, ..Task::default() };
+        Some((name.to_string(), task))
+    };
+    if manifest.command != "judge" {
+        return None;
+    }
+    let mut tasks: Vec<(String, Task)> = [
+        ("reward", "/reward", "mean of the answers"),
+        ("KL to the reference", "/kl", "nats per answer"),
+        ("length", "/length", "tokens per answer"),
+        ("entropy", "/entropy", "nats per token"),
+        ("ended", "/ended", "share of the answers"),
+    ]
+    .into_iter()
+    .filter_map(|(name, pointer, metric)| measured(name, pointer, metric))
+    .collect();
+    let parts = manifest.summary.get("rewards").and_then(Value::as_object).filter(|parts| parts.len() > 1);
+    tasks.extend(
+        parts.into_iter().flatten().filter_map(|(name, _)| measured(&format!("reward {name}"), &format!("/rewards/{name}"), "mean of the answers")),
+    );
+    Some(Results { tasks: tasks.into_iter().collect(), ..Results::default() })
 }
 
 fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {

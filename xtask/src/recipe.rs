@@ -229,6 +229,10 @@ mod tests {
             ("vision-ci", include_str!("../recipes/vision-ci.toml")),
             ("crawl", include_str!("../recipes/crawl.toml")),
             ("fertility", include_str!("../recipes/fertility.toml")),
+            ("rlhf", include_str!("../recipes/rlhf.toml")),
+            ("rlhf-ci", include_str!("../recipes/rlhf-ci.toml")),
+            ("grpo", include_str!("../recipes/grpo.toml")),
+            ("qlora", include_str!("../recipes/qlora.toml")),
         ];
         for (name, text) in crate::quickstart::RECIPES.into_iter().chain(others) {
             let recipe = Recipe::parse(text, name).unwrap();

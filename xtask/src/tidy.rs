@@ -23,7 +23,7 @@ const ORDER: [&[&str]; 11] = [
     &["llm-run"],
     &["llm-tokenizer", "llm-tensor"],
     &["llm-data", "llm-moe"],
-    &["llm-arch"],
+    &["llm-arch", "llm-verify"],
     &["llm-vision"],
     &["llm-infer"],
     &["llm-eval"],
@@ -35,7 +35,7 @@ const ORDER: [&[&str]; 11] = [
 /// Crates that xtask and the data crates must never link.
 const HEAVY: [&str; 2] = ["burn", "llm-tensor"];
 /// Crates that build without the tensor library.
-const LIGHT: [&str; 4] = ["llm-run", "llm-tokenizer", "llm-data", "xtask"];
+const LIGHT: [&str; 5] = ["llm-run", "llm-tokenizer", "llm-data", "llm-verify", "xtask"];
 
 /// Check the workspace; every finding is a line, and any finding is an error.
 pub fn run() -> Result<()> {

@@ -2,14 +2,20 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use llm_align::data::{Kind, OnBadRow};
+use llm_align::judge::{JudgeConfig, judge};
+use llm_align::loss_lab::LossLabArgs;
 use llm_align::merge::Merge;
-use llm_align::{GrpoConfig, SftConfig, grpo, sft};
-use llm_arch::Decoder;
+use llm_align::show::Show;
+use llm_align::verifier::{VerifyConfig, verify};
+use llm_align::{DpoConfig, GrpoConfig, KtoConfig, PairsConfig, PpoConfig, RewardConfig, ScoreConfig, SftConfig};
+use llm_align::{dpo, grpo, kto, pairs, ppo, reward, score, sft};
 use llm_run::{Args, Run, program};
-use llm_train::WatchArgs;
+use llm_tensor::DeviceSpec;
 use llm_train::trainer::Outcome;
+use llm_train::{Trainable, WatchArgs};
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Align a model: imitate answers (sft), then reinforce verified ones (grpo). A killed run continues when started again.
@@ -26,6 +32,29 @@ enum Command {
     Sft(TrainArgs),
     /// Group-relative policy optimisation with verified answers. Writes OUT/model.
     Grpo(TrainArgs),
+    /// A reward model on preference pairs. Writes OUT/model, a folder of sequence classification, and OUT/calibration.json.
+    Reward(TrainArgs),
+    /// Proximal policy optimisation of a learned or checkable reward. Writes OUT/model, with the value function in OUT/model/value.
+    Ppo(TrainArgs),
+    /// Rewards of the rows of a file, as JSON lines.
+    Score(ScoreArgs),
+    /// Ask a model held-out prompts: rewards, length, divergence from a reference. Writes OUT/judge.json and OUT/answers.jsonl.
+    Judge(Args),
+    /// Make preference pairs by sampling answers and judging them. Writes OUT/train.jsonl and OUT/heldout.jsonl.
+    Pairs(Args),
+    /// Show which tokens of a file's rows are trained, and which rows cannot be used.
+    Show(Show),
+    /// Preference pairs: DPO and its variants, ORPO, SimPO, CPO (config key `loss`). Writes OUT/model.
+    Dpo(TrainArgs),
+    /// Single answers labelled good or bad: KTO. Writes OUT/model.
+    Kto(TrainArgs),
+    /// What each loss on pairs says of a margin and how hard it pulls, as tables and an HTML page.
+    ///
+    /// Example: llm-align loss-lab --loss sigmoid,ipo_trl,apo_zero --out losses.html
+    #[command(verbatim_doc_comment)]
+    LossLab(LossLabArgs),
+    /// Grade a file of answers by the rewards of a configuration; prints a table and writes OUT/graded.jsonl.
+    Verify(Args),
     /// Put LoRA adapters into the weights of their model; refused where merged and unmerged differ.
     Merge(Box<Merge>),
 }
@@ -39,8 +68,34 @@ struct TrainArgs {
     watch: WatchArgs,
 }
 
-fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome<Decoder>) -> anyhow::Result<()> {
-    for path in inputs {
+/// Flags of `score`.
+#[derive(clap::Args)]
+struct ScoreArgs {
+    /// Folder of a reward model.
+    #[arg(long)]
+    model: PathBuf,
+    /// Conversations, prompts with answers, or pairs.
+    #[arg(long)]
+    data: PathBuf,
+    /// JSONL file to write.
+    #[arg(long)]
+    out: PathBuf,
+    /// What the rows are; without it what the columns say.
+    #[arg(long)]
+    kind: Option<Kind>,
+    /// What to do with a row that cannot be used.
+    #[arg(long, default_value = "error")]
+    on_bad_row: OnBadRow,
+    /// Tokens per forward pass.
+    #[arg(long, default_value_t = 4096)]
+    micro_batch_tokens: usize,
+    /// Where to compute.
+    #[arg(long, default_value = "auto")]
+    device: DeviceSpec,
+}
+
+fn finish<M: Trainable>(mut run: Run, inputs: &[&Path], outcome: &Outcome<M>) -> anyhow::Result<()> {
+    for path in inputs.iter().filter(|path| !path.as_os_str().is_empty()) {
         run.input(path)?;
     }
     run.finish(json!({
@@ -48,9 +103,10 @@ fn finish(mut run: Run, inputs: [&Path; 2], outcome: &Outcome<Decoder>) -> anyho
         "tokens": outcome.tokens,
         "tokens_per_second": outcome.tokens as f64 / outcome.elapsed_seconds,
         "training_seconds": outcome.elapsed_seconds,
-        "parameters": outcome.model.num_parameters(),
+        "parameters": Trainable::num_parameters(&outcome.model),
         "validation_first": outcome.validations.first(),
         "validation_last": outcome.validations.last(),
+        "halted": outcome.halted,
     }))?;
     outcome.leftovers.remove();
     Ok(())
@@ -64,20 +120,92 @@ fn run() -> anyhow::Result<()> {
             let mut run = Run::start(&args.out, "llm-align", "sft", &config)?;
             run.manifest.seed = Some(config.seed);
             let outcome = sft(config.clone(), run.dir()).context("sft")?;
-            finish(run, [&config.model, &config.train], &outcome)
+            finish(run, &[&config.model, &config.train], &outcome)
         }
-        Command::Merge(merge) => Ok(merge.run()?),
         Command::Grpo(TrainArgs { args, watch }) => {
             let mut config: GrpoConfig = args.load()?;
             watch.apply(&mut config.trainer.watch);
             let mut run = Run::start(&args.out, "llm-align", "grpo", &config)?;
             run.manifest.seed = Some(config.seed);
             let outcome = grpo(config.clone(), run.dir()).context("grpo")?;
-            finish(run, [&config.model, &config.train], &outcome)
+            finish(run, &[&config.model, &config.train], &outcome)
         }
+        Command::Reward(TrainArgs { args, watch }) => {
+            let mut config: RewardConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
+            let mut run = Run::start(&args.out, "llm-align", "reward", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = reward(config.clone(), run.dir()).context("reward")?;
+            finish(run, &[&config.model, &config.train, &config.heldout], &outcome)
+        }
+        Command::Ppo(TrainArgs { args, watch }) => {
+            let mut config: PpoConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
+            let mut run = Run::start(&args.out, "llm-align", "ppo", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = ppo(config.clone(), run.dir()).context("ppo")?;
+            finish(run, &[&config.model, &config.train, &config.reward_model], &outcome)
+        }
+        Command::Score(ScoreArgs { model, data, out, kind, on_bad_row, micro_batch_tokens, device }) => {
+            let summary = score(&ScoreConfig { model, data, kind, on_bad_row, micro_batch_tokens, device }, &out).context("score")?;
+            println!("{}", serde_json::to_string(&summary)?);
+            Ok(())
+        }
+        Command::Judge(args) => {
+            let config: JudgeConfig = args.load()?;
+            let mut run = Run::start(&args.out, "llm-align", "judge", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let judgement = judge(&config, run.dir()).context("judge")?;
+            print!("{}", judgement.table());
+            for path in [&config.model, &config.reference, &config.prompts].into_iter().filter(|p| !p.as_os_str().is_empty()) {
+                run.input(path)?;
+            }
+            run.finish(judgement.summary())?;
+            Ok(())
+        }
+        Command::Pairs(args) => {
+            let config: PairsConfig = args.load()?;
+            let mut run = Run::start(&args.out, "llm-align", "pairs", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let counts = pairs(&config, run.dir()).context("pairs")?;
+            run.input(&config.model)?;
+            run.input(&config.prompts)?;
+            run.finish(json!({"counts": counts, "mean_score": counts.mean_score()}))?;
+            Ok(())
+        }
+        Command::Show(show) => Ok(show.run()?),
+        Command::Merge(merge) => Ok(merge.run()?),
+        Command::Dpo(TrainArgs { args, watch }) => {
+            let mut config: DpoConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
+            let mut run = Run::start(&args.out, "llm-align", "dpo", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = dpo(config.clone(), run.dir()).context("dpo")?;
+            finish(run, &[&config.model, &config.train], &outcome)
+        }
+        Command::Kto(TrainArgs { args, watch }) => {
+            let mut config: KtoConfig = args.load()?;
+            watch.apply(&mut config.trainer.watch);
+            let mut run = Run::start(&args.out, "llm-align", "kto", &config)?;
+            run.manifest.seed = Some(config.seed);
+            let outcome = kto(config.clone(), run.dir()).context("kto")?;
+            finish(run, &[&config.model, &config.train], &outcome)
+        }
+        Command::LossLab(args) => Ok(args.run()?),
+        Command::Verify(args) => {
+            program::catch_interrupts();
+            let config: VerifyConfig = args.load()?;
+            print!("{}", verify(&config, &args.out, "llm-align")?);
+            Ok(())
+        }
+        Command::Merge(merge) => Ok(merge.run()?),
     }
 }
 
 fn main() -> ExitCode {
+    // A cell of the sandbox for generated code is this program, started anew.
+    if let Some(code) = llm_verify::sandbox::cell_main() {
+        return code;
+    }
     program::main(run)
 }

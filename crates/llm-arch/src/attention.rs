@@ -74,9 +74,8 @@ impl Attention {
             (Some(norm), _) => clip(norm.forward(y)).reshape([n, count, k]),
             (None, _) => clip(y).reshape([n, count, k]),
         };
-        let mut q_NHK = heads(self.q_proj.forward(x_ND.clone()), h, &self.q_norm);
-        let mut k_NGK = heads(self.k_proj.forward(x_ND.clone()), g, &self.k_norm);
-        let v_NGK = heads(self.v_proj.forward(x_ND), g, &None);
+        let [q, k_values, v] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x_ND);
+        let (mut q_NHK, mut k_NGK, v_NGK) = (heads(q, h, &self.q_norm), heads(k_values, g, &self.k_norm), heads(v, g, &None));
         if config.positions == Positions::Rope {
             q_NHK = place.rotate(q_NHK);
             k_NGK = place.rotate(k_NGK);

@@ -229,6 +229,14 @@ impl Decoder {
         self.valid()
     }
 
+    /// The same without output projection, for another head in its place. The configuration then says that the projection is tied, so that
+    /// none is counted, looked for or written.
+    pub fn without_head(mut self) -> Self {
+        self.lm_head = None;
+        self.config.tie_word_embeddings = true;
+        self
+    }
+
     /// Final hidden states `[N, D]` of a packed batch.
     pub fn hidden(&self, batch: &PackedBatch) -> Tensor<2> {
         self.run(self.embed(batch.ids.clone()), &batch.positions, Context::Packed(batch), &mut Pass::default())
@@ -406,7 +414,10 @@ impl Decoder {
 impl Mlp {
     fn forward(&self, x_ND: Tensor<2>, config: &DecoderConfig) -> Tensor<2> {
         let inner = match &self.gate_proj {
-            Some(gate) => ops::gated(gate.forward(x_ND.clone()), self.up_proj.forward(x_ND), config.hidden_act),
+            Some(gate) => {
+                let [gate, up] = Linear::forward_all([gate, &self.up_proj], x_ND);
+                ops::gated(gate, up, config.hidden_act)
+            }
             None => ops::activate(self.up_proj.forward(x_ND), config.hidden_act),
         };
         self.down_proj.forward(inner)

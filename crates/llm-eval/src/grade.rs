@@ -5,10 +5,11 @@
 //! | [`filter`] | lm-eval `filters/`, `exact_match` | regex filters with Python's `findall`, normalised comparison |
 //! | [`minerva`] | lm-eval `minerva_math` | answer extraction and the normalisation of Lewkowycz et al. 2022, appendix D |
 //! | [`hendrycks`] | lm-eval `hendrycks_math` | `strip_string` and `is_equiv` of Hendrycks et al. 2021 |
-//! | [`latex`] | ours | are two LaTeX expressions the same number or function? |
 //! | [`bbh`] | lm-eval `bbh`, ours | the answer after "the answer is" |
 //! | [`chart`] | lmms-eval `chartqa` | relaxed accuracy |
 //! | [`pass_at_k`] | Chen et al. 2021 | unbiased pass@k |
+//!
+//! Whether two LaTeX expressions are the same number or function is for `llm_verify::math` to say.
 //!
 //! `fixtures/eval/graders.json` holds strings, ordinary and nasty, with what the harnesses' own functions made of them
 //! (`benches/peers/grader_vectors.py`).
@@ -17,7 +18,6 @@ pub mod bbh;
 pub mod chart;
 pub mod filter;
 pub mod hendrycks;
-pub mod latex;
 pub mod minerva;
 mod text;
 

@@ -27,14 +27,14 @@
 //! | [`exercises`] | `Exercise`, `ask` | generated answers, extracted and graded |
 //! | [`pictures`] | `Asked`, `ask` | questions about images, by kind and language |
 //! | [`grade`] | `filter`, `minerva`, `chart`, ... | from generated text to right or wrong |
-//! | [`sandbox`] | `Sandbox`, `Outcome` | generated programs, where they can do no harm |
 //! | [`stats`] | `wilson95`, `bootstrap`, `mcnemar_exact` | how sure is a number |
 //! | [`compare`] | `compare` | is B better than A |
 //! | [`samples`] | `Sample` | `samples.parquet`, one row per scored item |
 //! | [`results`] | `Results` | `results.json` |
 //!
 //! Deliberately absent: a second way to run a model (everything generates through `llm_infer`), and answer extraction of
-//! its own for exercises (`llm_data::exercises` grades here and in training alike; [`grade`] is that of the benchmarks).
+//! its own for exercises (`llm_data::exercises` grades here and in training alike; [`grade`] is that of the benchmarks), running
+//! generated programs outside `llm_verify`'s sandbox.
 
 pub mod backend;
 pub mod bits_per_byte;
@@ -58,7 +58,6 @@ pub mod remote;
 pub mod results;
 pub mod run;
 pub mod samples;
-pub mod sandbox;
 pub mod stats;
 pub mod task;
 pub mod tasks;

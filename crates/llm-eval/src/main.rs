@@ -38,6 +38,9 @@ enum Command {
         /// JSON: {"prompts": [{"text": ...}], "max_tokens": 32}.
         #[arg(long)]
         prompts: PathBuf,
+        /// A PEFT folder to compute with, beside the model's weights.
+        #[arg(long)]
+        adapter: Option<PathBuf>,
         /// Where to compute.
         #[arg(long, default_value = "auto")]
         device: DeviceSpec,
@@ -61,7 +64,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = llm_eval::sandbox::cell_main() {
+    if let Some(code) = llm_verify::sandbox::cell_main() {
         return code;
     }
     let cli = Cli::parse();
@@ -79,10 +82,11 @@ fn body(command: Command) -> Result<()> {
             }
         }
         Command::Tasks { data } => print!("{}", table(&data)),
-        Command::Logits { model, prompts, device } => {
+        Command::Logits { model, prompts, adapter, device } => {
             let text = std::fs::read_to_string(&prompts).with_context(|| format!("{}: cannot read", prompts.display()))?;
             let asked: Prompts = serde_json::from_str(&text).with_context(|| format!("{}: expected prompts and max_tokens", prompts.display()))?;
-            println!("{}", serde_json::to_string(&logits(&Model::load(&model, &device)?, asked)?).context("logits as JSON")?);
+            let numbers = logits(&Model::load(&model, &device)?, adapter.as_deref(), asked)?;
+            println!("{}", serde_json::to_string(&numbers).context("logits as JSON")?);
         }
         Command::Compare { a, b, resamples, seed, json } => {
             let comparison = compare(&a, &b, resamples as usize, Seed(seed))?;

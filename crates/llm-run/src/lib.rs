@@ -17,12 +17,16 @@
 //! | [`hash`] | `path`, `bytes` | BLAKE3 of files and folders |
 //! | [`html`] | `Html` | markup that text cannot break, and the look of reports |
 //! | [`chart`] | `Chart`, `Series` | curves and points as SVG |
+//! | [`curves`] | | which numbers of `metrics.jsonl` belong into one chart, and what it is called |
+//! | [`answers`] | `Answers` | what a model wrote before and after, side by side |
 //!
 //! Deliberately absent: any knowledge of text, tensors or models.
 
+pub mod answers;
 pub mod atomic;
 pub mod chart;
 pub mod config;
+pub mod curves;
 mod error;
 pub mod hash;
 pub mod html;

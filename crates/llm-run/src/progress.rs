@@ -6,6 +6,17 @@ use std::time::{Duration, Instant};
 
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
+/// Of a line that stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colour {
+    /// As the terminal writes.
+    Plain,
+    /// Worth a look.
+    Yellow,
+    /// Something ended.
+    Red,
+}
+
 /// A running stage's progress. Everything goes to stderr; stdout stays free for results.
 #[derive(Debug)]
 pub struct Progress {
@@ -81,7 +92,23 @@ impl Progress {
 
     /// A line above the bar that stays.
     pub fn note(&self, line: impl AsRef<str>) {
-        if self.plain { eprintln!("{}: {}", self.name, line.as_ref()) } else { self.bar.println(format!("{:>12} {}", self.name, line.as_ref())) }
+        self.note_in(Colour::Plain, line);
+    }
+
+    /// [`Progress::note`] in a colour, where somebody sees it and has not refused colour (<https://no-color.org>).
+    pub fn note_in(&self, colour: Colour, line: impl AsRef<str>) {
+        let line = line.as_ref();
+        if self.plain {
+            eprintln!("{}: {line}", self.name);
+            return;
+        }
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        let text = match colour {
+            Colour::Yellow if !refused => format!("\x1b[33m{line}\x1b[0m"),
+            Colour::Red if !refused => format!("\x1b[31m{line}\x1b[0m"),
+            _ => line.to_string(),
+        };
+        self.bar.println(format!("{:>12} {text}", self.name));
     }
 
     /// End with a summary line.

@@ -49,6 +49,20 @@ impl Linear {
     /// `[N, I]` -> `[N, O]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let y = self.weight.forward(x);
+        self.biased(y)
+    }
+
+    /// [`Linear::forward`] of several on the same input: the same bits, in less time where few rows meet quantised matrices.
+    pub fn forward_all<const K: usize>(all: [&Self; K], x: Tensor<2>) -> [Tensor<2>; K] {
+        let packed: Option<Vec<_>> = all.iter().map(|linear| if let Weight::Packed(packed) = &linear.weight { Some(packed) } else { None }).collect();
+        let mut together = packed.and_then(|packed| ops::packed_linear_all(&x, &packed)).unwrap_or_default().into_iter();
+        all.map(|linear| match together.next() {
+            Some(y) => linear.biased(y),
+            None => linear.forward(x.clone()),
+        })
+    }
+
+    fn biased(&self, y: Tensor<2>) -> Tensor<2> {
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze::<2>(),
             None => y,

@@ -61,10 +61,15 @@ fn whole() -> tempfile::TempDir {
         put(at(&eval).join("results.json"), results(&model, value).to_string());
         manifest(&at(&eval), "run", json!({"model": model, "order": index}));
     }
-    put(
-        at("grpo/metrics.jsonl"),
-        "{\"step\":1,\"reward\":0.1,\"accuracy\":0.2,\"kl\":0.01,\"completion_length\":40}\n{\"step\":2,\"reward\":0.3,\"accuracy\":0.4,\"kl\":0.02,\"completion_length\":44}\n",
-    );
+    let answered = |step: u32, text: &str| json!({"step": step, "val_reward": 0.2, "samples": [{"prompt": EVIL, "text": text, "reward": 0.5}]});
+    let lines = [
+        answered(0, "before all"),
+        json!({"step": 1, "reward": 0.1, "accuracy": 0.2, "kl": 0.01, "completion_length": 40}),
+        json!({"step": 2, "reward": 0.3, "accuracy": 0.4, "kl": 0.02, "completion_length": 44, "alarms": [format!("entropy collapse {EVIL}")]}),
+        answered(2, EVIL),
+        json!({"step": 2, "halted": format!("reward hacking {EVIL}")}),
+    ];
+    put(at("grpo/metrics.jsonl"), lines.map(|line| line.to_string()).join("\n"));
     dir
 }
 
@@ -75,7 +80,22 @@ fn everything_is_shown_and_nothing_can_become_markup() {
     for part in ["id=data", "id=tokenizer", "id=training", "id=evaluation", "id=samples", "id=stages", "id=lineage"] {
         assert!(page.contains(part), "{part}");
     }
-    for part in ["Held-out bits per byte", "Reward", "Answer length", "SFT", "GRPO", "71.0 %", "66.0 to 76.0", "0.213", "MIT", "3-gram byte model"] {
+    for part in [
+        "Held-out bits per byte",
+        "Reward",
+        "Answer length",
+        "alarm: entropy collapse",
+        "halted: reward hacking",
+        "before all",
+        "reward, held out",
+        "SFT",
+        "GRPO",
+        "71.0 %",
+        "66.0 to 76.0",
+        "0.213",
+        "MIT",
+        "3-gram byte model",
+    ] {
         assert!(page.contains(part), "{part}");
     }
     assert!(page.contains("&lt;script&gt;alert"));

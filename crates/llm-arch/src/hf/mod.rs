@@ -7,13 +7,16 @@
 //! | `write` | the way back |
 //! | `names` | which tensor holds which parameter |
 //! | `quantised` | which projections are quantised, and how |
+//! | `classification` | folders with a scalar head in place of the output projection: reward models |
 
+mod classification;
 pub(crate) mod fields;
 pub(crate) mod names;
 mod quantised;
 mod read;
 mod write;
 
+pub use classification::{load_classifier, save_classifier};
 pub use quantised::Quantisation;
 #[cfg(test)]
 pub(crate) use read::rope_scaling;
@@ -90,14 +93,14 @@ impl Checkpoint {
             weights = weights.with_block_size(rows, columns);
         }
         let quantisation = Quantisation::of(&value).map_err(|message| Error::File { path: dir.join("config.json"), message })?;
-        Self::resolve(dir, config, weights, None, quantisation)
+        Self::resolve(dir, config, weights, None, quantisation, &[])
     }
 
     /// The decoder inside a larger model whose tensors lie in `dir`: `PREFIX.model.layers...` and `PREFIX.lm_head...` as files have it, or
     /// `model.PREFIX.layers...` and `lm_head...` as transformers 5 names them in memory. Tensors outside the prefix are others' business.
     pub fn open_part(dir: &Path, config: DecoderConfig, prefix: &str) -> Result<Self> {
         config.validate()?;
-        Self::resolve(dir, config, Weights::open(dir)?, Some(prefix), None)
+        Self::resolve(dir, config, Weights::open(dir)?, Some(prefix), None, &[])
     }
 
     /// Build the decoder. Quantised projections stay so, except on a device that tracks gradients: there everything is dense.
@@ -154,7 +157,15 @@ impl Checkpoint {
         plain.then(|| self.spelled.get(&source.name).unwrap_or(&source.name).as_str())
     }
 
-    fn resolve(dir: &Path, config: DecoderConfig, weights: Weights, prefix: Option<&str>, quantisation: Option<Quantisation>) -> Result<Self> {
+    /// `heads`: tensors besides the decoder's that somebody else reads.
+    fn resolve(
+        dir: &Path,
+        config: DecoderConfig,
+        weights: Weights,
+        prefix: Option<&str>,
+        quantisation: Option<Quantisation>,
+        heads: &[&str],
+    ) -> Result<Self> {
         let sources = sources(&config);
         let mut quantised = HashMap::new();
         let (mut problems, mut known, mut spelled) = (Vec::new(), HashSet::new(), HashMap::new());
@@ -194,7 +205,8 @@ impl Checkpoint {
                 own.is_some_and(|own| !ignorable(&config, &own))
             }
         };
-        problems.extend(weights.names().into_iter().filter(|n| !known.contains(*n) && ours(n)).map(|n| format!("unexpected `{n}`")));
+        let strange = |n: &&str| !known.contains(*n) && !heads.contains(n) && ours(n);
+        problems.extend(weights.names().into_iter().filter(strange).map(|n| format!("unexpected `{n}`")));
         if !problems.is_empty() {
             return Err(Error::weights(dir, problems));
         }

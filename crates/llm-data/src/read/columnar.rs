@@ -20,7 +20,7 @@ use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use arrow_schema::{DataType, TimeUnit};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 use serde_json::{Map, Value};
@@ -94,37 +94,15 @@ pub fn parquet_part(mut input: Input<'_>, config: &PathsConfig, range: Range<u64
         out(config.damaged("damaged file", input.id, Error::Format { path: input.path.clone(), message })?)
     };
     let size = access.size().map_err(io(&input.path, "cannot read"))?;
-    let opened = guarded(|| {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(Chunks { access, size }).map_err(|e| e.to_string())?;
-        let mut columns = builder.metadata().row_groups().iter().flat_map(|g| g.columns());
-        let beyond = |offset: i64, length: i64| offset < 0 || length < 0 || offset.checked_add(length).is_none_or(|end| end as u64 > size);
-        if columns.any(|c| {
-            let start = c.dictionary_page_offset().unwrap_or(c.data_page_offset());
-            start < 0 || beyond(c.data_page_offset(), 0) || beyond(start.min(c.data_page_offset()), c.compressed_size())
-        }) {
-            return Err("a column lies beyond the end of the file".to_string());
-        }
-        let wanted = wanted(config);
-        let fields = builder.schema().fields();
-        let chosen: Vec<usize> = (0..fields.len()).filter(|i| wanted.iter().any(|w| w == fields[*i].name())).collect();
-        let names: Vec<&str> = fields.iter().map(|f| f.name().as_str()).collect();
-        if !can_have_text(config, &names) {
+    let wanted = wanted(config);
+    let choose = |names: &[&str]| {
+        if !can_have_text(config, names) {
             let known = names[..names.len().min(12)].join(", ");
             return Err(format!("no column `{}`; it has {known}: set paths.text_field to the one that holds the text", config.text_field));
         }
-        let mask = ProjectionMask::roots(builder.parquet_schema(), chosen);
-        let (mut groups, mut first) = (Vec::new(), 0);
-        for (index, group) in builder.metadata().row_groups().iter().enumerate() {
-            let begins = group.columns().iter().map(|c| c.byte_range().0).min().unwrap_or(0);
-            if range.contains(&begins) {
-                groups.push(index);
-            } else if groups.is_empty() {
-                first += group.num_rows().max(0) as u64;
-            }
-        }
-        let reader = builder.with_row_groups(groups).with_projection(mask).with_batch_size(BATCH).build().map_err(|e| e.to_string())?;
-        Ok((reader, first))
-    });
+        Ok((0..names.len()).filter(|i| wanted.iter().any(|w| w == names[*i])).collect())
+    };
+    let opened = guarded(|| open(Chunks { access, size }, choose, &range));
     let (mut reader, mut number) = match opened {
         Ok(opened) => opened,
         Err(e) => return fail(e, out),
@@ -136,6 +114,60 @@ pub fn parquet_part(mut input: Input<'_>, config: &PathsConfig, range: Range<u64
                 let message = format!("damaged Parquet data ({e}); copy the file again or leave it out");
                 return out(rows.damaged(&format!("{}#{}", input.id, number + 1), record(&input.path, format!("after row {number}"), message))?);
             }
+        }
+    }
+    Ok(())
+}
+
+/// The row groups that begin in `range`, the columns that `choose` picks by the names of all of them; and the number of rows before.
+fn open(
+    chunks: Chunks,
+    choose: impl FnOnce(&[&str]) -> Result<Vec<usize>, String>,
+    range: &Range<u64>,
+) -> Result<(ParquetRecordBatchReader, u64), String> {
+    let size = chunks.size;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(chunks).map_err(|e| e.to_string())?;
+    let mut columns = builder.metadata().row_groups().iter().flat_map(|g| g.columns());
+    let beyond = |offset: i64, length: i64| offset < 0 || length < 0 || offset.checked_add(length).is_none_or(|end| end as u64 > size);
+    if columns.any(|c| {
+        let start = c.dictionary_page_offset().unwrap_or(c.data_page_offset());
+        start < 0 || beyond(c.data_page_offset(), 0) || beyond(start.min(c.data_page_offset()), c.compressed_size())
+    }) {
+        return Err("a column lies beyond the end of the file".to_string());
+    }
+    let names: Vec<&str> = builder.schema().fields().iter().map(|f| f.name().as_str()).collect();
+    let chosen = choose(&names)?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), chosen);
+    let (mut groups, mut first) = (Vec::new(), 0);
+    for (index, group) in builder.metadata().row_groups().iter().enumerate() {
+        let begins = group.columns().iter().map(|c| c.byte_range().0).min().unwrap_or(0);
+        if range.contains(&begins) {
+            groups.push(index);
+        } else if groups.is_empty() {
+            first += group.num_rows().max(0) as u64;
+        }
+    }
+    let reader = builder.with_row_groups(groups).with_projection(mask).with_batch_size(BATCH).build().map_err(|e| e.to_string())?;
+    Ok((reader, first))
+}
+
+/// Every row of a Parquet file as a JSON object of all its columns, numbered from 1, or why it is none.
+pub(super) fn parquet_objects(mut input: Input<'_>, take: &mut dyn FnMut(u64, Result<Map<String, Value>, String>) -> Result<()>) -> Result<()> {
+    let access = random(&mut input)?;
+    let size = access.size().map_err(io(&input.path, "cannot read"))?;
+    let all = |names: &[&str]| Ok((0..names.len()).collect());
+    let (mut reader, mut number) = guarded(|| open(Chunks { access, size }, all, &(0..u64::MAX))).map_err(|e| {
+        let message = format!("not a readable Parquet file ({e}); it may be truncated: copy it again or leave it out");
+        Error::Format { path: input.path.clone(), message }
+    })?;
+    while let Some(batch) = guarded(|| reader.next().transpose().map_err(|e| e.to_string())).transpose() {
+        let batch = batch.map_err(|e| {
+            record(&input.path, format!("after row {number}"), format!("damaged Parquet data ({e}); copy the file again or leave it out"))
+        })?;
+        check_interrupt()?;
+        for row in objects(&batch) {
+            number += 1;
+            take(number, row)?;
         }
     }
     Ok(())
@@ -242,24 +274,29 @@ fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &[u8]) -> Result<(), 
     Ok(())
 }
 
-fn hand_out(batch: &RecordBatch, first: u64, rows: &RowReader<'_>, out: Out<'_>) -> Result<u64> {
-    check_interrupt()?;
+/// The rows of a batch as JSON objects, or why one is none.
+fn objects(batch: &RecordBatch) -> impl Iterator<Item = Result<Map<String, Value>, String>> {
     let schema = batch.schema();
     // Dictionaries are looked up by row, once per batch.
     let keys: Vec<Option<Vec<usize>>> = batch.columns().iter().map(|c| c.as_any_dictionary_opt().map(|d| d.normalized_keys())).collect();
-    for index in 0..batch.num_rows() {
+    (0..batch.num_rows()).map(move |index| {
         let cell = |column: &ArrayRef, keys: &Option<Vec<usize>>| match (keys, column.as_any_dictionary_opt()) {
             (Some(keys), Some(dictionary)) if column.is_valid(index) => value(dictionary.values(), *keys.get(index)?, 0),
             _ => value(column, index, 0),
         };
-        let row: Result<Map<String, Value>, String> = guarded(|| {
+        guarded(|| {
             let fields = schema.fields().iter().zip(batch.columns().iter().zip(&keys));
             Ok(fields.filter_map(|(field, (column, keys))| Some((field.name().clone(), cell(column, keys)?))).collect())
-        });
-        let number = first + index as u64 + 1;
+        })
+    })
+}
+
+fn hand_out(batch: &RecordBatch, first: u64, rows: &RowReader<'_>, out: Out<'_>) -> Result<u64> {
+    check_interrupt()?;
+    for (number, row) in (first + 1..).zip(objects(batch)) {
         let place = format!("row {number}");
         match row {
-            Ok(row) if row.is_empty() => return Ok(first + index as u64),
+            Ok(row) if row.is_empty() => return Ok(number - 1),
             Ok(row) => rows.row(number, &place, &row)?.into_iter().try_for_each(&mut *out)?,
             Err(e) => out(Outcome::skip("damaged row", place, e, "readable", ""))?,
         }

@@ -14,6 +14,7 @@
 //! | source code, licences | [`code`], [`license`], [`license_text`] |
 //! | Wikipedia dumps, papers | [`wiki`], [`latex`] |
 //! | JSON, Parquet, Arrow, data set folders | [`rows`], [`columnar`], [`jsonl`], [`dataset`] |
+//! | rows as they are, for readers that know their columns | [`objects`] |
 //!
 //! A reader lists its files in a fixed order, turns them into outcomes in parallel, chunk by chunk, and hands the
 //! outcomes to the [`Sink`] in that order, so the output does not depend on the number of threads.
@@ -32,6 +33,7 @@ pub mod jsonl;
 pub mod latex;
 pub mod license;
 pub mod license_text;
+pub mod objects;
 pub mod paths;
 pub mod rows;
 pub mod rust_docs;

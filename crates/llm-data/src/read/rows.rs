@@ -267,20 +267,30 @@ pub(super) fn json_lines(input: &mut Input<'_>, config: &PathsConfig, out: Out<'
 /// Largest JSON file that is one value.
 const MAX_JSON: u64 = 256 << 20;
 
+/// The elements of a JSON array, or one value; or what is wrong with the text.
+pub(super) fn values(text: &[u8]) -> Result<Vec<Value>, String> {
+    match serde_json::from_slice::<Value>(text) {
+        Ok(Value::Array(rows)) => Ok(rows),
+        Ok(value) => Ok(vec![value]),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// All of a file that is one JSON value.
+pub(super) fn json_text(reader: impl Read) -> Result<Vec<u8>, String> {
+    let mut text = Vec::new();
+    let n = reader.take(MAX_JSON + 1).read_to_end(&mut text).map_err(|e| e.to_string())?;
+    if n as u64 > MAX_JSON {
+        return Err(format!("larger than {} MiB: write one object a line as .jsonl", MAX_JSON >> 20));
+    }
+    Ok(text)
+}
+
 /// One JSON value.
 pub(super) fn json(input: &mut Input<'_>, config: &PathsConfig, out: Out<'_>) -> Result<()> {
     let reader = RowReader::new(input, config)?;
-    let mut text = Vec::new();
-    let read = input.decoded()?.take(MAX_JSON + 1).read_to_end(&mut text).map_err(|e| e.to_string());
-    let parsed = read.and_then(|n| {
-        if n as u64 > MAX_JSON {
-            return Err(format!("larger than {} MiB: write one object a line as .jsonl", MAX_JSON >> 20));
-        }
-        serde_json::from_slice::<Value>(&text).map_err(|e| e.to_string())
-    });
-    let rows = match parsed {
-        Ok(Value::Array(rows)) => rows,
-        Ok(value) => vec![value],
+    let rows = match json_text(input.decoded()?).and_then(|text| values(&text)) {
+        Ok(rows) => rows,
         Err(e) => {
             let message = format!("not valid JSON ({e}); fix it or set paths.on_error = \"skip\"");
             return out(reader.damaged(input.id, Error::Format { path: input.path.clone(), message })?);

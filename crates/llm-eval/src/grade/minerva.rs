@@ -1,12 +1,12 @@
 //! Answers of MATH as the Minerva paper reads them (Lewkowycz et al. 2022, appendix D), in lm-evaluation-harness's form.
 //!
 //! The answer stands between "Final Answer: The final answer is" and "I hope it is correct."; units and decoration are
-//! removed; what is left is compared. The harness hands both sides to SymPy; we compare them as [`super::latex`] does, hence
+//! removed; what is left is compared. The harness hands both sides to SymPy; we compare them as [`llm_verify::math::equal_expressions`] does, hence
 //! the metric's own name.
 
-use super::latex;
 use super::text::{Pattern, is_word, substitute};
 use crate::python::strip;
+use llm_verify::math::equal_expressions;
 use regex::Regex;
 use std::sync::LazyLock;
 
@@ -186,5 +186,5 @@ pub fn reference(solution: &str) -> Option<String> {
 
 /// Do two normalised answers say the same?
 pub fn is_equiv(a: &str, b: &str) -> bool {
-    (!a.is_empty() && a == b) || latex::equal(a, b)
+    (!a.is_empty() && a == b) || equal_expressions(a, b)
 }

@@ -2,7 +2,7 @@
 //!
 //! lm-evaluation-harness, version 1: `humaneval` is greedy pass@1, `humaneval_64` samples 64 programs at temperature 0.2
 //! (top-p 0.95) and estimates pass@k. The program is prompt, completion, tests and the call of `check`, run in
-//! [`crate::sandbox`]; where that cannot be built the task is refused before anything is generated.
+//! [`llm_verify::sandbox`]; where that cannot be built the task is refused before anything is generated.
 
 use super::programs::Programs;
 use crate::error::Result;
@@ -27,7 +27,7 @@ pub fn tasks() -> Vec<Box<dyn Task>> {
     with_runner(None)
 }
 
-/// The family, with another program than the running one as the sandbox's cell (see [`crate::sandbox::cell_main`]).
+/// The family, with another program than the running one as the sandbox's cell (see [`llm_verify::sandbox::cell_main`]).
 pub fn with_runner(runner: Option<PathBuf>) -> Vec<Box<dyn Task>> {
     let until = ["\nclass", "\ndef", "\n#", "\nif", "\nprint"].map(String::from).to_vec();
     let greedy = Generate { until, max_gen_toks: 1024, ..Generate::default() };

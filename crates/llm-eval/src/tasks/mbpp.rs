@@ -1,7 +1,7 @@
 //! MBPP (Austin et al. 2021): write a Python function from a sentence and three assertions, which then decide.
 //!
 //! lm-evaluation-harness `mbpp`, version 1: problems 11 to 510 (the test part), three examples (problems 2, 3 and 4), greedy
-//! pass@1. The program is the answer up to `[DONE]` and the three assertions, run in [`crate::sandbox`].
+//! pass@1. The program is the answer up to `[DONE]` and the three assertions, run in [`llm_verify::sandbox`].
 
 use super::programs::Programs;
 use crate::error::{Error, Result};
@@ -25,7 +25,7 @@ pub fn tasks() -> Vec<Box<dyn Task>> {
     with_runner(None)
 }
 
-/// The family, with another program than the running one as the sandbox's cell (see [`crate::sandbox::cell_main`]).
+/// The family, with another program than the running one as the sandbox's cell (see [`llm_verify::sandbox::cell_main`]).
 pub fn with_runner(runner: Option<PathBuf>) -> Vec<Box<dyn Task>> {
     let metrics = vec![MetricSpec::mean(Metric::PassAt1)];
     let mut spec = Spec::new(TaskName::lm_eval("mbpp", "1"), Kind::Code, &["mbpp/mbpp.jsonl"], metrics);

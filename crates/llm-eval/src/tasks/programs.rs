@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use crate::grade::pass_at_k;
 use crate::results::Metric;
-use crate::sandbox::{Limits, Outcome, Sandbox};
 use crate::task::Score;
+use llm_verify::sandbox::{Limits, Outcome, Sandbox};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 

@@ -157,16 +157,34 @@ vectorized! {
     }
 }
 
-impl Rounded {
-    /// From rows in the order and with the padding of the codes, `[N, P]`.
-    fn new(x: &[f32], padded: usize, panels: &Panels, isa: Isa) -> Self {
-        let (unit, units, groups) = (panels.unit(), panels.units(), panels.groups());
-        let n = x.len() / padded;
+/// How inputs are rounded for a matrix.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Rounding {
+    unit: usize,
+    units: usize,
+    groups: usize,
+    /// The zero point of all codes, as the instructions see them.
+    zero: i32,
+    /// Is something taken off by group?
+    by_group: bool,
+}
+
+impl Rounding {
+    fn of(panels: &Panels, isa: Isa) -> Self {
         let offset = if panels.bits() == 8 { isa.offset() } else { 0 };
         let (zero, by_group) = match panels.moved() {
             Moved::Same(zero) => (zero - offset, false),
             Moved::Each(_) | Moved::Mins(_) => (-offset, true),
         };
+        Self { unit: panels.unit(), units: panels.units(), groups: panels.groups(), zero, by_group }
+    }
+}
+
+impl Rounded {
+    /// From rows in the order and with the padding of the codes, `[N, P]`.
+    fn new(x: &[f32], padded: usize, rounding: Rounding) -> Self {
+        let Rounding { unit, units, groups, zero, by_group } = rounding;
+        let n = x.len() / padded;
         let mut out = Self { words: vec![0; n * units * unit / 4], scales: vec![0.0; n * units], starts: vec![0; n * units], sums: Vec::new() };
         let mut unit_sums = vec![0f32; n * units];
         let rows = out.words.par_chunks_exact_mut(units * unit / 4).zip(out.scales.par_chunks_exact_mut(units));
@@ -382,7 +400,7 @@ unsafe fn linear_with(isa: Isa, x: &[f32], w: &Packed, panels: &Panels) -> Vec<f
     assert!(x.len().is_multiple_of(inputs), "packed product: input is no whole number of rows");
     let rows = x.len() / inputs;
     let spread = spread(x, w);
-    let x = &Rounded::new(&spread, w.padded(), panels, isa);
+    let x = &Rounded::new(&spread, w.padded(), Rounding::of(panels, isa));
     let count = outputs.div_ceil(ROWS);
     debug_assert_eq!(panels.codes().len() * LINE, count * panels.units() * panels.lines() * LINE);
     // SAFETY: the ranges of `split` cover all panels without overlap, and each task writes its outputs of all rows.
@@ -394,10 +412,69 @@ unsafe fn linear_with(isa: Isa, x: &[f32], w: &Packed, panels: &Panels) -> Vec<f
     }
 }
 
+/// Products of the same inputs with several matrices as one job: the inputs are rounded once, and threads meet once. None where the
+/// matrices take their inputs differently.
+pub(crate) fn linear_all(x: &[f32], all: &[(&Packed, &Panels)]) -> Option<Vec<Vec<f32>>> {
+    let (isa, (first, panels)) = (Isa::best(), all.first()?);
+    let rounding = Rounding::of(panels, isa);
+    let layout = |w: &Packed| (w.inputs(), w.group(), w.stride(), w.padded(), w.order().is_none());
+    if first.order().is_some() || all.iter().any(|(w, panels)| Rounding::of(panels, isa) != rounding || layout(w) != layout(first)) {
+        return None;
+    }
+    let inputs = first.inputs();
+    assert!(x.len().is_multiple_of(inputs), "packed product: input is no whole number of rows");
+    let rows = x.len() / inputs;
+    let spread = spread(x, first);
+    let x = &Rounded::new(&spread, first.padded(), rounding);
+    let mut ys: Vec<Vec<f32>> = all.iter().map(|(w, _)| vec![0f32; rows * w.outputs()]).collect();
+    let mut end = 0;
+    // The panels of all matrices in a row: each with the number of its first one and of the one after its last.
+    let parts: Vec<(Range<usize>, Product)> = all
+        .iter()
+        .zip(&mut ys)
+        .map(|((w, panels), y)| {
+            let first = end;
+            end += w.outputs().div_ceil(ROWS);
+            (first..end, Product { panels, x, rows, outputs: w.outputs(), y: Shared(y.as_mut_ptr()) })
+        })
+        .collect();
+    let outputs: usize = all.iter().map(|(w, _)| w.outputs()).sum();
+    split(end, TASK, rows * outputs * inputs, |range| {
+        for (panels, product) in &parts {
+            let (from, to) = (range.start.max(panels.start), range.end.min(panels.end));
+            if from < to {
+                run(isa, *product, from - panels.start..to - panels.start);
+            }
+        }
+    });
+    Some(ys)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::quant::{Activations, Body, Meaning};
+
+    /// If this fails, a model gives other answers where its projections are computed together.
+    #[test]
+    fn matrices_together_give_the_bits_of_each_alone() {
+        let x: Vec<f32> = (0..3 * 96).map(|i| ((i * 37 + 11) % 101) as f32 / 101.0 - 0.4).collect();
+        for kind in 0..8 {
+            let all = [70, 16, 33, 1].map(|outputs| matrix(outputs, 96, if kind == 6 { 16 } else { 32 }, kind));
+            let with_panels: Vec<(&Packed, &Panels)> = all.iter().map(|w| (w, panels(w))).collect();
+            let together = linear_all(&x, &with_panels).unwrap();
+            for (w, y) in all.iter().zip(together) {
+                assert_eq!(y.into_iter().map(f32::to_bits).collect::<Vec<_>>(), bits(Isa::best(), &x, w), "kind {kind}");
+            }
+        }
+        let (a, b) = (matrix(16, 96, 32, 0), matrix(16, 96, 32, 1));
+        assert!(linear_all(&x, &[(&a, panels(&a)), (&b, panels(&b))]).is_none(), "4 and 8 bits have other starts");
+    }
+
+    fn panels(w: &Packed) -> &Panels {
+        let Body::Panels(panels) = w.body() else { panic!("panels") };
+        panels
+    }
 
     fn matrix(outputs: usize, inputs: usize, group: usize, kind: usize) -> Packed {
         let mut state = 7u32;
@@ -431,9 +508,8 @@ mod tests {
     }
 
     fn bits(isa: Isa, x: &[f32], w: &Packed) -> Vec<u32> {
-        let Body::Panels(panels) = w.body() else { panic!("panels") };
         // SAFETY: callers take the instructions from `Isa::available`.
-        unsafe { linear_with(isa, x, w, panels) }.into_iter().map(f32::to_bits).collect()
+        unsafe { linear_with(isa, x, w, panels(w)) }.into_iter().map(f32::to_bits).collect()
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod tile;
 use super::attention::Score;
 use super::kv::{Plain, Scaled, View};
 use super::lanes::{Lanes, Portable, dispatched};
-use super::{Shared, vectorized};
+use super::{Shared, split, vectorized};
 use heads::{Weights, attend_in, scores_of, softmax, weigh};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -102,6 +102,8 @@ const TILE: usize = 32;
 const CUT: usize = 256;
 /// Value columns of one task where a sequence is cut.
 const COLUMNS: usize = 32;
+/// What a position of a head costs, in products of a matrix: scores, their exponents, values.
+const WORK: usize = 4;
 /// Sequences shorter than this are not cut.
 const CUT_FROM: usize = 1024;
 
@@ -126,20 +128,24 @@ pub fn forward(q: &[f32], pool: Pool<'_>, queries: &[Query<'_>], shape: Shape, s
         return out;
     }
     let shared = Shared(out.as_mut_ptr());
-    // Short ones are not worth waking a thread for each.
+    // Short ones are not worth a task each.
     let least = if positions * group * head_dim < queries.len() << 18 { 4 } else { 1 };
-    (0..tiles.len() * kv_heads).into_par_iter().with_min_len(least).for_each_init(Scratch::default, |scratch, task| {
-        let (tile, g) = (&tiles[task / kv_heads], task % kv_heads);
-        // SAFETY: the heads of group `g` of query `n` belong to this task alone, are borrowed one query at a time and lie inside `out`.
-        let row = |n: usize| unsafe { std::slice::from_raw_parts_mut(shared.at((n * kv_heads + g) * group * value_dim), group * value_dim) };
-        let q = &q[tile.start * q_token + g * group * head_dim..];
-        if tile.len() == 1 {
-            attend(row(tile.start), &q[..group * head_dim], pool, queries[tile.start], g, shape, score, scratch);
-            return;
-        }
-        attend_tile(q, pool, &queries[tile.clone()], g, shape, score, scratch);
-        for (n, from) in tile.clone().zip(scratch.out.chunks_exact(group * value_dim)) {
-            row(n).copy_from_slice(from);
+    let tasks = tiles.len() * kv_heads;
+    split(tasks, least, WORK * positions * heads * head_dim, |range| {
+        let mut scratch = Scratch::default();
+        for task in range {
+            let (tile, g) = (&tiles[task / kv_heads], task % kv_heads);
+            // SAFETY: the heads of group `g` of query `n` belong to this task alone, are borrowed one query at a time and lie inside `out`.
+            let row = |n: usize| unsafe { std::slice::from_raw_parts_mut(shared.at((n * kv_heads + g) * group * value_dim), group * value_dim) };
+            let q = &q[tile.start * q_token + g * group * head_dim..];
+            if tile.len() == 1 {
+                attend(row(tile.start), &q[..group * head_dim], pool, queries[tile.start], g, shape, score, &mut scratch);
+                continue;
+            }
+            attend_tile(q, pool, &queries[tile.clone()], g, shape, score, &mut scratch);
+            for (n, from) in tile.clone().zip(scratch.out.chunks_exact(group * value_dim)) {
+                row(n).copy_from_slice(from);
+            }
         }
     });
     out

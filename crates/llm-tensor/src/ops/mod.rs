@@ -29,7 +29,7 @@ pub use crate::kernels::rope::Pairing;
 pub use crate::kernels::{adafactor::Step as AdafactorStep, lion::Step as LionStep, muon::Iteration, muon::Step as MuonStep};
 pub use composed::RopeTable;
 pub use optimizer::{Quantized, Sign, adafactor_matrices, adafactor_vector, adamw_8bit, lion, muon};
-pub use packed::{PackedWeight, packed_cross_entropy, packed_embedding, packed_linear, packed_linear_composed};
+pub use packed::{PackedWeight, packed_cross_entropy, packed_embedding, packed_linear, packed_linear_all, packed_linear_composed};
 pub use span::AttentionSpan;
 
 /// Host-side indices.

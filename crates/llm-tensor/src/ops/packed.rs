@@ -25,6 +25,9 @@ use std::sync::{Arc, OnceLock};
 /// Rows of a table that are worth a thread.
 const LOOKUPS: usize = 16;
 
+/// Most rows for which several products are worth being one job: beyond, each is long enough.
+const TOGETHER: usize = 64;
+
 /// A quantised matrix and the device it is used on. Clones share memory.
 #[derive(Debug, Clone)]
 pub struct PackedWeight {
@@ -166,6 +169,18 @@ pub fn packed_linear(x: Tensor<2>, weight: &PackedWeight) -> Tensor<2> {
         return Tensor::from_dispatch(<Dispatch as DecoderOps>::fused_packed_linear(x.into_dispatch(), weight.matrix.clone()));
     }
     packed_linear_composed(x, weight)
+}
+
+/// [`packed_linear`] with several matrices of the same inputs, where the processor does them as one job: in decoding, threads then meet less
+/// often. None where they have to be done one after the other.
+pub fn packed_linear_all(x: &Tensor<2>, weights: &[&PackedWeight]) -> Option<Vec<Tensor<2>>> {
+    let (device, [n, _]) = (x.device(), x.dims());
+    if device.is_autodiff() || n > TOGETHER || !fused(x) {
+        return None;
+    }
+    let matrices: Vec<&Packed> = weights.iter().map(|weight| weight.matrix()).collect();
+    let ys = packed::linear_all(&host::to_vec(x.clone()), &matrices)?;
+    Some(ys.into_iter().zip(matrices).map(|(y, w)| host::from_vec(y, [n, w.outputs()], &device)).collect())
 }
 
 /// [`packed_linear`] from Burn's own operations: every backend and float type.

@@ -1,13 +1,13 @@
 //! What makes two runs the same run: the configuration without what only says how it is carried out, and hashes of its inputs.
 //!
 //! Kept whole rather than as a hash, so that a refusal can say what differs. Micro-batch sizes, devices, how often to save, validate and
-//! draw are no part of it: a run may go on with others.
+//! draw, and what halts a run are no part of it: a run may go on with others.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// Keys, at any depth, that a run may be continued with other values of.
-const FREE: [&str; 17] = [
+const FREE: [&str; 18] = [
     "checkpoint_every",
     "async_checkpoints",
     "device",
@@ -24,6 +24,7 @@ const FREE: [&str; 17] = [
     "recompute",
     "samples",
     "watch",
+    "watchdog",
     "workers",
 ];
 

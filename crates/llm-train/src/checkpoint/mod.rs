@@ -45,10 +45,22 @@ pub struct State {
     pub monitor: Monitor,
     /// Loss scale of float16, and steps since it last changed.
     pub loss_scale: Option<(f64, u64)>,
+    /// The objective wanted the run to end here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halted: Option<Halted>,
     /// Whatever the objective wants back.
     pub objective: Map<String, Value>,
     /// File name -> BLAKE3.
     pub checksums: BTreeMap<String, String>,
+}
+
+/// A run that its objective has ended ([`Objective::halt`](crate::Objective::halt)).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Halted {
+    /// In words.
+    pub reason: String,
+    /// The settings under `watchdog` that decided so.
+    pub watchdog: Value,
 }
 
 impl State {
@@ -61,6 +73,7 @@ impl State {
             identity,
             monitor: Monitor::default(),
             loss_scale: None,
+            halted: None,
             objective: Map::new(),
             checksums: BTreeMap::new(),
         }

@@ -313,7 +313,8 @@ fn planned(config: &mut PretrainConfig, length: usize) -> Result<MemoryPlan> {
     Ok(MemoryPlan { available, ..choice.plan })
 }
 
-fn open_shards(dir: &Path, context: usize, tokenizer: &Tokenizer) -> Result<Shards> {
+/// Shards whose rows fit the context and were packed with this tokenizer.
+pub fn open_shards(dir: &Path, context: usize, tokenizer: &Tokenizer) -> Result<Shards> {
     let shards = Shards::open(dir)?;
     if shards.is_empty() {
         return Err(Error::Config(format!("{}: holds no rows; pack more text or lower sequence_length", dir.display())));

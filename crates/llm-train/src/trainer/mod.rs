@@ -58,6 +58,8 @@ pub struct Outcome<M> {
     pub elapsed_seconds: f64,
     /// First and last validation.
     pub validations: Vec<Map<String, Value>>,
+    /// Why the run ended before its last step, if its objective wanted that ([`Objective::halt`]).
+    pub halted: Option<String>,
     /// Checkpoints that nothing needs once the run is written down.
     pub leftovers: Leftovers,
 }
@@ -68,12 +70,15 @@ pub struct Outcome<M> {
 pub struct Leftovers {
     dir: PathBuf,
     retention: Retention,
+    halted: bool,
 }
 
 impl Leftovers {
-    /// Delete all that is not kept for good.
+    /// Delete all that is not kept for good. A halted run keeps its checkpoints: it may go on from the last one.
     pub fn remove(&self) {
-        self.retention.apply_at_end(&self.dir);
+        if !self.halted {
+            self.retention.apply_at_end(&self.dir);
+        }
     }
 }
 
@@ -97,12 +102,13 @@ impl Trainer {
         tokenizer.save(folder.path())?;
         objective.finish(folder.path())?;
         folder.commit()?;
-        let leftovers = Leftovers { dir: self.checkpoints(), retention: self.retention() };
+        let halted = state.halted.map(|halted| halted.reason);
+        let leftovers = Leftovers { dir: self.checkpoints(), retention: self.retention(), halted: halted.is_some() };
         let records = Metrics::read(self.out.join("metrics.jsonl"))?;
         let loss = records.iter().rev().find_map(|r| r.get("loss")?.as_f64()).map_or(f32::NAN, |l| l as f32);
-        let validations: Vec<_> = records.into_iter().filter(|r| r.contains_key("val_loss")).collect();
+        let validations: Vec<_> = records.into_iter().filter(is_validation).collect();
         let ends = [validations.first(), validations.last()].into_iter().flatten().cloned().collect();
-        Ok(Outcome { model, loss, tokens: state.tokens, elapsed_seconds: state.elapsed_seconds, validations: ends, leftovers })
+        Ok(Outcome { model, loss, tokens: state.tokens, elapsed_seconds: state.elapsed_seconds, validations: ends, halted, leftovers })
     }
 
     /// What is known before the first step of this process.
@@ -136,6 +142,11 @@ impl Trainer {
         let TrainerConfig { keep_checkpoints, keep_best_checkpoints, keep_checkpoint_every, .. } = self.config;
         Retention { last: keep_checkpoints, best: keep_best_checkpoints, every: keep_checkpoint_every }
     }
+}
+
+/// Is this record of the metrics one of a validation? Not every objective has a `val_loss`.
+fn is_validation(record: &Map<String, Value>) -> bool {
+    record.keys().any(|key| key.starts_with("val_loss") || key.starts_with("eval/"))
 }
 
 /// The model of the best checkpoint in `dir`, read like `model`.

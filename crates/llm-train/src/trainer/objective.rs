@@ -34,7 +34,15 @@ pub trait Objective: Sync {
     /// Changes to the model that are no gradient step, right after one.
     fn after_step(&mut self, _model: &mut Self::Model) {}
 
-    /// Numbers of the step to log besides loss and rates.
+    /// Why the run should end here, if it should; asked after every step and every validation. A checkpoint is saved, the model is written
+    /// and the run ends in order. Started again, it goes on only if the settings under the key `watchdog` ([`Objective::settings`]) have
+    /// changed.
+    fn halt(&self) -> Option<String> {
+        None
+    }
+
+    /// Numbers of the step to log besides loss and rates. Texts in a list `alarms`, here or in [`Objective::validate`], are told and marked in
+    /// the report.
     fn metrics(&mut self) -> Map<String, Value> {
         Map::new()
     }

@@ -1,9 +1,9 @@
 //! A run while it runs: the state of a checkpoint, unpacked, and what a step does to it.
 
 use super::accumulate::{Accumulated, accumulate, read_loss};
-use super::{Objective, Trainer, best, trouble};
+use super::{Objective, Trainer, best, is_validation, trouble};
 use crate::checkpoint::retention::Best;
-use crate::checkpoint::{Loaded, Loading, Snapshot, State, Writer};
+use crate::checkpoint::{Halted, Loaded, Loading, Snapshot, State, Writer};
 use crate::loss_scale::LossScale;
 use crate::optimizer::{Clip, Optimizer};
 use crate::spikes::{self, Policy, Skipped, Spike};
@@ -21,7 +21,7 @@ use std::time::Instant;
 /// What to do after a step.
 pub(super) enum After {
     GoOn,
-    /// The loss no longer falls.
+    /// The loss no longer falls, or the objective wants it.
     Stop,
 }
 
@@ -112,6 +112,7 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         };
         training.set_model(model);
         objective.restore(&training.state.objective);
+        training.consider_halt(objective);
         if !fresh && training.validation_is_missing()? {
             training.validate(objective)?;
         }
@@ -143,7 +144,8 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
     }
 
     pub(super) fn over(&self) -> bool {
-        self.state.step >= self.trainer.config.max_steps || self.trainer.config.early_stopping.over(&self.val_losses)
+        let config = &self.trainer.config;
+        self.state.step >= config.max_steps || self.state.halted.is_some() || config.early_stopping.over(&self.val_losses)
     }
 
     /// Is a validation due at this step?
@@ -154,10 +156,10 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
 
     /// The run was killed between a checkpoint and the validation of the same step.
     fn validation_is_missing(&self) -> Result<bool> {
-        let here = |r: &Map<String, Value>| r.get("step").and_then(Value::as_u64) == Some(self.state.step) && r.contains_key("val_loss");
+        let here = |r: &Map<String, Value>| r.get("step").and_then(Value::as_u64) == Some(self.state.step) && is_validation(r);
         let known = Metrics::read(self.trainer.out.join("metrics.jsonl"))?;
         // An objective without held-out data never has one.
-        Ok(self.validation_is_due() && known.iter().any(|r| r.contains_key("val_loss")) && !known.iter().any(here))
+        Ok(self.validation_is_due() && known.iter().any(is_validation) && !known.iter().any(here))
     }
 
     /// One step, or what a spike made of it.
@@ -269,6 +271,7 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         record.extend(memory_bytes().map(|bytes| ("memory_bytes".to_string(), json!(bytes))));
         let more = objective.metrics();
         self.watch_routing(&more);
+        self.tell_alarms(&more);
         record.extend(more);
         self.watch.step(&record);
         Ok(self.metrics.log(&Value::Object(record))?)
@@ -286,6 +289,35 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
             let text = format!("routing has collapsed in layer {layer} for {COLLAPSE_ALARM} steps: {verdict}");
             self.watch.event(self.state.step, Kind::Note, text);
         }
+    }
+
+    /// Alarms of the objective in a record.
+    fn tell_alarms(&mut self, record: &Map<String, Value>) {
+        for alarm in record.get("alarms").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+            self.watch.event(self.state.step, Kind::Alarm, alarm);
+        }
+    }
+
+    /// A run that was halted before stays so until what halted it is set otherwise.
+    fn consider_halt<O: Objective<Model = M>>(&mut self, objective: &O) {
+        let Some(halted) = self.state.halted.take() else { return };
+        if halted.watchdog == watchdog(objective) {
+            let text = format!("{}. It stays halted; set `watchdog` otherwise to go on, e.g. --set watchdog.enabled=false", halted.reason);
+            self.watch.event(self.state.step, Kind::Halted, text);
+            self.state.halted = Some(halted);
+        } else {
+            self.watch.event(self.state.step, Kind::Note, format!("going on, `watchdog` was changed; the run was halted here: {}", halted.reason));
+        }
+    }
+
+    /// Note that the objective wants to end, if it does and it is news.
+    fn ask_halt<O: Objective<Model = M>>(&mut self, objective: &O) -> bool {
+        let reason = if self.state.halted.is_none() { objective.halt() } else { None };
+        let news = reason.is_some();
+        if let Some(reason) = reason {
+            self.state.halted = Some(Halted { reason, watchdog: watchdog(objective) });
+        }
+        news
     }
 
     fn log<O: Objective<Model = M>>(&mut self, objective: &O, batch: u64, spike: &Spike, action: &str) -> Result<()> {
@@ -375,9 +407,11 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         let (config, step) = (&self.trainer.config, self.state.step);
         let stop = program::interrupted();
         let every = |n: u64| n > 0 && step.is_multiple_of(n);
-        let (last, evaluate) = (self.over(), self.validation_is_due());
+        let halted = self.ask_halt(objective);
+        let (last, evaluate) = (self.over(), self.validation_is_due() || halted && config.eval_every > 0);
         if self.watch.save_requested()
             || stop
+            || halted
             || every(config.checkpoint_every)
             || every(config.keep_checkpoint_every)
             || (evaluate && config.keep_best_checkpoints > 0)
@@ -393,11 +427,20 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         self.writer.look()?;
         if evaluate {
             self.validate(objective)?;
-            if config.early_stopping.over(&self.val_losses) {
-                let patience = config.early_stopping.patience;
-                self.watch.event(step, Kind::Note, format!("stopping early: val_loss has not fallen for {patience} validations"));
-                return Ok(After::Stop);
+            if self.ask_halt(objective) {
+                self.save(objective)?;
             }
+        }
+        if let Some(halted) = &self.state.halted {
+            let reason = halted.reason.clone();
+            self.metrics.log(&json!({"step": step, "halted": reason}))?;
+            self.watch.event(step, Kind::Halted, reason);
+            return Ok(After::Stop);
+        }
+        if evaluate && config.early_stopping.over(&self.val_losses) {
+            let patience = config.early_stopping.patience;
+            self.watch.event(step, Kind::Note, format!("stopping early: val_loss has not fallen for {patience} validations"));
+            return Ok(After::Stop);
         }
         if stop || evaluate || every(config.checkpoint_every) {
             self.idle_since = Instant::now();
@@ -422,10 +465,13 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         let step = self.state.step;
         record.insert("step".into(), json!(step));
         let loss = record.get("val_loss").and_then(Value::as_f64);
+        self.tell_alarms(&record);
         self.watch.validation(&record);
         if let Some(Value::Array(samples)) = record.get("samples") {
             let text = |sample: &Value, key: &str| sample[key].as_str().unwrap_or_default().to_string();
-            self.watch.samples(step, samples.iter().map(|sample| (text(sample, "prompt"), text(sample, "text"))).collect());
+            let texts = samples.iter().map(|sample| (text(sample, "prompt"), text(sample, "text"))).collect();
+            let rewards: Vec<Option<f64>> = samples.iter().map(|sample| sample["reward"].as_f64()).collect();
+            self.watch.samples(step, texts, if rewards.iter().any(Option::is_some) { rewards } else { Vec::new() });
         }
         self.metrics.log(&Value::Object(record))?;
         if let Some(loss) = loss {
@@ -453,9 +499,15 @@ impl<'a, M: Trainable + 'static> Training<'a, M> {
         let records = Metrics::read(self.trainer.out.join("metrics.jsonl"))?;
         let loss = records.iter().rev().find_map(|r| r.get("loss")?.as_f64()).unwrap_or(f64::NAN) as f32;
         let State { step, tokens, .. } = self.state;
-        self.watch.finish(format!("{step} steps, {:.2}M tokens, {}", tokens as f64 / 1e6, objective.describe(loss)));
+        let halted = if self.state.halted.is_some() { " (halted)" } else { "" };
+        self.watch.finish(format!("{step} steps{halted}, {:.2}M tokens, {}", tokens as f64 / 1e6, objective.describe(loss)));
         Ok((model, self.state))
     }
+}
+
+/// The settings that decide about a halt.
+fn watchdog<O: Objective>(objective: &O) -> Value {
+    objective.settings().get("watchdog").cloned().unwrap_or_default()
 }
 
 /// Held-out losses that the metrics of the run know.

@@ -1,13 +1,16 @@
 //! The curves of the report, with what happened marked on them.
 
 use super::config::About;
-use super::history::{History, Kind};
+use super::history::{Event, History, Kind};
 use llm_run::chart::{Chart, Mark, Series};
+use llm_run::curves;
 use llm_run::html::{Html, join, tag, text};
 use std::collections::BTreeMap;
 
 /// Keys of a step with a chart of their own, and keys that are none.
 const KNOWN: [&str; 7] = ["loss", "lr", "grad_norm", "tokens_per_second", "memory_bytes", "tokens", "elapsed_seconds"];
+/// Beginnings of keys that are no curves: which rows a step could not score.
+const NO_CURVES: &str = "unscored_rows";
 /// Curves in one chart.
 const MOST_CURVES: usize = 6;
 const GIB: f64 = (1u64 << 30) as f64;
@@ -29,8 +32,13 @@ fn dots(name: &str, points: &[(f64, f64)], colour: usize) -> Series {
 
 /// All charts; nothing without steps.
 pub fn all(history: &History, about: &About) -> Html {
-    let marks: Vec<Mark> =
-        history.events.iter().map(|e| Mark { x: e.step as f64, text: format!("{}: {}", e.kind.name(), e.text), colour: e.kind.colour() }).collect();
+    let mark = |e: &Event| Mark { x: e.step as f64, text: format!("{}: {}", e.kind.name(), e.text), colour: e.kind.colour() };
+    let marks: Vec<Mark> = history.events.iter().map(mark).collect();
+    let alarms: Vec<Mark> = history.events.iter().filter(|e| matches!(e.kind, Kind::Alarm | Kind::Halted)).map(mark).collect();
+    let steps: Vec<curves::Keyed<'_>> = history.curves.iter().map(|(key, curve)| (key.as_str(), curve.points())).collect();
+    let heldout_numbers: Vec<curves::Keyed<'_>> = history.heldout.iter().map(|(key, points)| (key.as_str(), points.as_slice())).collect();
+    let known = curves::charts(&steps, &heldout_numbers, &alarms);
+    let objective = steps.iter().any(|(key, _)| curves::is_objective(key));
     let curve = |key: &str, name: &str, colour: usize| Series {
         name: name.into(),
         colour,
@@ -38,7 +46,14 @@ pub fn all(history: &History, about: &About) -> Html {
         smooth: true,
         ..Series::default()
     };
-    let mut charts = vec![Chart { marks, robust: true, ..losses(history, curve("loss", "training", 0)) }];
+    let mut loss = Chart { marks, robust: true, ..losses(history, curve("loss", "training", 0)) };
+    // What is learned from rewards is seen in them; the loss of such a training says little.
+    let mut charts = if objective {
+        loss.y = "objective".into();
+        known.into_iter().chain([loss]).collect()
+    } else {
+        std::iter::once(loss).chain(known).collect::<Vec<Chart>>()
+    };
     charts.extend(heldout(history));
     charts.push(expected(history, about));
     charts.push(Chart { zero: true, ..chart("Learning rate", "", vec![Series { smooth: false, ..curve("lr", "learning rate", 2) }]) });
@@ -47,7 +62,9 @@ pub fn all(history: &History, about: &About) -> Html {
     let mut memory = Series { smooth: false, ..curve("memory_bytes", "memory", 4) };
     memory.points.iter_mut().for_each(|p| p.1 /= GIB);
     charts.push(Chart { zero: true, ..chart("Resident memory", "GiB", vec![memory]) });
-    for (group, keys) in groups(history.curves.keys().filter(|key| !KNOWN.contains(&key.as_str()))) {
+    for (group, keys) in
+        groups(history.curves.keys().filter(|key| !KNOWN.contains(&key.as_str()) && !curves::is_known(key) && !key.starts_with(NO_CURVES)))
+    {
         let series = keys.iter().take(MOST_CURVES).enumerate().map(|(i, (key, name))| curve(key, name, i)).collect();
         charts.push(Chart { robust: true, ..chart(&group.replace('_', " "), "of a step", series) });
     }
@@ -82,7 +99,8 @@ fn groups<'a>(keys: impl Iterator<Item = &'a String>) -> BTreeMap<&'a str, Vec<(
 
 /// Every other held-out number, those of one name in one chart.
 fn heldout(history: &History) -> Vec<Chart> {
-    let shown = history.heldout.keys().filter(|key| key.as_str() != "val_perplexity" && key.split('/').next() != Some("val_loss"));
+    let elsewhere = |key: &str| key == "val_perplexity" || key.split('/').next() == Some("val_loss") || curves::is_known(key);
+    let shown = history.heldout.keys().filter(|key| !elsewhere(key.as_str()));
     let make = |(group, keys): (&str, Vec<(&str, &str)>)| {
         let named = |name: &str| if name == group { "all".to_string() } else { name.to_string() };
         let points = |key: &str| history.heldout.get(key).map_or(&[][..], Vec::as_slice);
@@ -130,5 +148,5 @@ fn legend(history: &History) -> Html {
         return Html::default();
     }
     let keys = kinds.iter().map(|kind| tag("span", [Html::trusted(format!("<i class=\"key s{}\"></i>", kind.colour())), text(kind.name())]));
-    tag("div class=legend style=\"margin-bottom:8px\"", [text("Marks on the loss: "), join(keys)])
+    tag("div class=legend style=\"margin-bottom:8px\"", [text("Marks: "), join(keys)])
 }

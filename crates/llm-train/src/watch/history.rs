@@ -35,6 +35,10 @@ pub enum Kind {
     Interrupted,
     /// The run ended with an error.
     Failed,
+    /// The objective saw something go wrong.
+    Alarm,
+    /// The objective ended the run.
+    Halted,
     /// Anything else.
     Note,
 }
@@ -51,6 +55,8 @@ impl Kind {
             Self::LossScale => "loss scale",
             Self::Interrupted => "interrupted",
             Self::Failed => "failed",
+            Self::Alarm => "alarm",
+            Self::Halted => "halted",
             Self::Note => "note",
         }
     }
@@ -60,9 +66,9 @@ impl Kind {
         match self {
             Self::Checkpoint | Self::Note => 4,
             Self::Resumed | Self::LossScale => 2,
-            Self::Skipped => 1,
+            Self::Skipped | Self::Alarm => 1,
             Self::Spike | Self::Rewind => 3,
-            Self::Interrupted | Self::Failed => 5,
+            Self::Interrupted | Self::Failed | Self::Halted => 5,
         }
     }
 }
@@ -85,6 +91,9 @@ pub struct Samples {
     pub step: u64,
     /// Prompts and what the model wrote after them.
     pub texts: Vec<(String, String)>,
+    /// What each is worth, where that is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewards: Vec<Option<f64>>,
 }
 
 /// A line of `events.jsonl`.
@@ -120,7 +129,7 @@ pub struct History {
     pub heldout: BTreeMap<String, Vec<(f64, f64)>>,
     /// What happened.
     pub events: Vec<Event>,
-    /// The newest texts.
+    /// The first and the newest texts.
     pub samples: Vec<Samples>,
     /// What was expected, and when.
     pub forecasts: Vec<Forecast>,
@@ -130,6 +139,8 @@ pub struct History {
     pub loss: Smooth,
     /// The whole run is done.
     pub finished: bool,
+    /// `calibration.json` of a reward model.
+    pub calibration: Option<Value>,
 }
 
 /// Numbers of a record: a list becomes its extremes, text is left out.
@@ -160,6 +171,11 @@ fn extremes(list: &[Value], least: &mut f64, most: &mut f64) {
             }
         }
     }
+}
+
+/// What `calibration.json` in the folder of a run says; none without such a file.
+pub fn calibration(out: &Path) -> Option<Value> {
+    serde_json::from_str(&std::fs::read_to_string(out.join("calibration.json")).ok()?).ok()
 }
 
 fn step_of(record: &Map<String, Value>) -> Option<u64> {
@@ -209,7 +225,8 @@ impl History {
             }
             Entry::Samples(samples) => {
                 if self.samples.len() == MOST_SAMPLES {
-                    self.samples.remove(0);
+                    // The first stay, to compare with.
+                    self.samples.remove(1);
                 }
                 self.samples.push(samples);
             }
@@ -228,6 +245,7 @@ impl History {
             }
             if record.contains_key("loss") { history.step(&record) } else { history.validation(&record) }
         }
+        history.calibration = calibration(out);
         let events = out.join("events.jsonl");
         if events.is_file() {
             for record in Metrics::read(events)? {
@@ -248,6 +266,11 @@ impl History {
     /// The newest value of a step's number.
     pub fn last(&self, key: &str) -> Option<f64> {
         self.curves.get(key)?.last()
+    }
+
+    /// The first of these keys that steps have: the same number under the names of different trainings.
+    pub fn first_of<'a>(&self, keys: &[&'a str]) -> Option<&'a str> {
+        keys.iter().copied().find(|key| self.curves.contains_key(*key))
     }
 
     /// Points of a step's number.

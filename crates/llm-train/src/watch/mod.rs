@@ -35,6 +35,7 @@ use crate::Result;
 use dashboard::{Dashboard, Shared};
 use forecast::{Forecaster, Laps};
 use history::{Entry, Event, History, Samples};
+use llm_run::progress::Colour;
 use llm_run::run::Manifest;
 use llm_run::{Metrics, Progress};
 use serde_json::{Map, Value};
@@ -43,6 +44,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tensorboard::EventWriter;
 
+/// Divergence from the reference: per answer, or whatever the training calls so.
+const KL: &[&str] = &["kl_per_answer", "objective/kl", "kl"];
+/// Nats per token.
+const ENTROPY: &[&str] = &["entropy", "policy/entropy_avg"];
 /// Time between two lines, and between two flushes of the event file.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
@@ -169,18 +174,23 @@ impl Watch {
         let routine = kind == Kind::Checkpoint || kind == Kind::Spike && self.spike_told;
         self.spike_told |= kind == Kind::Spike;
         if !routine {
-            self.tell(&format!("step {step}: {}: {}", kind.name(), event.text));
+            let colour = match kind {
+                Kind::Alarm => Colour::Yellow,
+                Kind::Halted => Colour::Red,
+                _ => Colour::Plain,
+            };
+            self.tell_in(colour, &format!("step {step}: {}: {}", kind.name(), event.text));
         }
         self.record(Entry::Event(event));
     }
 
-    /// Prompts and what the model writes after them.
-    pub fn samples(&mut self, step: u64, texts: Vec<(String, String)>) {
+    /// Prompts, what the model writes after them, and what that is worth where it is known.
+    pub fn samples(&mut self, step: u64, texts: Vec<(String, String)>, rewards: Vec<Option<f64>>) {
         for (i, (prompt, text)) in texts.iter().enumerate() {
             // As code: TensorBoard shows Markdown, and a sample is none.
             self.with_board(|board| board.text(step, &format!("samples/{i}"), &format!("```\n{prompt}{text}\n```")));
         }
-        self.record(Entry::Samples(Samples { step, texts }));
+        self.record(Entry::Samples(Samples { step, texts, rewards }));
     }
 
     /// True once after somebody asked for a checkpoint now.
@@ -200,8 +210,12 @@ impl Watch {
 
     /// A line that stays, where there are lines.
     fn tell(&self, text: &str) {
+        self.tell_in(Colour::Plain, text);
+    }
+
+    fn tell_in(&self, colour: Colour, text: &str) {
         if let Some(line) = &self.line {
-            line.note(text);
+            line.note_in(colour, text);
         }
     }
 
@@ -272,7 +286,11 @@ impl Watch {
             return;
         }
         let clock = Instant::now();
-        let page = report::render(&self.shared.lock().history, &self.about);
+        let page = {
+            let mut state = self.shared.lock();
+            state.history.calibration = history::calibration(&self.out);
+            report::render(&state.history, &self.about)
+        };
         if let Err(e) = llm_run::atomic::write(self.out.join("report.html"), page) {
             self.config.report = false;
             self.tell(&format!("no more report: {e}"));
@@ -308,6 +326,9 @@ fn live(history: &History, about: &About, left: Option<f64>) -> status::Live {
         tokens: history.last("tokens").unwrap_or(0.0),
         loss: history.loss.value(),
         reward: history.last("reward"),
+        kl: history.first_of(KL).and_then(|key| history.last(key)),
+        length: history.last("completion_length"),
+        entropy: history.first_of(ENTROPY).and_then(|key| history.last(key)),
         lr: history.last("lr"),
         grad_norm: history.last("grad_norm"),
         tokens_per_second,
@@ -375,7 +396,7 @@ mod tests {
             watch.step(&record(step));
         }
         watch.event(60, Kind::Spike, "loss 9");
-        watch.samples(80, vec![("a".into(), "b".into())]);
+        watch.samples(80, vec![("a".into(), "b".into())], Vec::new());
         drop(watch);
         assert!(std::fs::read_to_string(dir.path().join("report.html")).unwrap().contains("80 of 4,000 steps so far"));
         drop(Metrics::open(dir.path().join("metrics.jsonl"), 70).unwrap());

@@ -3,8 +3,11 @@
 
 use super::charts;
 use super::config::About;
-use super::history::{History, Kind};
+use super::history::{History, Kind, Samples};
 use super::status::{loss, short, time};
+use llm_run::answers::{Answers, before_and_after};
+use llm_run::chart::Chart;
+use llm_run::curves;
 use llm_run::html::{Html, details, join, left, number, page, right, table, tag, text, tile};
 use llm_run::progress::thousands;
 use serde_json::Value;
@@ -20,6 +23,7 @@ pub fn render(history: &History, about: &About) -> String {
     let sections = [
         ("curves", "Curves", charts::all(history, about)),
         ("forecast", "Forecast", forecast(history, about)),
+        ("calibration", "Calibration", calibration(history)),
         ("samples", "Samples", samples(history)),
         ("checkpoints", "Checkpoints", checkpoints(history)),
         ("events", "Events", events(history)),
@@ -34,12 +38,15 @@ pub fn render(history: &History, about: &About) -> String {
 
 fn opening(history: &History, about: &About) -> Html {
     let stopped = history.events.last().filter(|e| matches!(e.kind, Kind::Interrupted | Kind::Failed));
-    let state = match (history.finished, stopped) {
-        (true, _) => format!("Finished after {} steps.", thousands(history.step)),
-        (false, Some(event)) => {
+    let told = history.events.iter().rev().find(|e| matches!(e.kind, Kind::Halted | Kind::Resumed));
+    let halted = told.filter(|e| e.kind == Kind::Halted);
+    let state = match (halted, history.finished, stopped) {
+        (Some(event), ..) => format!("Halted after {} of {} steps: {}", thousands(event.step), thousands(about.max_steps), event.text),
+        (None, true, _) => format!("Finished after {} steps.", thousands(history.step)),
+        (None, false, Some(event)) => {
             format!("{} after {} of {} steps: {}", event.kind.name(), thousands(event.step), thousands(about.max_steps), event.text)
         }
-        (false, None) => format!("{} of {} steps so far.", thousands(history.step), thousands(about.max_steps)),
+        (None, false, None) => format!("{} of {} steps so far.", thousands(history.step), thousands(about.max_steps)),
     };
     let mut facts = vec![state];
     if about.parameters > 0 {
@@ -110,12 +117,26 @@ fn forecast(history: &History, about: &About) -> Html {
 fn samples(history: &History) -> Html {
     let one =
         |(prompt, text): &(String, String)| tag("div class=\"card sample\"", [tag("span class=soft", prompt.as_str()), tag("span", text.as_str())]);
+    let answers = |samples: &Samples| Answers {
+        step: samples.step,
+        texts: samples.texts.iter().enumerate().map(|(i, (p, t))| (p.clone(), t.clone(), samples.rewards.get(i).copied().flatten())).collect(),
+    };
+    let compared = before_and_after(&history.samples.iter().map(answers).collect::<Vec<_>>());
+    if !compared.is_empty() {
+        return compared;
+    }
     let all = history.samples.iter().rev().enumerate().map(|(i, samples)| {
         let texts = join(samples.texts.iter().map(one));
         let title = format!("After step {}", thousands(samples.step));
         if i == 0 { join([tag("h3", title), texts]) } else { details(title, texts) }
     });
     join(all)
+}
+
+/// How often a reward model is right against how often it says so.
+fn calibration(history: &History) -> Html {
+    let chart = history.calibration.as_ref().and_then(curves::reliability).map(Chart::html).unwrap_or_default();
+    if chart.is_empty() { chart } else { tag("div class=grid2", [chart]) }
 }
 
 fn checkpoints(history: &History) -> Html {
@@ -196,7 +217,7 @@ mod tests {
     use super::*;
     use crate::watch::fit::Interval;
     use crate::watch::forecast::Forecast;
-    use crate::watch::history::{Event, Samples};
+    use crate::watch::history::{Entry, Event};
     use serde_json::json;
 
     const EVIL: &str = "<script>alert('x')</script>\"&";
@@ -219,7 +240,7 @@ mod tests {
         }
         let loss = Some(Interval { value: 2.1, low: 2.0, high: 2.3 });
         history.forecasts = vec![Forecast { step: 50, loss, seconds: 200.0, seconds_left: 150.0, cost: Some(2.5), energy_kwh: None }];
-        history.samples.push(Samples { step: 200, texts: vec![(EVIL.into(), EVIL.into())] });
+        history.samples.push(Samples { step: 200, texts: vec![(EVIL.into(), EVIL.into())], rewards: Vec::new() });
         history
     }
 
@@ -252,6 +273,50 @@ mod tests {
                 assert_eq!(open, page.matches(&format!("</{name}>")).count(), "{name}");
             }
         }
+    }
+
+    /// If this fails, the report of a training with rewards does not show what it is about: rewards, the alarm, answers before and after.
+    #[test]
+    fn a_training_with_rewards_shows_them_first_and_what_went_wrong() {
+        let mut history = History::default();
+        for step in 1..=100u32 {
+            let x = f64::from(step) / 100.0;
+            let record = json!({"step": step, "loss": 0.01 * x, "reward": x, "rewards/format": 1.0, "kl": 9.0 * x, "completion_length": 40.0 + x,
+                "cut_off": 0.1, "entropy": 1.0 - x, "something_new": x, "tokens": step * 2048, "elapsed_seconds": step});
+            history.step(record.as_object().unwrap());
+            if step % 50 == 0 {
+                history.validation(json!({"step": step, "val_reward": x, "val_general_loss": 2.0 + x}).as_object().unwrap());
+            }
+        }
+        for (step, answer) in [(0, "no idea"), (50, "perhaps 3"), (100, EVIL)] {
+            let reward = Some(f64::from(step) / 100.0);
+            history.entry(Entry::Samples(Samples { step: step as u64, texts: vec![("1+2?".into(), answer.into())], rewards: vec![reward] }));
+        }
+        history.events.push(Event { step: 90, kind: Kind::Alarm, text: format!("repetition {EVIL}") });
+        history.events.push(Event { step: 100, kind: Kind::Halted, text: "reward hacking".into() });
+        history.calibration = Some(json!({"pairs": 8, "bins": [{"count": 8, "confidence": 0.75, "accuracy": 0.5}]}));
+        history.finished = true;
+        let page = render(&history, &About { name: "grpo".into(), max_steps: 400, ..About::default() });
+        for part in [
+            "Halted after 100 of 400 steps: reward hacking",
+            "Parts of the reward",
+            "KL",
+            "Answer length",
+            "Entropy",
+            "General text",
+            "something new",
+            "reward, held out",
+            "objective",
+            "at the start · reward 0",
+            "after step 100 · reward 1",
+            "in between",
+            "How sure it may be",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+        assert!(page.find("<b>Reward</b>").unwrap() < page.find("<b>Loss</b>").unwrap());
+        assert!(page.matches("class=\"flag s1\"").count() > 3, "the alarm is marked on the curves it may be about");
+        assert!(!page.contains("<script") && !page.contains("NaN"));
     }
 
     #[test]

@@ -15,6 +15,12 @@ pub struct Live {
     pub loss: Option<f64>,
     /// Mean reward, where there is one.
     pub reward: Option<f64>,
+    /// Divergence from the reference, nats.
+    pub kl: Option<f64>,
+    /// Tokens per answer.
+    pub length: Option<f64>,
+    /// Entropy of the policy, nats per token.
+    pub entropy: Option<f64>,
     /// Learning rate.
     pub lr: Option<f64>,
     /// Norm of the gradient before clipping.
@@ -76,7 +82,12 @@ impl Live {
         let mut fields = vec![format!("{}/{}", thousands(self.step), thousands(self.max_steps))];
         fields.extend(self.left.map(|left| format!("ETA {}", time(left))));
         match self.reward {
-            Some(reward) => fields.push(format!("reward {reward:.3}")),
+            Some(reward) => {
+                fields.push(format!("reward {reward:.3}"));
+                fields.extend(self.kl.map(|kl| format!("kl {}", loss(kl))));
+                fields.extend(self.length.map(|length| format!("length {length:.1}")));
+                fields.extend(self.entropy.map(|entropy| format!("entropy {}", loss(entropy))));
+            }
             None => fields.extend(self.loss.map(|value| format!("loss {}", loss(value)))),
         }
         fields.extend(self.lr.map(|lr| format!("lr {lr:.1e}")));
@@ -123,6 +134,9 @@ mod tests {
             tokens: 2e6,
             loss: Some(3.2141),
             reward: None,
+            kl: None,
+            length: None,
+            entropy: None,
             lr: Some(3e-4),
             grad_norm: Some(0.823),
             tokens_per_second: Some(12_345.0),
@@ -141,6 +155,8 @@ mod tests {
         assert!(live().line(120).ends_with("1.12 GiB"));
         let reward = Live { reward: Some(0.5), ..live() };
         assert!(reward.line(80).contains("reward 0.500 lr"), "{}", reward.line(80));
+        let policy = Live { kl: Some(1.5), length: Some(41.5), entropy: Some(0.25), ..reward };
+        assert_eq!(policy.line(71), "1,234/20,000 ETA 2h10m reward 0.500 kl 1.500 length 41.5 entropy 0.250");
     }
 
     proptest! {

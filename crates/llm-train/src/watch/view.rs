@@ -5,6 +5,7 @@ use super::dashboard::State;
 use super::forecast::Forecast;
 use super::history::{Event, Kind, Samples};
 use super::status::{Live, bytes, loss, short, time};
+use super::{ENTROPY, KL};
 use llm_run::html::number;
 use llm_run::progress::thousands;
 use ratatui::Frame;
@@ -32,6 +33,8 @@ pub struct Scene {
     lr: Points,
     grad_norm: Points,
     rate: Points,
+    /// Of a training with rewards: their curves are drawn in place of those of the loss, the rate and the gradient.
+    policy: Option<[Points; 3]>,
     heldout: Vec<(String, f64)>,
     forecast: Option<Forecast>,
     events: Vec<Event>,
@@ -50,12 +53,18 @@ impl Scene {
         heldout.sort_by_key(|(key, _)| order(key));
         heldout.retain(|(key, _)| key != "val_perplexity");
         heldout.truncate(MOST_HELDOUT);
+        let rewarded = history.curves.contains_key("reward");
+        let headline = if rewarded { "reward" } else { "loss" };
+        let validation = history.heldout.get(if rewarded { "val_reward" } else { "val_loss" });
         Self {
             about: About { config: serde_json::Value::Null, ..about.clone() },
             live: state.live.clone(),
-            raw: thinned("loss", most),
-            smooth: thinned("loss", (most / 8).max(12)),
-            validation: history.heldout.get("val_loss").cloned().unwrap_or_default(),
+            raw: thinned(headline, most),
+            smooth: thinned(headline, (most / 8).max(12)),
+            validation: validation.cloned().unwrap_or_default(),
+            policy: rewarded.then(|| {
+                [KL, &["completion_length"][..], ENTROPY].map(|keys| history.first_of(keys).map(|key| thinned(key, most)).unwrap_or_default())
+            }),
             lr: thinned("lr", most),
             grad_norm: thinned("grad_norm", most),
             rate: thinned("tokens_per_second", most),
@@ -80,9 +89,15 @@ pub fn draw(frame: &mut Frame<'_>, scene: &Scene) {
     losses(frame, loss_area, scene);
     let [a, b, c] = Layout::horizontal([Constraint::Ratio(1, 3); 3]).areas(small);
     let max = scene.about.max_steps as f64;
-    curve(frame, a, "lr", &scene.lr, Color::Magenta, max, |v| if v == 0.0 { "0".into() } else { format!("{v:.0e}") });
-    curve(frame, b, "grad norm", &scene.grad_norm, Color::Yellow, max, |v| number(three_digits(v)));
-    curve(frame, c, "tok/s", &scene.rate, Color::Green, max, short);
+    if let Some([kl, length, entropy]) = &scene.policy {
+        curve(frame, a, "kl", kl, Color::Magenta, max, |v| number(three_digits(v)));
+        curve(frame, b, "length", length, Color::Yellow, max, short);
+        curve(frame, c, "entropy", entropy, Color::Green, max, |v| number(three_digits(v)));
+    } else {
+        curve(frame, a, "lr", &scene.lr, Color::Magenta, max, |v| if v == 0.0 { "0".into() } else { format!("{v:.0e}") });
+        curve(frame, b, "grad norm", &scene.grad_norm, Color::Yellow, max, |v| number(three_digits(v)));
+        curve(frame, c, "tok/s", &scene.rate, Color::Green, max, short);
+    }
     frame.render_widget(Paragraph::new(facts_of(scene)).block(block("run")), facts);
     let [events, samples] = Layout::horizontal([Constraint::Ratio(1, 2); 2]).areas(bottom);
     frame.render_widget(Paragraph::new(events_of(scene, events.height)).block(block("events")), events);
@@ -146,8 +161,9 @@ fn losses(frame: &mut Frame<'_>, area: Rect, scene: &Scene) {
     let Some([low, high]) = bounds(values) else {
         return frame.render_widget(Paragraph::new(Line::styled(" waiting for the first step", SOFT)).block(block("loss")), area);
     };
-    let mut title = vec![Span::styled(" loss ", STRONG)];
-    title.extend(scene.live.loss.map(|value| Span::styled(format!("{} ", loss(value)), Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD))));
+    let (name, now) = if scene.policy.is_some() { (" reward ", scene.live.reward) } else { (" loss ", scene.live.loss) };
+    let mut title = vec![Span::styled(name, STRONG)];
+    title.extend(now.map(|value| Span::styled(format!("{} ", loss(value)), Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD))));
     title.extend(scene.validation.last().map(|p| Span::styled(format!("held out {} ", loss(p.1)), Style::new().fg(Color::LightRed))));
     let held = Style::new().fg(Color::LightRed);
     let validation = Dataset::default().marker(Marker::Dot).graph_type(GraphType::Scatter).style(held).data(&scene.validation);
@@ -219,8 +235,8 @@ fn events_of(scene: &Scene, height: u16) -> Vec<Line<'static>> {
         return vec![Line::styled("none yet", SOFT)];
     }
     let style = |kind: Kind| match kind {
-        Kind::Spike | Kind::Rewind | Kind::Failed | Kind::Interrupted => Style::new().fg(Color::LightRed),
-        Kind::Skipped | Kind::LossScale => Style::new().fg(Color::Yellow),
+        Kind::Spike | Kind::Rewind | Kind::Failed | Kind::Interrupted | Kind::Halted => Style::new().fg(Color::LightRed),
+        Kind::Skipped | Kind::LossScale | Kind::Alarm => Style::new().fg(Color::Yellow),
         Kind::Checkpoint | Kind::Resumed | Kind::Note => Style::new().fg(Color::Green),
     };
     let line = |event: &Event| {
@@ -264,7 +280,11 @@ mod tests {
         state.history.forecasts.push(Forecast { step: 400, loss, seconds: 100.0, seconds_left: 60.0, cost: Some(1.25), energy_kwh: None });
         state.history.events.push(Event { step: 200, kind: Kind::Checkpoint, text: "saved".into() });
         state.history.events.push(Event { step: 333, kind: Kind::Spike, text: "loss 7.1".into() });
-        state.history.samples.push(Samples { step: 400, texts: vec![("Once upon a time".into(), " there was\n\u{1b}[31ma mouse".into())] });
+        state.history.samples.push(Samples {
+            step: 400,
+            texts: vec![("Once upon a time".into(), " there was\n\u{1b}[31ma mouse".into())],
+            rewards: Vec::new(),
+        });
         state.live =
             Live { step: 400, max_steps: 1000, loss: Some(3.25), left: Some(61.0), elapsed: 40.0, tokens: 8e5, mfu: Some(0.42), ..Live::default() };
         let about = About {
@@ -317,6 +337,22 @@ mod tests {
             assert!(!text.contains('\u{1b}'));
             println!("{text}\n");
         }
+    }
+
+    #[test]
+    fn a_training_with_rewards_shows_what_it_is_about() {
+        let mut state = State::default();
+        for step in 1..=100u32 {
+            let record = json!({"step": step, "loss": 0.01, "reward": 0.01 * f64::from(step), "kl": 0.5, "completion_length": 40, "entropy": 1.0});
+            state.history.step(record.as_object().unwrap());
+        }
+        state.live = Live { step: 100, max_steps: 200, reward: Some(0.987), ..Live::default() };
+        state.history.events.push(Event { step: 90, kind: Kind::Alarm, text: "entropy collapse".into() });
+        let text = picture(&Scene::of(&state, &About { name: "grpo".into(), max_steps: 200, ..About::default() }, 200), 100, 30);
+        for part in ["reward 0.987", "kl", "length", "entropy", "alarm entropy collapse"] {
+            assert!(text.contains(part), "no `{part}` in\n{text}");
+        }
+        assert!(!text.contains("grad norm"));
     }
 
     #[test]
