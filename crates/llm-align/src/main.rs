@@ -198,7 +198,6 @@ fn run() -> anyhow::Result<()> {
             print!("{}", verify(&config, &args.out, "llm-align")?);
             Ok(())
         }
-        Command::Merge(merge) => Ok(merge.run()?),
     }
 }
 
