@@ -28,7 +28,7 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// What to do with a row that cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadRow {
     /// Stop with an error that names it.
@@ -231,7 +231,7 @@ pub fn keep<T: Numbered + Sync, U: Send>(
     path: &Path,
     rows: Rows<T>,
     on_bad_row: OnBadRow,
-    encode: impl Fn(&T) -> Result<U, String> + Sync,
+    encode: impl Fn(&T) -> Result<U, String> + Send + Sync,
 ) -> Result<(Vec<U>, Vec<Skipped>)> {
     let Rows { rows, mut skipped } = rows;
     let encoded: Vec<Result<U, String>> = rows.par_iter().map(encode).collect();

@@ -44,7 +44,7 @@ fn words(answers: &[Answer]) -> Vec<u32> {
 
 /// The way back; none when the words are not such a batch.
 fn answers(words: &[u32]) -> Option<Vec<Answer>> {
-    let mut at = 0;
+    let mut at = 0usize;
     let mut take = |n: usize| {
         let part = words.get(at..at.checked_add(n)?)?;
         at += n;

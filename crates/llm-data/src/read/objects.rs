@@ -8,7 +8,7 @@ use super::columnar;
 use super::format::{Body, Format, Input};
 use super::jsonl::Lines;
 use super::rows::{json_text, values};
-use crate::error::{Error, Result, check_interrupt, io};
+use crate::error::{Error, Result, check_interrupt};
 use serde_json::{Map, Value};
 use std::io::BufReader;
 use std::path::Path;
