@@ -120,16 +120,15 @@ mod tests {
         let floats = || prop::collection::vec(any::<u32>().prop_map(f32::from_bits), 0..6);
         let rollout = (0usize..2, prop::collection::vec(any::<u32>(), 1..6), any::<bool>());
         let answer = (rollout, any::<f32>(), any::<bool>(), floats(), floats());
-        type Parts = ((usize, Vec<u32>, bool), f32, bool, Vec<f32>, Vec<f32>);
-        let made = |((prompt, tokens, ended), advantage, masked, old, reference): Parts| Answer {
+        let answer = answer.prop_map(|((prompt, tokens, ended), advantage, masked, old, reference)| Answer {
             prompt,
             rollout: Rollout { prompt: vec![prompt as u32, 7], tokens, ended },
             advantage,
             masked,
             old,
             reference,
-        };
-        prop::collection::vec(answer.prop_map(made), 0..5)
+        });
+        prop::collection::vec(answer, 0..5)
     }
 
     proptest! {

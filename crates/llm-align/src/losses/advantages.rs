@@ -195,9 +195,10 @@ mod tests {
     /// If this fails, the reward of the larger numbers decides alone.
     #[test]
     fn rewards_of_different_size_count_alike_when_each_is_normalised() {
-        let parts: Vec<Vec<Option<f32>>> = [(1.0, 0.0), (0.0, 100.0), (1.0, 0.0), (0.0, 100.0)].map(|(a, b)| vec![Some(a), Some(b)]).into();
+        let parts: Vec<Vec<Option<f32>>> = [(1.0, 0.0), (0.0, 0.0), (1.0, 100.0), (0.0, 100.0)].map(|(a, b)| vec![Some(a), Some(b)]).into();
         let got = normalize_then_sum(&parts, &[1.0, 1.0], 4);
-        assert!(got.iter().all(|a| a.abs() < 0.02), "opposite rewards cancel: {got:?}");
+        assert!(got[0].abs() < 0.01 && got[3].abs() < 0.01, "opposite rewards cancel: {got:?}");
+        assert!((got[2] - 1.2247).abs() < 0.01 && (got[1] + 1.2247).abs() < 0.01, "{got:?}");
         let got = normalize_then_sum(&parts, &[1.0, 0.0], 4);
         assert!((got[0] - 0.8659).abs() < 1e-3 && (got[1] + 0.8659).abs() < 1e-3, "{got:?}");
         assert_eq!(normalize_then_sum(&[vec![None, None], vec![Some(1.0), Some(1.0)]], &[1.0, 1.0], 2)[0], 0.0);
@@ -238,10 +239,10 @@ mod tests {
         fn gae_with_lambda_one_is_the_return(rewards in prop::collection::vec(-1f32..1.0, 1..20), value in -1f32..1.0) {
             let values = vec![value; rewards.len()];
             let (advantages, returns) = gae(&rewards, &values, 1.0, 1.0);
-            for t in 0..rewards.len() {
+            for (t, (advantage, found)) in advantages.iter().zip(&returns).enumerate() {
                 let to_go: f32 = rewards[t..].iter().sum();
-                prop_assert!((returns[t] - to_go).abs() < 1e-4);
-                prop_assert!((advantages[t] - (to_go - value)).abs() < 1e-4);
+                prop_assert!((found - to_go).abs() < 1e-4);
+                prop_assert!((advantage - (to_go - value)).abs() < 1e-4);
             }
         }
 
