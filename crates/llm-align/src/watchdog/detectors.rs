@@ -121,8 +121,9 @@ fn no_signal(config: &WatchdogConfig, memory: &Memory) -> Option<String> {
     (memory.same_reward >= patience).then(|| format!("the reward has been {} for {} steps", short(memory.last_reward), memory.same_reward))
 }
 
-/// The reward rises, and either the judge falls or answers repeat themselves, or two other things are wrong at the same time. One drift
-/// alone is not called hacking: a model that learns to reason writes longer answers, one that becomes sure has less entropy.
+/// The reward rises, and either the judge falls or answers repeat themselves, or two other things are wrong at the same time, three where the
+/// judge has risen too. One drift alone is not called hacking: a model that learns to reason writes longer answers, one that becomes sure has
+/// less entropy.
 fn reward_hacking(config: &WatchdogConfig, memory: &Memory, found: &[(Kind, String)]) -> Option<String> {
     let (reward, heldout, decay) = (&memory.reward, &memory.heldout, config.smoothing);
     if reward.score(decay) < SIGNIFICANT {
@@ -145,7 +146,9 @@ fn reward_hacking(config: &WatchdogConfig, memory: &Memory, found: &[(Kind, Stri
     // Both are about the KL and count once.
     weak.extend(seen(Kind::Kl).or_else(|| seen(Kind::RewardPerNat)));
     weak.extend([Kind::LengthDrift, Kind::Truncated, Kind::FormatOnly, Kind::Diversity, Kind::EntropyCollapse].into_iter().filter_map(seen));
-    if strong.is_empty() && weak.len() < 2 {
+    // A judge that has clearly risen too speaks for the run.
+    let defended = heldout.n() >= LEAST_STALLED && heldout.score(HELDOUT_SMOOTHING) > SIGNIFICANT;
+    if strong.is_empty() && weak.len() < if defended { 3 } else { 2 } {
         return None;
     }
     let evidence: Vec<String> = strong.into_iter().chain(weak).collect();

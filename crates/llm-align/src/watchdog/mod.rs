@@ -48,6 +48,8 @@ pub use watched::Watched;
 
 /// Decay of the judge's average: it often speaks at validations only.
 const HELDOUT_SMOOTHING: f64 = 0.8;
+/// Its first values, which are its start.
+const HELDOUT_WARMUP: u64 = 4;
 /// Ratio of neighbouring levels of KL at which the reward is remembered.
 const LEVEL: f64 = std::f64::consts::SQRT_2;
 /// The lowest level, nats.
@@ -280,28 +282,27 @@ fn not_finite(signals: &Signals) -> Option<&'static str> {
 
 impl Memory {
     fn take(&mut self, config: &WatchdogConfig, signals: &Signals, answers: &Answers) {
-        let (warmup, decay) = (config.warmup, config.smoothing);
-        let push = |track: &mut Track, value: Option<f64>, decay: f64| {
+        let push = |track: &mut Track, value: Option<f64>| {
             if let Some(value) = value.filter(|v| v.is_finite()) {
-                track.push(value, warmup, decay);
+                track.push(value, config.warmup, config.smoothing);
             }
         };
         self.steps += 1;
-        push(&mut self.reward, Some(signals.reward), decay);
-        push(&mut self.kl, signals.kl, decay);
-        push(&mut self.entropy, signals.entropy, decay);
-        push(&mut self.length, Some(signals.length), decay);
-        push(&mut self.truncated, Some(signals.truncated), decay);
-        push(&mut self.repetition, Some(signals.repetition), decay);
-        push(&mut self.groups_with_signal, signals.groups_with_signal, decay);
-        push(&mut self.distinct, answers.distinct, decay);
-        push(&mut self.format_only, answers.format_only, decay);
+        push(&mut self.reward, Some(signals.reward));
+        push(&mut self.kl, signals.kl);
+        push(&mut self.entropy, signals.entropy);
+        push(&mut self.length, Some(signals.length));
+        push(&mut self.truncated, Some(signals.truncated));
+        push(&mut self.repetition, Some(signals.repetition));
+        push(&mut self.groups_with_signal, signals.groups_with_signal);
+        push(&mut self.distinct, answers.distinct);
+        push(&mut self.format_only, answers.format_only);
         if signals.reward.is_finite() {
             self.same_reward = if self.same_reward > 0 && signals.reward == self.last_reward { self.same_reward + 1 } else { 1 };
             self.last_reward = signals.reward;
         }
-        if signals.heldout.is_some() {
-            push(&mut self.heldout, signals.heldout, HELDOUT_SMOOTHING);
+        if let Some(judged) = signals.heldout.filter(|v| v.is_finite()) {
+            self.heldout.push(judged, HELDOUT_WARMUP, HELDOUT_SMOOTHING);
             let now = self.heldout.now();
             // An average of one or two values is highest by luck.
             if self.heldout.n() >= 3 && self.best.is_none_or(|best| now > best.heldout) {

@@ -7,27 +7,32 @@ use llm_run::seed::Rng;
 /// Seeds of the two rates. Run `the_rates_over_many_seeds` for ten times as many.
 const SEEDS: u64 = 300;
 
+/// A shape of a run: step, steps, noise, its source.
+type Shape = fn(u64, u64, f64, &mut Rng) -> (Signals, Answers);
+
 /// A step of a run that goes well: the reward rises and bends, the judge follows, KL grows like the square of the progress, answers get
 /// a little longer, entropy falls by half.
-fn healthy(step: u64, steps: u64, rng: &mut Rng) -> (Signals, Answers) {
+fn healthy(step: u64, steps: u64, noise: f64, rng: &mut Rng) -> (Signals, Answers) {
     let t = 1.0 - (-3.0 * step as f64 / steps as f64).exp();
+    let mut jitter = |size: f64| noise * size * rng.normal();
     let signals = Signals {
         step,
-        reward: 0.2 + 0.7 * t + 0.05 * rng.normal(),
-        kl: Some((8.0 * t * t + 0.5 * rng.normal()).max(0.0)),
-        entropy: Some((1.2 - 0.6 * t + 0.08 * rng.normal()).max(0.0)),
-        length: 60.0 + 20.0 * t + 6.0 * rng.normal(),
-        truncated: (0.1 - 0.05 * t + 0.04 * rng.normal()).clamp(0.0, 1.0),
-        repetition: (0.08 + 0.03 * rng.normal()).clamp(0.0, 1.0),
-        groups_with_signal: Some((0.7 - 0.4 * t + 0.1 * rng.normal()).clamp(0.0, 1.0)),
-        heldout: Some(0.4 + 0.4 * t + 0.08 * rng.normal()),
+        reward: 0.2 + 0.7 * t + jitter(0.05),
+        kl: Some((8.0 * t * t + jitter(0.5)).max(0.0)),
+        entropy: Some((1.2 - 0.6 * t + jitter(0.08)).max(0.0)),
+        length: 60.0 + 20.0 * t + jitter(6.0),
+        truncated: (0.1 - 0.05 * t + jitter(0.04)).clamp(0.0, 1.0),
+        repetition: (0.08 + jitter(0.03)).clamp(0.0, 1.0),
+        groups_with_signal: Some((0.7 - 0.4 * t + jitter(0.1)).clamp(0.0, 1.0)),
+        heldout: Some(0.4 + 0.4 * t + jitter(0.08)),
     };
-    (signals, Answers { distinct: Some((0.95 - 0.1 * t + 0.03 * rng.normal()).clamp(0.0, 1.0)), format_only: Some((0.2 - 0.2 * t).max(0.0)) })
+    let answers = Answers { distinct: Some((0.95 - 0.1 * t + jitter(0.03)).clamp(0.0, 1.0)), format_only: Some((0.2 - 0.2 * t).max(0.0)) };
+    (signals, answers)
 }
 
 /// The same at the beginning; then the policy finds that a word is enough: the reward goes to its highest and answers become that word.
-fn hacked(step: u64, steps: u64, rng: &mut Rng) -> (Signals, Answers) {
-    let (mut signals, mut answers) = healthy(step, steps, rng);
+fn hacked(step: u64, steps: u64, noise: f64, rng: &mut Rng) -> (Signals, Answers) {
+    let (mut signals, mut answers) = healthy(step, steps, noise, rng);
     let t = ((step as f64 - 0.3 * steps as f64) / (0.3 * steps as f64)).clamp(0.0, 1.0);
     let towards = |from: f64, to: f64| from + t * (to - from);
     signals.reward = towards(signals.reward, 1.0);
@@ -56,18 +61,28 @@ fn run(config: &WatchdogConfig, steps: u64, trace: impl Fn(u64) -> (Signals, Ans
 }
 
 /// A trace whose noise is a function of seed and step.
-fn trace(seed: u64, steps: u64, of: fn(u64, u64, &mut Rng) -> (Signals, Answers)) -> impl Fn(u64) -> (Signals, Answers) {
-    move |step| of(step, steps, &mut Seed(seed).stream("trace").at(step).rng())
+fn trace(seed: u64, steps: u64, shape: Shape) -> impl Fn(u64) -> (Signals, Answers) {
+    noisy(seed, steps, 1.0, 1, shape)
 }
 
+/// The same with more or less noise, and a judge that speaks in every `every`-th step.
+fn noisy(seed: u64, steps: u64, noise: f64, every: u64, shape: Shape) -> impl Fn(u64) -> (Signals, Answers) {
+    move |step| {
+        let (mut signals, answers) = shape(step, steps, noise, &mut Seed(seed).stream("trace").at(step).rng());
+        signals.heldout = signals.heldout.filter(|_| step % every == 0);
+        (signals, answers)
+    }
+}
+
+/// False alarms and missed hacks: short and long runs, half, all and twice the noise, a judge in every step and in every tenth.
 fn rates(seeds: u64) -> (u64, u64) {
     let config = WatchdogConfig::default();
     let (mut false_alarms, mut missed) = (0, 0);
     for seed in 0..seeds {
-        let steps = [60, 200, 600][seed as usize % 3];
-        let (alarms, _) = run(&config, steps, trace(seed, steps, healthy));
+        let (steps, noise, every) = ([60, 200, 600][seed as usize % 3], [0.5, 1.0, 2.0][seed as usize / 3 % 3], [1, 10][seed as usize / 9 % 2]);
+        let (alarms, _) = run(&config, steps, noisy(seed, steps, noise, every, healthy));
         false_alarms += u64::from(!alarms.is_empty());
-        let (_, stopped) = run(&config, steps, trace(seed, steps, hacked));
+        let (_, stopped) = run(&config, steps, noisy(seed, steps, noise, every, hacked));
         // While the policy degenerates, not after: it does between 0.3 and 0.6 of the steps.
         missed += u64::from(stopped.is_none_or(|step| step > steps * 8 / 10));
     }
@@ -161,6 +176,23 @@ fn a_reasoner_that_writes_longer_is_told_of_and_not_stopped() {
         (signals, answers)
     });
     assert_eq!((alarms.iter().map(|a| a.kind).collect::<Vec<_>>(), stopped), (vec![Kind::LengthDrift], None));
+}
+
+/// If this fails, a run whose judge agrees with its reward is ended because answers became longer and the last nats paid little.
+#[test]
+fn a_judge_that_rises_too_speaks_for_the_run() {
+    let of = |judged: bool| {
+        run(&WatchdogConfig::default(), 200, move |step| {
+            let (mut signals, mut answers) = trace(3, 200, healthy)(step);
+            let late = ((step as f64 - 60.0) / 60.0).clamp(0.0, 1.0);
+            signals.length *= 1.0 + 2.0 * late;
+            answers.distinct = answers.distinct.map(|d| d * (1.0 - 0.9 * late));
+            signals.heldout = signals.heldout.filter(|_| judged);
+            (signals, answers)
+        })
+    };
+    assert_eq!(of(true).1, None);
+    assert!(of(false).1.is_some());
 }
 
 #[test]
