@@ -12,8 +12,9 @@ sides start from the same folder and have the same rows, optimiser and number of
   rows in whatever order, and must agree step by step. If not, the rest means nothing: status 1. Both sides ask the reference of DPO in
   every step; ours would by default ask it once, before training.
 - GRPO: `--prompts` prompts with `--group` answers of exactly `--length` tokens: end tokens are left out of the model's configuration
-  for us and forbidden to TRL. The reward is whether a text occurs in the answer. Samples differ, so the mean rewards of the first
-  steps must only be near each other.
+  for us and forbidden to TRL. The reward grows with the characters of an answer, so that hardly any two of a group get the same: we
+  leave out groups that have nothing to teach, TRL computes them. Samples differ, so the mean rewards of the first steps must only be
+  near each other.
 - Each side first shows which of its ways is fastest here: the size of micro-batches for TRL, that and the workers for us.
 - A step is everything from the end of the one before to its own end. What is reported is the median after the first steps; rounds
   alternate which side comes first.
@@ -36,7 +37,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 BARS = {"grpo": 0.5, "dpo": 1.0, "sft": 1.0}
 OPTIMIZER = {"lr": 1e-4, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0, "grad_clip": 1.0}
 BETA, SKIPPED, COMPARED = 0.1, 2, 10
-LOSS_TOLERANCE, REWARD_TOLERANCE = 2e-3, 0.15
+# An answer of so many characters has the highest reward, 0; one of none has -1.
+CHARACTERS = 1000
+LOSS_TOLERANCE, REWARD_TOLERANCE, LEAST_SIGNAL = 2e-3, 0.05, 0.9
 
 
 def toml(value):
@@ -119,7 +122,7 @@ class Bench:
         config |= {"micro_batch_tokens": way["micro_batch_tokens"]}
         if task == "grpo":
             config |= {"prompts_per_step": args.prompts, "group_size": args.group, "max_tokens": args.length, "max_batch": args.prompts * args.group}
-            config |= {"rewards": [{"kind": "rule", "contains": args.contains, "part": "all"}]}
+            config |= {"rewards": [{"kind": "length", "min": CHARACTERS, "buffer": CHARACTERS, "unit": "characters", "part": "all"}]}
         else:
             config |= {"batch_size": args.batch}
         if task == "dpo":
@@ -130,13 +133,14 @@ class Bench:
         steps = [json.loads(line) for line in open(out / "metrics.jsonl")]
         steps = [step for step in steps if "step_seconds" in step]
         seconds = [step["step_seconds"] + step["loop_seconds"] for step in steps]
-        return {"seconds": seconds, "losses": [s["loss"] for s in steps], "rewards": [s.get("reward") for s in steps], "last": steps[-1]}
+        return {"seconds": seconds, "losses": [s["loss"] for s in steps], "rewards": [s.get("reward") for s in steps],
+                "signal": [s.get("groups_with_signal", 1.0) for s in steps], "last": steps[-1]}
 
     def theirs(self, task, name, steps, way):
         args, out = self.args, self.work / name
         out.mkdir()
         settings = {"task": task, "model": str(self.model), "train": str(self.files[task]), "out": str(out), "steps": steps, "seed": 0}
-        settings |= self.shape(task) | {"threads": args.threads, "optimizer": OPTIMIZER, "beta": BETA, "contains": args.contains} | way
+        settings |= self.shape(task) | {"threads": args.threads, "optimizer": OPTIMIZER, "beta": BETA, "characters": CHARACTERS} | way
         path = self.work / f"{name}.json"
         path.write_text(json.dumps(settings))
         run([args.python, HERE / "grpo_trl.py", path], self.environment, self.work / f"{name}.log")
@@ -203,7 +207,10 @@ def measure(bench, args, task):
     report |= {"ways": {"ours": way_ours, "trl": way_theirs}, "medians": medians}
     if task == "grpo":
         lengths = {"ours": made["ours"]["last"].get("completion_length"), "trl": made["trl"]["lengths"][-1]}
-        report |= {"answer_tokens": lengths, "groups_with_signal": made["ours"]["last"].get("groups_with_signal")}
+        signal = statistics.mean(made["ours"]["signal"])
+        report |= {"answer_tokens": lengths, "groups_with_signal": signal}
+        if signal < LEAST_SIGNAL:
+            sys.exit(f"only {100 * signal:.0f} % of the groups differ in their rewards, and we skip the others: the comparison is not fair")
         if lengths["ours"] != args.length or lengths["trl"] != args.length:
             sys.exit(f"answers of both sides must have {args.length} tokens, but have {lengths}: the comparison is not fair")
     return report
@@ -228,7 +235,6 @@ def main():
     parser.add_argument("--prompts", type=int, default=32, help="prompts of a GRPO step [32]")
     parser.add_argument("--group", type=int, default=8, help="answers to each [8]")
     parser.add_argument("--length", type=int, default=64, help="tokens of every answer [64]")
-    parser.add_argument("--contains", default="7", help="the reward of GRPO: does this occur in the answer? [7]")
     parser.add_argument("--batch", type=int, default=16, help="conversations or pairs of a step [16]")
     parser.add_argument("--steps", type=int, help="steps of a run [grpo 8, dpo 30, sft 60]")
     parser.add_argument("--steps-of-choice", type=int, default=4)

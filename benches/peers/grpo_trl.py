@@ -103,17 +103,17 @@ def grpo(settings, tokenizer, clock):
     def question(row):
         return [message for message in row["messages"] if message["role"] != "assistant"]
 
-    def contains(completions, **kwargs):
-        return [float(settings["contains"] in completion[0]["content"]) for completion in completions]
+    def length(completions, **kwargs):
+        return [min(len(completion[0]["content"]) / settings["characters"] - 1.0, 0.0) for completion in completions]
 
     data = Dataset.from_list([{"prompt": question(row)} for row in rows(settings["train"])])
-    answers, length = settings["prompts"] * settings["group"], settings["length"]
+    answers, tokens = settings["prompts"] * settings["group"], settings["length"]
     config = trl.GRPOConfig(
         **common(settings, answers),
         num_generations=settings["group"],
-        max_completion_length=length,
+        max_completion_length=tokens,
         # No end token before the last one: every answer has the same length, as on the other side.
-        generation_kwargs={"min_new_tokens": length},
+        generation_kwargs={"min_new_tokens": tokens},
         temperature=1.0,
         top_p=1.0,
         top_k=0,
@@ -121,7 +121,7 @@ def grpo(settings, tokenizer, clock):
         loss_type="dapo",
         scale_rewards="group",
     )
-    return trl.GRPOTrainer(settings["model"], reward_funcs=contains, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[clock])
+    return trl.GRPOTrainer(settings["model"], reward_funcs=length, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[clock])
 
 
 def make(settings):
