@@ -168,7 +168,8 @@ fn kto_has_the_recorded_values_and_gradients() {
 
 #[test]
 fn golden_vectors_are_met() {
-    let golden = &read("losses/golden_vectors.json")["preference"];
+    let file = read("losses/golden_vectors.json");
+    let golden = &file["preference"];
     let inputs = &golden["inputs"];
     let pairs = Pairs {
         chosen_B: constant(&inputs["policy_chosen"]),
