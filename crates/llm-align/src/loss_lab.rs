@@ -286,7 +286,8 @@ fn histogram(own: &Own) -> Html {
 
 /// Values and derivatives at a few margins.
 fn text_table(curves: &[Curve]) -> String {
-    let columns: [(&str, fn(&Point) -> f64); 2] = [("value", value), ("derivative", derivative)];
+    type Column = (&'static str, fn(&Point) -> f64);
+    let columns: [Column; 2] = [("value", value), ("derivative", derivative)];
     let mut out = String::new();
     for (title, of) in columns {
         let _ = write!(out, "{title:<16}");

@@ -87,7 +87,7 @@ fn weighted(text: &str) -> std::result::Result<(PathBuf, f64), String> {
 }
 
 fn bytes(text: &str) -> std::result::Result<usize, String> {
-    config::parse_bytes(text).map(|n| n as usize).map_err(|e| e.to_string())
+    config::parse_bytes(text).map_err(|e| e.to_string())
 }
 
 impl Merge {

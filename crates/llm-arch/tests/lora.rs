@@ -43,10 +43,14 @@ fn loss(decoder: &Decoder) -> Tensor<1> {
 }
 
 fn assert_close(what: &str, got: &[f32], want: &[f32]) {
+    assert_within(what, got, want, 1e-5);
+}
+
+fn assert_within(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
     assert_eq!(got.len(), want.len(), "{what}");
     let largest = want.iter().fold(0f32, |m, x| m.max(x.abs()));
     let worst = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0f32, |m, d| if d > m || d.is_nan() { d } else { m });
-    assert!(worst <= 1e-5 * largest, "{what}: off by {worst:e}, largest expected value {largest}");
+    assert!(worst <= tolerance * largest, "{what}: off by {worst:e}, largest expected value {largest}");
 }
 
 /// The fixture's adapter on its base, ready to be trained.
@@ -83,7 +87,7 @@ fn losses_logits_and_gradients_are_those_of_peft() {
         let recorded_names = expected.names().into_iter().filter(|n| n.starts_with("grad.")).count();
         assert_eq!(gradients.len(), recorded_names, "{name}: {:?}", gradients.keys());
         for (parameter, gradient) in gradients {
-            assert_close(&format!("{name} {parameter}"), &to_vec(gradient), &want(&recorded(&parameter)));
+            assert_within(&format!("{name} {parameter}"), &to_vec(gradient), &want(&recorded(&parameter)), 1e-4);
         }
     }
 }
@@ -138,14 +142,14 @@ fn fused_projections_are_written_as_one_and_read_as_the_same() {
             write(dir.path(), &decoder).unwrap();
             let read = Adapter::load(dir.path(), decoder.config()).unwrap();
             let base = || hf::load(&folder, &Device::flex()).unwrap();
-            assert_close(name, &logits(&merge(base(), &read).unwrap()), &logits(&decoder));
-            assert_close(name, &logits(&beside(base(), &read).unwrap()), &logits(&decoder));
+            assert_within(name, &logits(&merge(base(), &read).unwrap()), &logits(&decoder), 3e-5);
+            assert_within(name, &logits(&beside(base(), &read).unwrap()), &logits(&decoder), 3e-5);
             assert_eq!(logits(&restore(&decoder, dir.path()).unwrap()), logits(&decoder), "{name}");
             assert_eq!(json(&dir.path().join("adapter_config.json"))["fan_in_fan_out"], name == "gpt2");
             // Trained on with the settings of the folder, where a part has the rank of the whole.
             let spec = AdapterSpec::of_folder(dir.path(), BaseFormat::None, true).unwrap();
             let again = resume(base(), &spec, &read, Seed(0), PathBuf::new()).unwrap();
-            assert_close(name, &logits(&again), &logits(&decoder));
+            assert_within(name, &logits(&again), &logits(&decoder), 3e-5);
         }
     }
 }
@@ -176,7 +180,7 @@ fn a_quantised_base_is_its_dequantised_twin() {
         assert!((a - b).abs() < 1e-5 * b, "{a}, {b}");
         assert_eq!(packed.keys().collect::<Vec<_>>(), dense.keys().collect::<Vec<_>>());
         for (name, gradient) in packed {
-            assert_close(&name, &gradient, &dense[&name]);
+            assert_within(&name, &gradient, &dense[&name], 1e-4);
         }
     }
 }

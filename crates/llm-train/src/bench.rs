@@ -222,7 +222,7 @@ pub struct Report {
     /// The adapter, if one is trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<AdapterSpec>,
-    /// Bytes of a frozen number, tables and norms included.
+    /// Bytes of the model below the adapter by number, tables and norms included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen_bytes_per_parameter: Option<f64>,
     /// Rows and tokens of each.
@@ -288,7 +288,7 @@ pub fn run(setup: &Setup, warmup: usize, steps: usize, peak_tflops: Option<f64>,
     let share = if setup.adapter.is_some() { 2.0 / 3.0 } else { 1.0 };
     let flops_per_token = share * Flops::of(&setup.model, setup.length).training;
     let (trained_parameters, frozen_bytes) = training.trained_and_frozen();
-    let frozen = training.num_parameters() - trained_parameters;
+    let frozen = setup.model.num_parameters();
     let tflops = flops_per_token * tokens / step_seconds.median / 1e12;
     let peak_tflops = peak_tflops.or_else(|| Some(peak_of(card.as_deref()?)? / 1e12));
     Ok(Report {

@@ -4,7 +4,7 @@
 //! in it, and an answer after it. Marks inside the answer, a second block and control tokens anywhere but at the very end are
 //! leaks: they are how a policy learns to look right to a lenient pattern.
 
-use crate::response::{CLOSE, OPEN, without_control_tokens};
+use crate::response::{CLOSE, OPEN, control_token};
 use regex::{Regex, RegexBuilder};
 
 /// A form.
@@ -37,7 +37,7 @@ impl Format {
                 let Some(body) = (if opened { Some(text) } else { text.trim_start().strip_prefix(OPEN) }) else { return false };
                 let Some((thinking, answer)) = body.split_once(CLOSE) else { return false };
                 let clean = |part: &str| {
-                    let marks = part.contains("<think") || part.contains("</think") || part.contains("<|");
+                    let marks = part.contains("<think") || part.contains("</think") || control_token(part).is_some();
                     !marks && !part.trim().is_empty()
                 };
                 clean(thinking) && clean(answer)
@@ -49,8 +49,7 @@ impl Format {
 /// Without the control tokens at the end, which every finished answer has.
 fn without_end_tokens(text: &str) -> &str {
     let mut rest = text.trim_end();
-    while rest.ends_with("|>") {
-        let Some(start) = rest.rfind("<|").filter(|&at| without_control_tokens(&rest[at..]).trim().is_empty()) else { break };
+    while let Some(start) = rest.rfind("<|").filter(|&at| control_token(&rest[at..]) == Some(0..rest.len() - at)) {
         rest = rest[..start].trim_end();
     }
     rest

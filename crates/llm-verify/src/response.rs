@@ -6,6 +6,8 @@
 
 /// The marks of reasoning.
 pub const OPEN: &str = "<think>";
+/// Longest name of a control token.
+const MOST_NAME: usize = 64;
 /// The end of reasoning.
 pub const CLOSE: &str = "</think>";
 
@@ -57,14 +59,24 @@ impl Response {
     }
 }
 
-/// Every `<|...|>` is a space; one that is not closed hides the rest.
+/// The next control token of `text`: a name between `<|` and `|>`. `<|x - 1|>` in a formula is none.
+pub(crate) fn control_token(text: &str) -> Option<std::ops::Range<usize>> {
+    text.match_indices("<|").find_map(|(start, open)| {
+        let name = &text[start + open.len()..];
+        let allowed = |c: &char| c.is_alphanumeric() || matches!(c, '_' | '-' | ':' | '.' | '▁');
+        let length: usize = name.chars().take_while(allowed).take(MOST_NAME).map(char::len_utf8).sum();
+        (length > 0 && name[length..].starts_with("|>")).then(|| start..start + open.len() + length + "|>".len())
+    })
+}
+
+/// Every control token is a space.
 pub fn without_control_tokens(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some((before, after)) = rest.split_once("<|") {
-        plain.push_str(before);
+    while let Some(token) = control_token(rest) {
+        plain.push_str(&rest[..token.start]);
         plain.push(' ');
-        rest = after.split_once("|>").map_or("", |(_, tail)| tail);
+        rest = &rest[token.end..];
     }
     plain.push_str(rest);
     plain
@@ -87,6 +99,8 @@ mod tests {
         assert_eq!(parts("b"), (None, some("b")));
         assert_eq!(parts("</think><think>b"), (some(""), some("<think>b")));
         assert_eq!(parts("<think>a</think>b<think>c</think>d"), (some("a</think>b<think>c"), some("d")));
+        assert_eq!(parts("0 <|x| < 3 and <|y|> <|eot_id|>"), (None, some("0 <|x| < 3 and")));
+        assert_eq!(parts("0 <|x - 1|> 2"), (None, some("0 <|x - 1|> 2")));
         assert_eq!(Response::new("<think>a</think>b").part(Part::All), "a\nb");
     }
 }

@@ -241,7 +241,7 @@ impl Sandbox {
             let _ = pipe.write_all(&line);
         }
         let deadline = Instant::now() + Duration::from_secs_f64(self.limits.seconds) + GRACE;
-        let mut flooded = false;
+        let (mut flooded, mut overdue) = (false, false);
         let status = loop {
             if let Some(status) = cell.try_wait().map_err(|e| e.to_string())? {
                 break status;
@@ -251,6 +251,7 @@ impl Sandbox {
                 stdin = None; // the cell ends its program
             }
             if Instant::now() > deadline {
+                overdue = true;
                 stdin = None;
                 std::thread::sleep(Duration::from_millis(200));
                 kill(&mut cell);
@@ -267,6 +268,14 @@ impl Sandbox {
         if flooded {
             return Ok(Outcome::Limit { what: "output" });
         }
+        if overdue {
+            return Ok(Outcome::TimedOut);
+        }
+        // Nothing inside can send a signal to the cell; the system can, when it runs out of memory.
+        #[cfg(unix)]
+        if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+            return Ok(Outcome::Failed { stderr: format!("{stderr}its cell was ended by signal {signal}") });
+        }
         Ok(match status.code().and_then(|c| u8::try_from(c).ok()) {
             Some(PASSED) => Outcome::Passed,
             Some(FAILED) if stderr.trim_end().lines().last().is_some_and(|l| l.starts_with("MemoryError")) => Outcome::Limit { what: "memory" },
@@ -281,7 +290,7 @@ impl Sandbox {
     }
 }
 
-/// End the cell and what is left of its program: without the cell nobody would watch the clock.
+/// End the cell and whatever is in its group.
 fn kill(cell: &mut Child) {
     #[cfg(target_os = "linux")]
     if let Ok(group) = i32::try_from(cell.id()) {

@@ -186,6 +186,8 @@ fn nobody_can_be_killed_or_traced() {
     passes(&format!("import os\ntry:\n    os.kill({me}, 9)\n    raise SystemExit('killed')\nexcept ProcessLookupError: pass\n"));
     passes("import os, signal\nsignal.signal(15, signal.SIG_IGN)\ntry: os.kill(-1, 9)\nexcept OSError: pass\n");
     passes("import os\ntry: os.killpg(0, 0)\nexcept OSError: pass\n");
+    // The group of the process, to which its cell must not belong: process 1 itself is immune inside.
+    passes("import os\nfor who in (0, os.getppid(), -1, 1):\n    try: os.kill(who, 9)\n    except OSError: pass\n");
     passes(
         "import os\nassert os.getuid() == 1000 and os.geteuid() == 1000 and os.getgroups() in ([], [1000], [65534])\nfor change in (os.setuid, os.setgid):\n    try:\n        change(0)\n        raise SystemExit('root')\n    except OSError: pass\n",
     );

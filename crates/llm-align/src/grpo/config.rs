@@ -319,7 +319,7 @@ impl GrpoConfig {
             return bad(format!("updates_per_rollout and minibatches must be positive, and minibatches at most the {answers} answers of a batch"));
         }
         let Settings { surrogate, level, range: ClipRange { low, high, delta, dual }, overlong_buffer, loss_type, .. } = self.settings();
-        if !(0.0..=1.0).contains(&low) || !(high >= 0.0 && high.is_finite()) {
+        if !((0.0..=1.0).contains(&low) && high >= 0.0 && high.is_finite()) {
             return bad(format!("eps_low must be between 0 and 1 and eps_high at least 0, not {low} and {high}"));
         }
         if surrogate == Surrogate::Cispo && high < 1.0 {

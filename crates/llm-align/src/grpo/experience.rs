@@ -120,7 +120,8 @@ mod tests {
         let floats = || prop::collection::vec(any::<u32>().prop_map(f32::from_bits), 0..6);
         let rollout = (0usize..2, prop::collection::vec(any::<u32>(), 1..6), any::<bool>());
         let answer = (rollout, any::<f32>(), any::<bool>(), floats(), floats());
-        let made = |((prompt, tokens, ended), advantage, masked, old, reference): ((usize, Vec<u32>, bool), f32, bool, Vec<f32>, Vec<f32>)| Answer {
+        type Parts = ((usize, Vec<u32>, bool), f32, bool, Vec<f32>, Vec<f32>);
+        let made = |((prompt, tokens, ended), advantage, masked, old, reference): Parts| Answer {
             prompt,
             rollout: Rollout { prompt: vec![prompt as u32, 7], tokens, ended },
             advantage,

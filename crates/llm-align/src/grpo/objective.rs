@@ -318,7 +318,7 @@ impl Objective for Grpo {
         state.extend(self.state.heldout.map(|reward| ("heldout".to_string(), json!(reward))));
         // Only while updates of it are left.
         let updates = self.config().updates();
-        let unfinished = |experience: &&Experience| experience.index == self.state.next / updates && self.state.next % updates != 0;
+        let unfinished = |experience: &&Experience| experience.index == self.state.next / updates && !self.state.next.is_multiple_of(updates);
         if let Some(experience) = self.state.experience.as_ref().filter(unfinished) {
             state.insert("rollouts".into(), experience.save());
         }

@@ -111,7 +111,7 @@ impl Objective for Reward {
         let seen = if rewards.device().is_autodiff() { rewards.clone().inner() } else { rewards.clone() };
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(batch.number, seen);
         let b = batch.margins.len();
-        let (chosen_B, rejected_B) = (rewards.clone().slice([0..b]), rewards.slice([b..2 * b]));
+        let (chosen_B, rejected_B) = (rewards.clone().narrow(0, 0, b), rewards.narrow(0, b, b));
         let margin_B = batch.margins.iter().any(|&m| m != 0.0).then(|| constant(batch.margins.clone(), [b], &chosen_B.device()));
         let mut loss_B = bradley_terry(chosen_B.clone(), rejected_B.clone(), margin_B);
         if self.config.center_rewards_coefficient > 0.0 {

@@ -115,7 +115,8 @@ fn few_signals_are_enough() {
             (signals, answers)
         }
     };
-    let kinds: [(&str, fn(&mut Signals, &mut Answers)); 3] = [
+    type Kept = (&'static str, fn(&mut Signals, &mut Answers));
+    let kinds: [Kept; 3] = [
         ("repetition alone", |s, a| {
             (s.kl, s.entropy, s.heldout, s.groups_with_signal, s.truncated, *a) = (None, None, None, None, 0.0, Answers::default());
         }),

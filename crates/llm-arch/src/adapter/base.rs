@@ -19,37 +19,37 @@ use llm_tensor::quant::Packed;
 use std::cell::RefCell;
 use std::path::Path;
 
-/// Keeps matrices as the settings say, but those that are trained.
-fn store<'a>(
-    spec: &'a AdapterSpec,
-    targets: &'a Targets,
-) -> impl Fn(&str, [usize; 2], &mut dyn FnMut() -> Result<Vec<f32>>) -> Result<Option<Packed>> + 'a {
-    move |name: &str, shape: [usize; 2], values: &mut dyn FnMut() -> Result<Vec<f32>>| {
-        if spec.base == BaseFormat::None || targets.saved.contains(name) {
-            return Ok(None);
-        }
-        Ok(spec.store(&values()?, shape))
+/// A matrix as the settings say, if it is not trained.
+fn store(
+    spec: &AdapterSpec,
+    targets: &Targets,
+    name: &str,
+    shape: [usize; 2],
+    values: &mut dyn FnMut() -> Result<Vec<f32>>,
+) -> Result<Option<Packed>> {
+    if spec.base == BaseFormat::None || targets.saved.contains(name) {
+        return Ok(None);
     }
+    Ok(spec.store(&values()?, shape))
 }
 
 /// A model folder as the frozen base of an adapter.
 pub fn load_frozen(dir: &Path, spec: &AdapterSpec, device: &Device, precision: Precision) -> Result<Decoder> {
     let checkpoint = Checkpoint::open(dir)?;
     let targets = Targets::of(&checkpoint.config, spec)?;
-    checkpoint.load_stored(device, precision, &store(spec, &targets))
+    checkpoint.load_stored(device, precision, &|name, shape, values| store(spec, &targets, name, shape, values))
 }
 
 /// The same from values that `init` hands out by canonical name and shape.
 pub fn build_frozen(config: &DecoderConfig, spec: &AdapterSpec, device: &Device, precision: Precision, init: Init) -> Result<Decoder> {
     let targets = Targets::of(config, spec)?;
-    let store = store(spec, &targets);
     let init = RefCell::new(init);
     let values = |name: &str, shape: &[usize]| {
         let mut init = init.borrow_mut();
         (*init)(name, shape)
     };
     let mut dense = |name: &str, shape: &[usize]| values(name, shape);
-    let mut packed = |name: &str, shape: [usize; 2]| store(name, shape, &mut || values(name, &shape));
+    let mut packed = |name: &str, shape: [usize; 2]| store(spec, &targets, name, shape, &mut || values(name, &shape));
     let mut decoder = Decoder::build_packed(config, device, precision, &mut dense, &mut packed)?;
     for (name, linear) in decoder.linears_mut().into_iter().filter(|(name, _)| name.contains(".moe.")) {
         if let Some(matrix) = packed(&format!("{name}.weight"), linear.weight.shape())? {

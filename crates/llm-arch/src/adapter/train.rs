@@ -51,9 +51,11 @@ impl Decoder {
         names
     }
 
-    /// Bytes of the parameters that are not trained, in the formats that they are kept in; 0 where all are.
+    /// Bytes of the model without the adapter that is trained, in the formats that it is kept in; 0 where the model is trained.
     pub fn frozen_bytes(&self) -> usize {
-        let frozen = self.frozen();
+        if self.adapter.is_none() {
+            return 0;
+        }
         let mut quantised: BTreeMap<String, usize> = BTreeMap::new();
         self.clone().each_weight_mut(|name, weight| {
             if let Some(matrix) = weight.as_packed() {
@@ -64,7 +66,7 @@ impl Decoder {
             Some(bytes) => *bytes,
             None => shape.iter().product::<usize>() * Precision::of(dtype).unwrap_or_default().bytes(),
         };
-        params::layouts(self).into_iter().filter(|(name, _)| frozen.contains(name)).map(bytes).sum()
+        params::layouts(self).into_iter().filter(|(name, _)| !name.contains(".weight.lora_")).map(bytes).sum()
     }
 
     /// The step of training, for the dropout of an adapter. Clones are told too.

@@ -44,8 +44,11 @@ impl AdapterPlan {
         if self.spec.base == BaseFormat::None || !matrix || routed { None } else { <[usize; 2]>::try_from(p.shape.as_slice()).ok() }
     }
 
-    /// Bytes of a parameter, `number` bytes each where it is dense.
+    /// Bytes of a parameter, `number` bytes each where it is dense. What is trained whole is there twice: the model without the adapter has its own.
     pub(super) fn bytes(&self, p: &Parameter, number: usize) -> usize {
+        if self.targets.saved.contains(&p.name) {
+            return 2 * p.size() * number;
+        }
         match self.stored(p) {
             Some(shape) => self.spec.stored_bytes(shape, number),
             None => p.size() * number,

@@ -307,7 +307,7 @@ fn interval(pieces: &[(&str, Option<char>)], depth: usize) -> Option<Answer> {
     let infinite = |negative| Answer::Infinite { negative };
     let (low, high, open, close) = match (sides.as_slice(), signs.as_slice()) {
         ([a, b], [sign]) if lone(a) != lone(b) => {
-            let bound = read(if lone(a) { *b } else { *a }, depth + 1)?;
+            let bound = read(if lone(a) { b } else { a }, depth + 1)?;
             // The variable is below its bound.
             if less(*sign) == lone(a) { (infinite(true), bound, '(', end(*sign, true)) } else { (bound, infinite(false), end(*sign, false), ')') }
         }

@@ -22,7 +22,7 @@ use std::fs;
 use std::io::{BufRead, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -81,6 +81,8 @@ pub(super) fn run() -> Result<u8, String> {
         .env("PYTHONHASHSEED", "0")
         .current_dir("/tmp")
         .stdin(Stdio::null())
+        // A signal to its own group must not reach this process, which watches the clock.
+        .process_group(0)
         .spawn()
         .map_err(|e| format!("{}: cannot start in the sandbox: {e}", order.python.display()))?;
     wait(python, &order)
