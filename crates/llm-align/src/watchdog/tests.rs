@@ -69,7 +69,7 @@ fn trace(seed: u64, steps: u64, shape: Shape) -> impl Fn(u64) -> (Signals, Answe
 fn noisy(seed: u64, steps: u64, noise: f64, every: u64, shape: Shape) -> impl Fn(u64) -> (Signals, Answers) {
     move |step| {
         let (mut signals, answers) = shape(step, steps, noise, &mut Seed(seed).stream("trace").at(step).rng());
-        signals.heldout = signals.heldout.filter(|_| step % every == 0);
+        signals.heldout = signals.heldout.filter(|_| step.is_multiple_of(every));
         (signals, answers)
     }
 }

@@ -7,7 +7,7 @@ use llm_train::{Error, Loss, Objective, Result};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// Held-out rows of the general data that SFT replays ([`crate::sft`]); they do where no file of general text is given.
+/// Held-out rows of the general data that SFT replays ([`crate::sft`](mod@crate::sft)); they do where no file of general text is given.
 const REPLAY: &str = "val_loss/replay";
 
 /// An objective and its monitor. All that is learned is the objective's.
