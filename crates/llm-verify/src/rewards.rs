@@ -58,7 +58,7 @@ struct Reward {
 #[derive(Debug)]
 enum Kind {
     Exercise,
-    Math { extract: Vec<math::Extract>, tolerance: f64 },
+    Math { extract: Vec<math::Extract>, tolerance: f64, evaluated: bool },
     Code { code: Box<CodeTests>, tests: String, entry_point: String, setup: String },
     Format(Format),
     Language { rule: LanguageRule, part: Part },
@@ -149,14 +149,14 @@ impl Kind {
     fn new(spec: &RewardSpec, runner: Option<&Path>) -> Result<Self, String> {
         Ok(match spec.clone() {
             RewardSpec::Exercise { .. } => Kind::Exercise,
-            RewardSpec::Math { extract, tolerance, .. } => {
+            RewardSpec::Math { extract, tolerance, evaluated, .. } => {
                 if extract.is_empty() {
                     return Err("extract is empty; expected rules such as [\"boxed\", \"last_number\"]".into());
                 }
                 if !(0.0..1.0).contains(&tolerance) {
                     return Err(format!("tolerance = {tolerance}; expected 0 or a relative difference below 1"));
                 }
-                Kind::Math { extract, tolerance }
+                Kind::Math { extract, tolerance, evaluated }
             }
             RewardSpec::Code { credit, tests, entry_point, setup, limits, .. } => {
                 let sandbox = match runner {
@@ -200,9 +200,10 @@ impl Kind {
         let truth = |holds: bool| Some(f32::from(u8::from(holds)));
         Ok(match self {
             Kind::Exercise => task.answer.and_then(|answer| truth(is_correct(task.response, answer))),
-            Kind::Math { extract, tolerance } => task.answer.and_then(|gold| {
+            Kind::Math { extract, tolerance, evaluated } => task.answer.and_then(|gold| {
                 let answer = response.answer.as_deref().unwrap_or_default();
-                math::grade(answer, gold, extract, *tolerance).and_then(truth)
+                let right = math::grade(answer, gold, extract, *tolerance)?;
+                truth(right && !(*evaluated && math::is_calculation(answer, gold, extract)))
             }),
             Kind::Code { code, tests, entry_point, setup } => {
                 let Some(column) = task.columns.get(tests).filter(|v| !v.is_null()) else { return Ok(None) };

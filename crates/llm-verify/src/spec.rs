@@ -28,6 +28,9 @@ pub enum RewardSpec {
         /// Relative difference that numbers may have; 0 asks for equality.
         #[serde(default)]
         tolerance: f64,
+        /// Where the reference is a number, the answer has to be one too, not a calculation that comes to it.
+        #[serde(default)]
+        evaluated: bool,
     },
     /// The row's tests, run on the program of the answer ([`crate::code`]).
     Code {
@@ -218,7 +221,7 @@ mod tests {
     #[test]
     fn defaults_and_typos() {
         let spec: RewardSpec = serde_json::from_value(json!({"kind": "math"})).unwrap();
-        assert_eq!(spec, RewardSpec::Math { weight: 1.0, extract: Extract::default_order(), tolerance: 0.0 });
+        assert_eq!(spec, RewardSpec::Math { weight: 1.0, extract: Extract::default_order(), tolerance: 0.0, evaluated: false });
         for spec in RewardSpec::default_list() {
             assert_eq!(serde_json::from_value::<RewardSpec>(serde_json::to_value(&spec).unwrap()).unwrap(), spec);
         }

@@ -265,6 +265,32 @@ fn whole_responses() {
     assert_eq!(grade("\\boxed{1} The answer is 2", "2", &[Extract::AnswerIs, Extract::Boxed], 0.0), YES);
 }
 
+/// Equal, but not worked out: what a policy would learn that is paid for repeating the question.
+#[test]
+fn calculations_are_told_from_numbers() {
+    let rules = [Extract::Whole];
+    for answer in ["12\\cdot 34", "400+8", "\\frac{816}{1+1}", "\\sqrt{166464}", "x = 12*34", "\\log 10^{408}", "408^1"] {
+        assert!(llm_verify::math::is_calculation(answer, "#### 408", &rules), "{answer}");
+    }
+    for answer in [
+        "408",
+        "-408",
+        "x = 408",
+        "408.0",
+        "\\frac{816}{2}",
+        "3\\frac12",
+        "4.08\\times 10^2",
+        "$408",
+        "408\\text{ km}",
+        "408 apples",
+        "(1,2)",
+        "none",
+    ] {
+        assert!(!llm_verify::math::is_calculation(answer, "408", &rules), "{answer}");
+    }
+    assert!(!llm_verify::math::is_calculation("(x+1)^2", "x^2+2x+1", &rules));
+}
+
 /// A small expression with its value at a point, so that rewriting can be checked against arithmetic.
 fn expression() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![

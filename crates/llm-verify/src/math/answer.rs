@@ -82,6 +82,15 @@ impl Answer {
         readings
     }
 
+    /// Is it a number that is written down? `None` for what is no single expression.
+    pub(super) fn is_number(&self) -> Option<bool> {
+        match self {
+            Answer::Value { expr, .. } => Some(expr.is_number()),
+            Answer::Equation { value: Some(value), .. } => value.is_number(),
+            _ => None,
+        }
+    }
+
     /// Does `other` say what this says?
     pub(super) fn same(&self, other: &Answer, tolerance: f64) -> bool {
         use Answer::*;

@@ -64,6 +64,26 @@ pub(crate) enum Expr {
     Call(Function, Vec<Expr>),
 }
 
+impl Expr {
+    /// A number that is written down, not a calculation: digits, a fraction of them, a mixed number, digits times a power of ten.
+    pub(crate) fn is_number(&self) -> bool {
+        let digits = |e: &Expr| match e {
+            Expr::Negative(inner) => matches!(**inner, Expr::Literal(_)),
+            e => matches!(e, Expr::Literal(_)),
+        };
+        let fraction = |e: &Expr| matches!(e, Expr::Quotient(a, b) if digits(a) && digits(b));
+        match self {
+            Expr::Negative(inner) => !matches!(**inner, Expr::Negative(_)) && inner.is_number(),
+            Expr::Sum(terms) => matches!(terms.as_slice(), [whole, part] if matches!(whole, Expr::Literal(_)) && fraction(part)),
+            Expr::Product(factors) => match factors.as_slice() {
+                [a, Expr::Power(base, exponent)] => digits(a) && **base == Expr::Literal("10".into()) && digits(exponent),
+                _ => false,
+            },
+            e => digits(e) || fraction(e),
+        }
+    }
+}
+
 /// Points of the floating point way, and how many must have been compared.
 const POINTS: usize = 10;
 const ENOUGH: usize = 2;

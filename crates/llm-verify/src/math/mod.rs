@@ -53,6 +53,14 @@ pub fn grade(response: &str, gold: &str, rules: &[Extract], tolerance: f64) -> O
     Some(gold.iter().any(|g| found.iter().any(|f| g.same(f, tolerance))))
 }
 
+/// Is the reference a number and the answer of `response` a calculation (`12 \cdot 34` for 408)? Equal it is, but a policy that
+/// learns to repeat the question learns nothing else.
+pub fn is_calculation(response: &str, gold: &str, rules: &[Extract]) -> bool {
+    let number = |readings: Vec<Answer>| readings.iter().find_map(Answer::is_number);
+    let found = extract::answer(response, rules).and_then(|found| number(Answer::readings(found)));
+    number(Answer::readings(extract::reference(gold))) == Some(true) && found == Some(false)
+}
+
 /// The final answer of a response by the first of `rules` that finds one, as it is written there.
 pub fn final_answer<'a>(response: &'a str, rules: &[Extract]) -> Option<&'a str> {
     extract::answer(response, rules)
