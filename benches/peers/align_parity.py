@@ -4,7 +4,7 @@
     python align_parity.py adapter ADAPTER --llm-eval target/debug/llm-eval --llm-arch target/debug/llm-arch
     python align_parity.py reward MODEL ROWS --llm-align target/debug/llm-align
 
-`adapter`: ADAPTER is the folder of a run with `adapter = { .. }` in its configuration, e.g. `runs/qlora/sft/model`; its
+`adapter`: ADAPTER is the folder of a run with `adapter = { .. }` in its configuration, e.g. `runs/qlora/lora/model`; its
 `adapter_config.json` names the base. peft opens it, and the logits of a few prompts with the adapter, without it and merged are held
 against ours: `llm-eval logits --adapter`, `llm-eval logits`, and `llm-arch merge` (left out without --llm-arch).
 

@@ -1,4 +1,4 @@
-//! `llm-align`: supervised fine-tuning and reinforcement learning.
+//! `llm-align`: supervised fine-tuning, preferences, reward models and reinforcement learning.
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -18,7 +18,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Align a model: imitate answers (sft), then reinforce verified ones (grpo). A killed run continues when started again.
+/// Align a model: imitate answers (sft), prefer better ones (dpo, kto), reinforce them (ppo, grpo). A killed run continues when started again.
 #[derive(Parser)]
 #[command(name = "llm-align", version, about)]
 struct Cli {

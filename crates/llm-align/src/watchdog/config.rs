@@ -75,7 +75,7 @@ impl Kind {
             Self::Truncated => "raise max_tokens, or add a length reward that punishes answers without an end",
             Self::FormatOnly => "lower the weight of the format reward, or give it only to right answers",
             Self::Diversity => "raise kl_beta or temperature; check that the reward depends on the prompt",
-            Self::EntropyCollapse => "raise kl_beta or clip_high, lower optimizer.lr, or sample at a higher temperature",
+            Self::EntropyCollapse => "raise kl_beta or eps_high, lower optimizer.lr, or sample at a higher temperature",
             Self::Forgetting => "mix in general data, lower optimizer.lr, train an adapter, or raise kl_beta",
             Self::NoSignal => "choose prompts that the model sometimes gets right; if the reward is at its highest, the run is done",
             Self::NotANumber => "look at the rewards of this step; lower optimizer.lr if the loss is no number either",
