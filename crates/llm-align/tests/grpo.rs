@@ -154,7 +154,8 @@ fn a_run_killed_between_two_updates_of_a_batch_continues_to_the_bit() {
 fn the_ratio_is_exactly_one_at_the_first_update() {
     let dir = workshop();
     let out = tempfile::tempdir().unwrap();
-    grpo(config(dir.path(), &["updates_per_rollout=3", "trainer.max_steps=6", "kl_beta=0.01"]), out.path()).unwrap();
+    grpo(config(dir.path(), &["updates_per_rollout=3", "trainer.max_steps=6", "trainer.schedule.warmup_steps=0", "kl_beta=0.01"]), out.path())
+        .unwrap();
     let moved = series(out.path(), "approx_kl");
     assert_eq!(moved.len(), 6);
     for (step, moved) in moved.iter().enumerate() {

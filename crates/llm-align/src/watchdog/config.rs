@@ -66,17 +66,17 @@ impl Kind {
     pub fn advice(self) -> &'static str {
         match self {
             Self::RewardHacking => {
-                "read the newest answers in samples.jsonl; mend the reward, raise kl_beta, or take an earlier checkpoint as the result"
+                "read the newest answers in samples.jsonl; mend the reward, raise the KL penalty, or take an earlier checkpoint as the result"
             }
-            Self::Kl => "raise kl_beta, lower optimizer.lr, or set watchdog.max_kl higher if this distance is wanted",
-            Self::RewardPerNat => "the run has earned what it can: stop here, or raise kl_beta so that further steps must pay for themselves",
+            Self::Kl => "raise the KL penalty, lower optimizer.lr, or set watchdog.max_kl higher if this distance is wanted",
+            Self::RewardPerNat => "the run has earned what it can: stop here, or raise the KL penalty so that further steps must pay for themselves",
             Self::LengthDrift => "add a length reward, or normalise the loss by max_tokens (loss_type = \"dr_grpo\")",
-            Self::Repetition => "raise kl_beta, or add a reward that a repeated answer does not get",
+            Self::Repetition => "raise the KL penalty, or add a reward that a repeated answer does not get",
             Self::Truncated => "raise max_tokens, or add a length reward that punishes answers without an end",
             Self::FormatOnly => "lower the weight of the format reward, or give it only to right answers",
-            Self::Diversity => "raise kl_beta or temperature; check that the reward depends on the prompt",
-            Self::EntropyCollapse => "raise kl_beta or eps_high, lower optimizer.lr, or sample at a higher temperature",
-            Self::Forgetting => "mix in general data, lower optimizer.lr, train an adapter, or raise kl_beta",
+            Self::Diversity => "raise the KL penalty or temperature; check that the reward depends on the prompt",
+            Self::EntropyCollapse => "raise the KL penalty or eps_high, lower optimizer.lr, or sample at a higher temperature",
+            Self::Forgetting => "mix in general data, lower optimizer.lr, train an adapter, or raise the KL penalty",
             Self::NoSignal => "choose prompts that the model sometimes gets right; if the reward is at its highest, the run is done",
             Self::NotANumber => "look at the rewards of this step; lower optimizer.lr if the loss is no number either",
         }

@@ -213,8 +213,9 @@ fn wait(mut python: Child, order: &Order) -> Result<u8, String> {
     if signal == Some(9) && !stopped {
         let used = getrusage(UsageWho::RUSAGE_CHILDREN).map_err(|e| e.to_string())?;
         let milliseconds = used.user_time().num_milliseconds() + used.system_time().num_milliseconds();
-        // The limit is counted in ticks of the kernel's clock.
-        late = milliseconds + 50 >= i64::try_from(order.limits.processor_seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+        // The limit is counted in ticks of the kernel's clock, which on a busy machine runs ahead of what was used by a good part.
+        let limit = i64::try_from(order.limits.processor_seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+        late = milliseconds.saturating_mul(10) >= limit.saturating_mul(7);
     }
     Ok(match (late, status.code(), signal) {
         (true, ..) => TIMED_OUT,
