@@ -7,7 +7,7 @@
 //! | [`unpaired`] | `Kto`: the objective on single answers |
 //! | `rows` | encoded rows, their order, and their packing |
 //! | [`scores`] | from packed sequences to one log-probability per answer |
-//! | [`reference`] | the reference's log-probabilities, cached or with every step |
+//! | [`mod@reference`] | the reference's log-probabilities, cached or with every step |
 //! | `metrics` | what a step did, under TRL's names |
 //!
 //! All answers of a micro-batch go through the model in one ragged batch without padding, and only positions whose next token belongs to an

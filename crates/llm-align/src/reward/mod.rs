@@ -6,7 +6,7 @@
 //! | [`config`] | settings of the training |
 //! | `train` | pairs, loss, held-out judgement |
 //! | [`calibration`] | accuracy, reliability bins, Brier score |
-//! | [`score`] | rewards of the rows of a file |
+//! | [`mod@score`] | rewards of the rows of a file |
 
 pub mod calibration;
 pub mod config;

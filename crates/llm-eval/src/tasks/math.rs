@@ -7,7 +7,7 @@
 //! | `hendrycks_math500@lm-eval@1` | no examples, `Answer:` | what stands between the first and last `$`, `strip_string` |
 //!
 //! `none` is the harness's metric by that name: normalised answers that are the same text or the same value. Values are
-//! compared by [`crate::grade::latex`] where the harness asks SymPy. `normalised` is the text alone. `math_verify` is not
+//! compared by [`llm_verify::math::equal_expressions`] where the harness asks SymPy. `normalised` is the text alone. `math_verify` is not
 //! offered.
 
 use crate::error::Result;

@@ -59,11 +59,6 @@ fn argmax(values: &[f32]) -> u32 {
     best as u32
 }
 
-fn log_sum_exp(logits: &[f32]) -> f32 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    max + logits.iter().map(|l| f64::from(l - max).exp()).sum::<f64>().ln() as f32
-}
-
 crate::kernels::vectorized! {
     /// The logarithm of the sum of exponentials of a row of logits: what turns a logit into a log-probability.
     pub fn normaliser(logits: &[f32]) -> f32 {
@@ -100,17 +95,20 @@ fn candidates(logits: &[f32], sampling: &Sampling, history: History<'_>, enough:
 pub fn choose(logits: &[f32], sampling: &Sampling, history: History<'_>) -> Choice {
     let plain = !sampling.processes() && !sampling.filters() && history.allowed.is_none();
     let mut rng = Seed(sampling.seed).stream("sample").at(history.tokens.len() as u64).rng();
-    let normaliser = log_sum_exp(logits);
+    let mut known = None;
     let token = if plain && sampling.temperature <= 0.0 {
         argmax(logits)
     } else if plain {
         // Nothing to rank: walk the vocabulary in id order.
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let weight = |l: f32| f64::from((l - max) / sampling.temperature).exp();
-        let total: f64 = logits.iter().map(|&l| weight(l)).sum();
+        let weights: Vec<f64> = logits.iter().map(|l| f64::from((l - max) / sampling.temperature).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        if sampling.temperature == 1.0 {
+            known = Some(max + total.ln() as f32);
+        }
         let mut rest = rng.uniform() * total;
-        let found = logits.iter().position(|&l| {
-            rest -= weight(l);
+        let found = weights.iter().position(|weight| {
+            rest -= weight;
             rest < 0.0
         });
         found.map_or_else(|| argmax(logits), |i| i as u32)
@@ -124,6 +122,7 @@ pub fn choose(logits: &[f32], sampling: &Sampling, history: History<'_>) -> Choi
         });
         found.or(weights.last()).map_or(0, |w| w.0)
     };
+    let normaliser = known.unwrap_or_else(|| normaliser(logits));
     let mut top = Vec::new();
     if sampling.top_logprobs > 0 {
         let mut ranking = Ranking::new(logits.iter().copied());
@@ -160,7 +159,8 @@ mod tests {
     #[test]
     fn a_row_is_normalised_and_its_largest_found() {
         let row: Vec<f32> = (0..100).map(|i| ((i * 37) % 23) as f32 * 0.3 - 2.0).collect();
-        assert!((normaliser(&row) - log_sum_exp(&row)).abs() < 1e-5);
+        let want = row.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln();
+        assert!((f64::from(normaliser(&row)) - want).abs() < 1e-5);
         let best = argmax(&row) as usize;
         assert!((0..row.len()).all(|i| is_largest(&row, i) == (i == best)), "only the first of equals is the largest");
         assert!(is_largest(&[1.0], 0) && !is_largest(&[1.0, 1.0], 1));
@@ -179,7 +179,7 @@ mod tests {
         // The only one that is allowed is banned by a wish: the wish gives way.
         let end = History { allowed: Some(&[0b10000]), end_ids: &[4], ..History::default() };
         assert_eq!(choose(&LOGITS, &Sampling { min_tokens: 3, max_tokens: 9, ..Sampling::default() }, end).token, 4);
-        assert!((choose(&LOGITS, &Sampling::default(), history).logprob - (2.0 - log_sum_exp(&LOGITS))).abs() < 1e-6);
+        assert!((choose(&LOGITS, &Sampling::default(), history).logprob - (2.0 - normaliser(&LOGITS))).abs() < 1e-6);
     }
 
     #[test]
