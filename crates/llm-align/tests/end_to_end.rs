@@ -1,13 +1,13 @@
 //! SFT and GRPO on a tiny model and real exercises: what is learned, what is masked, and that everything is a function of the
 //! seed. (That a killed run continues bit for bit is tested on the trainer itself, in `llm-train`.)
 
+mod tiny;
+
 use llm_align::sft::load_conversations;
 use llm_align::{GrpoConfig, SftConfig, grpo, sft};
-use llm_arch::{Decoder, DecoderConfig, hf};
 use llm_data::exercises::{self, ExercisesConfig};
-use llm_run::{Metrics, Seed};
+use llm_run::Metrics;
 use llm_tensor::DeviceSpec;
-use llm_tensor::burn::tensor::Device;
 use llm_tokenizer::Tokenizer;
 use llm_train::{OptimizerConfig, Schedule, ScheduleKind, TrainerConfig};
 use std::path::Path;
@@ -18,20 +18,7 @@ fn workshop() -> tempfile::TempDir {
     let rows = exercises::generate(&ExercisesConfig { count_train: 200, count_heldout: 20, ..ExercisesConfig::default() }).unwrap().train;
     exercises::write(&dir.path().join("train.jsonl"), &rows).unwrap();
     let texts: Vec<String> = rows.iter().flat_map(|r| r.messages.iter().map(|m| m.content.clone())).collect();
-    let tokenizer = llm_tokenizer::trainer::train(&texts, &llm_tokenizer::trainer::TrainerConfig { vocab_size: 400, ..Default::default() }).unwrap();
-    let mut config = DecoderConfig {
-        hidden_size: 32,
-        intermediate_size: 64,
-        num_hidden_layers: 2,
-        num_attention_heads: 2,
-        num_key_value_heads: 1,
-        max_position_embeddings: 256,
-        ..DecoderConfig::default()
-    };
-    llm_train::pretrain::fit_to_tokenizer(&mut config, &tokenizer);
-    let decoder = Decoder::new(&config, Seed(1), &Device::flex()).unwrap();
-    hf::save(dir.path().join("model"), &decoder).unwrap();
-    tokenizer.save(dir.path().join("model")).unwrap();
+    tiny::save(&dir.path().join("model"), &texts, 400, tiny::config());
     dir
 }
 

@@ -1,10 +1,12 @@
 //! The GRPO family on a tiny model: every algorithm raises a simple reward, everything is a function of the seed, and a run that is killed
 //! between two updates of one batch of rollouts continues to the bit.
 
+mod tiny;
+
 use llm_align::grpo::Algorithm;
 use llm_align::rollouts::{Rollout, token_log_probs};
 use llm_align::{GrpoConfig, grpo};
-use llm_arch::{Decoder, DecoderConfig, hf};
+use llm_arch::hf;
 use llm_data::exercises::{self, ExercisesConfig};
 use llm_infer::{Engine, EngineConfig, Model, Request, Sampling};
 use llm_run::{Metrics, Seed};
@@ -22,20 +24,7 @@ fn workshop() -> tempfile::TempDir {
     let rows = exercises::generate(&ExercisesConfig { count_train: 60, count_heldout: 10, ..ExercisesConfig::default() }).unwrap().train;
     exercises::write(&dir.path().join("train.jsonl"), &rows).unwrap();
     let texts: Vec<String> = rows.iter().flat_map(|r| r.messages.iter().map(|m| m.content.clone())).collect();
-    let tokenizer = llm_tokenizer::trainer::train(&texts, &llm_tokenizer::trainer::TrainerConfig { vocab_size: 400, ..Default::default() }).unwrap();
-    let mut config = DecoderConfig {
-        hidden_size: 32,
-        intermediate_size: 64,
-        num_hidden_layers: 2,
-        num_attention_heads: 2,
-        num_key_value_heads: 1,
-        max_position_embeddings: 256,
-        ..DecoderConfig::default()
-    };
-    llm_train::pretrain::fit_to_tokenizer(&mut config, &tokenizer);
-    let decoder = Decoder::new(&config, Seed(1), &Device::flex()).unwrap();
-    hf::save(dir.path().join("model"), &decoder).unwrap();
-    tokenizer.save(dir.path().join("model")).unwrap();
+    tiny::save(&dir.path().join("model"), &texts, 400, tiny::config());
     dir
 }
 

@@ -1,6 +1,8 @@
 //! The model that objectives open, with an adapter or without, and merging with its checks. If one of these fails, a run trains or is compared with
 //! another model than its configuration says, or a merged model is published that is not the one that was trained.
 
+mod tiny;
+
 use llm_align::model;
 use llm_arch::adapter::{AdapterSpec, BaseFormat, write};
 use llm_arch::{Decoder, DecoderConfig, PackedBatch, hf};
@@ -99,20 +101,8 @@ fn workshop(spec: &AdapterSpec) -> tempfile::TempDir {
     let rows = exercises::generate(&ExercisesConfig { count_train: 60, count_heldout: 4, ..ExercisesConfig::default() }).unwrap().train;
     exercises::write(&dir.path().join("train.jsonl"), &rows).unwrap();
     let texts: Vec<String> = rows.iter().flat_map(|r| r.messages.iter().map(|m| m.content.clone())).collect();
-    let tokenizer = llm_tokenizer::trainer::train(&texts, &llm_tokenizer::trainer::TrainerConfig { vocab_size: 300, ..Default::default() }).unwrap();
-    let mut config = DecoderConfig {
-        hidden_size: 32,
-        intermediate_size: 64,
-        num_hidden_layers: 2,
-        num_attention_heads: 2,
-        num_key_value_heads: 1,
-        max_position_embeddings: 256,
-        ..DecoderConfig::default()
-    };
-    llm_train::pretrain::fit_to_tokenizer(&mut config, &tokenizer);
     let base = dir.path().join("model");
-    hf::save(&base, &Decoder::new(&config, Seed(1), &Device::flex()).unwrap()).unwrap();
-    tokenizer.save(&base).unwrap();
+    tiny::save(&base, &texts, 300, tiny::config());
     let fresh = model::open(&base, &Some(spec.clone()), 3, &Device::flex()).unwrap();
     let moved = params::map(fresh, |name, _, value| if name.ends_with("lora_B") { value.add_scalar(0.03) } else { value });
     std::fs::create_dir(dir.path().join("adapter")).unwrap();

@@ -1,5 +1,7 @@
 //! Losses on preferences against recorded numbers of TRL's formulas and of PyTorch's gradients, through two whole models, and in training.
 
+mod tiny;
+
 use llm_align::data::OnBadRow;
 use llm_align::losses::kto::{self, UnpairedLoss};
 use llm_align::losses::mix::LossMix;
@@ -8,7 +10,7 @@ use llm_align::losses::reference_free;
 use llm_align::preference::{Dpo, ReferenceLogProbs, scores};
 use llm_align::{DpoConfig, KtoConfig, dpo, kto as train_kto};
 use llm_arch::{Decoder, DecoderConfig, hf};
-use llm_run::{Metrics, Seed};
+use llm_run::Metrics;
 use llm_tensor::burn::tensor::{Device, Tensor};
 use llm_tensor::weights::Weights;
 use llm_tensor::{DeviceSpec, host};
@@ -397,20 +399,7 @@ fn workshop() -> tempfile::TempDir {
     }
     std::fs::write(dir.path().join("pairs.jsonl"), pairs).unwrap();
     std::fs::write(dir.path().join("labelled.jsonl"), labelled).unwrap();
-    let settings = llm_tokenizer::trainer::TrainerConfig { vocab_size: 320, ..Default::default() };
-    let tokenizer = llm_tokenizer::trainer::train(&texts, &settings).unwrap();
-    let mut config = DecoderConfig {
-        hidden_size: 32,
-        intermediate_size: 64,
-        num_hidden_layers: 2,
-        num_attention_heads: 2,
-        num_key_value_heads: 1,
-        max_position_embeddings: 128,
-        ..DecoderConfig::default()
-    };
-    llm_train::pretrain::fit_to_tokenizer(&mut config, &tokenizer);
-    hf::save(dir.path().join("model"), &Decoder::new(&config, Seed(1), &Device::flex()).unwrap()).unwrap();
-    tokenizer.save(dir.path().join("model")).unwrap();
+    tiny::save(&dir.path().join("model"), &texts, 320, DecoderConfig { max_position_embeddings: 128, ..tiny::config() });
     dir
 }
 

@@ -1,14 +1,15 @@
 //! Fine-tuning with and without general data: what is mixed in, what is measured, and that it helps.
 
+mod tiny;
+
 use llm_align::replay::ReplayConfig;
 use llm_align::{SftConfig, sft};
-use llm_arch::{Decoder, DecoderConfig, hf};
+use llm_arch::DecoderConfig;
 use llm_data::document::{Document, DocumentWriter};
 use llm_data::exercises::{self, ExercisesConfig};
 use llm_data::pack::{PackConfig, pack};
-use llm_run::{Metrics, Seed};
+use llm_run::Metrics;
 use llm_tensor::DeviceSpec;
-use llm_tensor::burn::tensor::Device;
 use llm_train::{OptimizerConfig, Schedule, ScheduleKind, TrainerConfig};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -21,19 +22,7 @@ fn workshop() -> tempfile::TempDir {
     let general = |i: usize| format!("fn f{i}() -> usize {{ let x = {i}; x + {} }}\n", i % 7).repeat(3);
     let mut texts: Vec<String> = rows.iter().flat_map(|r| r.messages.iter().map(|m| m.content.clone())).collect();
     texts.extend((0..40).map(general));
-    let tokenizer = llm_tokenizer::trainer::train(&texts, &llm_tokenizer::trainer::TrainerConfig { vocab_size: 400, ..Default::default() }).unwrap();
-    let mut config = DecoderConfig {
-        hidden_size: 32,
-        intermediate_size: 64,
-        num_hidden_layers: 1,
-        num_attention_heads: 2,
-        num_key_value_heads: 1,
-        max_position_embeddings: 256,
-        ..DecoderConfig::default()
-    };
-    llm_train::pretrain::fit_to_tokenizer(&mut config, &tokenizer);
-    hf::save(dir.path().join("model"), &Decoder::new(&config, Seed(1), &Device::flex()).unwrap()).unwrap();
-    tokenizer.save(dir.path().join("model")).unwrap();
+    tiny::save(&dir.path().join("model"), &texts, 400, DecoderConfig { num_hidden_layers: 1, ..tiny::config() });
     let mut writer = DocumentWriter::create(&dir.path().join("documents")).unwrap();
     for i in 0..60 {
         writer.push(Document { id: format!("d{i}"), text: general(i), source: "test".into(), ..Document::default() }).unwrap();

@@ -1,12 +1,14 @@
 //! A small world with a rule: answers of a few words, of which those with the word "thanks" are preferred.
 #![allow(dead_code)] // each test file uses a part
 
+#[path = "../tiny/mod.rs"]
+mod tiny;
+
 use llm_align::{RewardConfig, SftConfig};
-use llm_arch::{Decoder, DecoderConfig, hf};
+use llm_arch::DecoderConfig;
 use llm_run::Seed;
 use llm_run::seed::Rng;
 use llm_tensor::DeviceSpec;
-use llm_tensor::burn::tensor::Device;
 use llm_train::{OptimizerConfig, Schedule, ScheduleKind, TrainerConfig};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -54,20 +56,7 @@ impl World {
         let row = |(question, answer): &(String, String)| json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]});
         write(&at("sft.jsonl"), conversations.iter().map(row).collect());
         let texts: Vec<String> = conversations.into_iter().flat_map(|(q, a)| [q, a]).collect();
-        let settings = llm_tokenizer::trainer::TrainerConfig { vocab_size: 340, ..Default::default() };
-        let tokenizer = llm_tokenizer::trainer::train(&texts, &settings).unwrap();
-        let mut config = DecoderConfig {
-            hidden_size: 32,
-            intermediate_size: 64,
-            num_hidden_layers: 2,
-            num_attention_heads: 2,
-            num_key_value_heads: 1,
-            max_position_embeddings: 128,
-            ..DecoderConfig::default()
-        };
-        llm_train::pretrain::fit_to_tokenizer(&mut config, &tokenizer);
-        hf::save(at("model"), &Decoder::new(&config, Seed(1), &Device::flex()).unwrap()).unwrap();
-        tokenizer.save(at("model")).unwrap();
+        tiny::save(&at("model"), &texts, 340, DecoderConfig { max_position_embeddings: 128, ..tiny::config() });
         Self { dir }
     }
 
