@@ -13,7 +13,6 @@
 //! | [`pairs`](mod@pairs) | `PairsConfig` | preference pairs from a model's own answers |
 //! | [`replay`] | `Replay` | general data in every step of SFT, and how much is forgotten |
 //! | [`show`] | `Shown` | which tokens of a row are trained |
-//! | [`verifier`] | `Rewards` | is this answer right? |
 //! | [`watchdog`] | `Watchdog`, `Samples` | reward hacking, forgetting, entropy collapse: seen, told, stopped |
 //! | [`model`] | | the model that is trained, whole or by an adapter, and its reference |
 //! | [`merge`] | `Merge` | adapters into the weights, with a check that nothing changed |
@@ -39,7 +38,6 @@ pub mod reward;
 pub mod rollouts;
 pub mod sft;
 pub mod show;
-pub mod verifier;
 pub mod watchdog;
 
 pub use grpo::{GrpoConfig, grpo};

@@ -7,7 +7,6 @@ use llm_align::judge::{JudgeConfig, judge};
 use llm_align::loss_lab::LossLabArgs;
 use llm_align::merge::Merge;
 use llm_align::show::Show;
-use llm_align::verifier::{VerifyConfig, verify};
 use llm_align::{DpoConfig, GrpoConfig, KtoConfig, PairsConfig, PpoConfig, RewardConfig, ScoreConfig, SftConfig};
 use llm_align::{dpo, grpo, kto, pairs, ppo, reward, score, sft};
 use llm_run::{Args, Run, program};
@@ -53,8 +52,6 @@ enum Command {
     /// Example: llm-align loss-lab --loss sigmoid,ipo_trl,apo_zero --out losses.html
     #[command(verbatim_doc_comment)]
     LossLab(LossLabArgs),
-    /// Grade a file of answers by the rewards of a configuration; prints a table and writes OUT/graded.jsonl.
-    Verify(Args),
     /// Put LoRA adapters into the weights of their model; refused where merged and unmerged differ.
     Merge(Box<Merge>),
 }
@@ -192,12 +189,6 @@ fn run() -> anyhow::Result<()> {
             finish(run, &[&config.model, &config.train], &outcome)
         }
         Command::LossLab(args) => Ok(args.run()?),
-        Command::Verify(args) => {
-            program::catch_interrupts();
-            let config: VerifyConfig = args.load()?;
-            print!("{}", verify(&config, &args.out, "llm-align")?);
-            Ok(())
-        }
     }
 }
 

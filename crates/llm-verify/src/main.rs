@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use llm_run::{Args, program};
-use llm_verify::report::{VerifyConfig, verify};
+use llm_verify::report::{GradeConfig, grade};
 use std::process::ExitCode;
 
 /// Grade answers: maths, code in a sandbox, format, language, length, rules, programs of your own.
@@ -22,8 +22,8 @@ enum Command {
 fn run() -> anyhow::Result<()> {
     let Command::Grade(args) = Cli::parse().command;
     program::catch_interrupts();
-    let config: VerifyConfig = args.load()?;
-    print!("{}", verify(&config, &args.out, "llm-verify")?);
+    let config: GradeConfig = args.load()?;
+    print!("{}", grade(&config, &args.out)?);
     Ok(())
 }
 

@@ -18,10 +18,10 @@ use std::path::{Path, PathBuf};
 /// Rows graded at a time.
 const CHUNK: usize = 1024;
 
-/// `llm-verify grade` and `llm-align verify`.
+/// `llm-verify grade`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct VerifyConfig {
+pub struct GradeConfig {
     /// JSON lines with the fields `response`, and what the rewards need: `prompt`, `answer`, columns.
     pub responses: PathBuf,
     /// What they are graded by.
@@ -30,7 +30,7 @@ pub struct VerifyConfig {
     pub show: usize,
 }
 
-impl Default for VerifyConfig {
+impl Default for GradeConfig {
     fn default() -> Self {
         Self { responses: PathBuf::new(), rewards: RewardSpec::default_list(), show: 20 }
     }
@@ -85,13 +85,13 @@ fn row(line: &str) -> Result<Row, String> {
 ///
 /// # Errors
 /// A file, line or row that is not what it should be, by name.
-pub fn verify(config: &VerifyConfig, out: &Path, program: &str) -> Result<String> {
+pub fn grade(config: &GradeConfig, out: &Path) -> Result<String> {
     if config.responses.as_os_str().is_empty() {
         return Err(Error::Config { name: "responses".into(), message: "no file; say --set responses=FILE".into() });
     }
     let rewards = Rewards::open(&config.rewards)?;
     let rows = read(&config.responses)?;
-    let mut run = Run::start(out, program, "verify", config)?;
+    let mut run = Run::start(out, "llm-verify", "grade", config)?;
     run.input(&config.responses)?;
     let mut scored: Vec<Scored> = Vec::with_capacity(rows.len());
     for chunk in rows.chunks(CHUNK) {
@@ -114,7 +114,7 @@ pub fn verify(config: &VerifyConfig, out: &Path, program: &str) -> Result<String
 }
 
 /// What the maths reward saw as the final answer.
-fn extracted(config: &VerifyConfig, row: &Row) -> Option<String> {
+fn extracted(config: &GradeConfig, row: &Row) -> Option<String> {
     let rules = config.rewards.iter().find_map(|spec| match spec {
         RewardSpec::Math { extract, .. } => Some(extract),
         _ => None,
@@ -154,7 +154,7 @@ fn summary(names: &[String], scored: &[Scored]) -> Value {
     json!({"rows": scored.len(), "rewards": out})
 }
 
-fn table(config: &VerifyConfig, rows: &[Row], names: &[String], scored: &[Scored], extracted: &[Option<String>], summary: &Value) -> String {
+fn table(config: &GradeConfig, rows: &[Row], names: &[String], scored: &[Scored], extracted: &[Option<String>], summary: &Value) -> String {
     let number = |value: Option<f32>| value.map_or_else(|| "-".to_string(), |v| format!("{v:.3}"));
     let mut text = format!("{:>6} {:>8}", "row", "total");
     for name in names {
@@ -204,9 +204,9 @@ mod tests {
         ];
         std::fs::write(&responses, lines.map(|l| l.to_string()).join("\n\n")).unwrap();
         let rewards = serde_json::from_value(json!([{"kind": "math"}, {"kind": "rule", "contains": "answer"}])).unwrap();
-        let config = VerifyConfig { responses: responses.clone(), rewards, show: 2 };
+        let config = GradeConfig { responses: responses.clone(), rewards, show: 2 };
         let out = folder.path().join("out");
-        let table = verify(&config, &out, "llm-verify").unwrap();
+        let table = grade(&config, &out).unwrap();
         assert!(table.contains("0.5 <- \\frac12") && table.contains("3 <- 2") && table.contains("1 more rows"), "{table}");
         assert!(table.contains("math         mean 0.5000  scored 2  unscored 1"), "{table}");
         let graded = std::fs::read_to_string(out.join("graded.jsonl")).unwrap();
@@ -215,9 +215,9 @@ mod tests {
         assert!(out.join("manifest.json").exists());
 
         std::fs::write(&responses, "{\"response\": \"a\"}\n{\"response\": 3}\n").unwrap();
-        let message = verify(&config, &out, "llm-verify").unwrap_err().to_string();
+        let message = grade(&config, &out).unwrap_err().to_string();
         assert!(message.contains("line 2") && message.contains("`response`"), "{message}");
-        let message = verify(&VerifyConfig::default(), &out, "llm-verify").unwrap_err().to_string();
+        let message = grade(&GradeConfig::default(), &out).unwrap_err().to_string();
         assert!(message.contains("responses"), "{message}");
     }
 }
