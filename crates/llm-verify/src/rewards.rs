@@ -13,7 +13,7 @@ use crate::length::LengthRule;
 use crate::math;
 use crate::response::{Part, Response};
 use crate::rule::Conditions;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, SandboxChoice};
 use crate::spec::RewardSpec;
 use llm_data::exercises::is_correct;
 use rayon::prelude::*;
@@ -158,11 +158,8 @@ impl Kind {
                 }
                 Kind::Math { extract, tolerance, evaluated }
             }
-            RewardSpec::Code { credit, tests, entry_point, setup, limits, .. } => {
-                let sandbox = match runner {
-                    Some(runner) => Sandbox::new(runner, limits)?,
-                    None => Sandbox::of_this_program(limits)?,
-                };
+            RewardSpec::Code { credit, tests, entry_point, setup, limits, sandbox: kind, python_wasm, .. } => {
+                let sandbox = Sandbox::open(&SandboxChoice { kind, python_wasm }, runner, limits)?;
                 Kind::Code { code: Box::new(CodeTests { sandbox, credit }), tests, entry_point, setup }
             }
             RewardSpec::Format { pattern, .. } => Kind::Format(Format::new(pattern.as_deref())?),

@@ -4,8 +4,9 @@ use crate::code::Credit;
 use crate::length::Unit;
 use crate::math::Extract;
 use crate::response::Part;
-use crate::sandbox::Limits;
+use crate::sandbox::{Limits, SandboxKind};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// One reward: `{ kind = "math", weight = 1.0 }`. The weight multiplies its value in the total.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +53,12 @@ pub enum RewardSpec {
         /// What one program may use.
         #[serde(default)]
         limits: Limits,
+        /// Where programs run: the machine's Python in a cell of processes, or CPython in WebAssembly.
+        #[serde(default)]
+        sandbox: SandboxKind,
+        /// CPython compiled to WASI, for `sandbox = "wasi"`; if not given, what the variable `LLM_PYTHON_WASM` names.
+        #[serde(default)]
+        python_wasm: Option<PathBuf>,
     },
     /// 1 for the `<think>...</think>answer` template, or for a pattern ([`crate::format`](mod@crate::format)).
     Format {
@@ -231,6 +238,7 @@ mod tests {
             (json!({"weight": 1}), "kind"),
             (json!({"kind": "command"}), "command"),
             (json!({"kind": "code", "limits": {"memory": 1}}), "memory"),
+            (json!({"kind": "code", "sandbox": "wasm"}), "wasi"),
         ] {
             let message = serde_json::from_value::<RewardSpec>(bad.clone()).unwrap_err().to_string();
             assert!(message.contains(says), "{bad}: {message}");

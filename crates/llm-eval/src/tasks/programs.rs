@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::grade::pass_at_k;
 use crate::results::Metric;
 use crate::task::Score;
-use llm_verify::sandbox::{Limits, Outcome, Sandbox};
+use llm_verify::sandbox::{Limits, Outcome, Sandbox, SandboxChoice};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -25,10 +25,8 @@ impl Programs {
         // The harness's own checker gives a program 3 seconds by the clock, so that its verdict depends on what else runs; here
         // it has 6 of the processor, which every reference solution keeps to on a slow machine.
         let limits = Limits::default();
-        self.sandbox.get_or_init(|| match &self.runner {
-            Some(runner) => Sandbox::new(runner, limits),
-            None => Sandbox::of_this_program(limits),
-        })
+        // In WebAssembly where a python.wasm is named, which the sandbox looks for itself.
+        self.sandbox.get_or_init(|| Sandbox::open(&SandboxChoice::default(), self.runner.as_deref(), limits))
     }
 
     /// Refuse before anything is generated where programs cannot be run.

@@ -6,7 +6,8 @@
 //! and namespace and does not hold for root at all. Capabilities vanish when Python is executed, since it is not root in
 //! its namespace either; `no_new_privs` keeps it so.
 
-use super::{BY_SIGNAL, FAILED, Order, PASSED, TIMED_OUT, forbidden};
+use super::process::Order;
+use super::{BY_SIGNAL, FAILED, PASSED, TIMED_OUT, forbidden};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
