@@ -50,10 +50,8 @@ pub struct Writer<'a> {
     pub max_length: usize,
     /// Request for a caption, by language.
     pub caption_prompts: &'a BTreeMap<String, String>,
-    /// Only the first caption of each language.
-    pub first_captions: bool,
-    /// Describe the picture before the first answer.
-    pub describe_first: bool,
+    /// Only the longest caption of each language.
+    pub longest_captions: bool,
 }
 
 impl Writer<'_> {
@@ -63,8 +61,11 @@ impl Writer<'_> {
         let write = |(i, picture): (usize, &Picture)| -> Result<Vec<Conversation>> {
             let mut turns: Vec<(Vec<Message>, String)> = Vec::new();
             if form != Form::Questions {
-                let wanted = |c: &&Caption| !self.first_captions || first_caption(picture, &c.lang).is_some_and(|first| std::ptr::eq(first, *c));
-                for caption in picture.captions.iter().filter(wanted) {
+                let fullest = |c: &&Caption| {
+                    let others = picture.captions.iter().filter(|other| other.lang == c.lang);
+                    others.map(|other| other.text.len()).max() == Some(c.text.len())
+                };
+                for caption in picture.captions.iter().filter(|c| !self.longest_captions || fullest(c)) {
                     turns.push((self.caption(&place(picture), caption)?, String::new()));
                 }
             }
@@ -75,7 +76,7 @@ impl Writer<'_> {
                 questions.sort_by(|a, b| a.lang.cmp(&b.lang));
                 let kind = |group: &[&Question]| if let [one] = group { one.kind.clone() } else { String::new() };
                 let groups = questions.chunk_by(|a, b| a.lang == b.lang).flat_map(|same| same.chunks(together.max(1)));
-                turns.extend(groups.map(|group| (self.dialogue(picture, group), kind(group))));
+                turns.extend(groups.map(|group| (dialogue(group), kind(group))));
             }
             let one = |(messages, kind): (Vec<Message>, String)| {
                 Ok(Conversation { picture: Some(i), sequence: self.sequence(&place(picture), &messages)?, kind })
@@ -120,19 +121,6 @@ impl Writer<'_> {
         Ok(vec![Message::new("user", prompt.as_str()).with_images(1), Message::new("assistant", caption.text.as_str())])
     }
 
-    /// Questions of one language with their answers. Later answers can look back at what was thought before the first.
-    fn dialogue(&self, picture: &Picture, questions: &[&Question]) -> Vec<Message> {
-        let turns = questions.iter().enumerate();
-        let turn = |(i, q): (usize, &&Question)| {
-            let mut answer = Message::new("assistant", q.answer.as_str());
-            if let (true, 0, Some(caption)) = (self.describe_first, i, first_caption(picture, &q.lang)) {
-                answer = answer.with_reasoning(caption.text.as_str());
-            }
-            [Message::new("user", q.question.as_str()).with_images(usize::from(i == 0)), answer]
-        };
-        turns.flat_map(turn).collect()
-    }
-
     fn sequence(&self, place: &str, messages: &[Message]) -> Result<Sequence> {
         let tokens = self.tokenizer.apply_chat_template(messages, false)?;
         if !tokens.assistant_mask.contains(&true) {
@@ -147,9 +135,12 @@ impl Writer<'_> {
     }
 }
 
-/// The one that says most, where captions are written by rule.
-fn first_caption<'p>(picture: &'p Picture, lang: &str) -> Option<&'p Caption> {
-    picture.captions.iter().find(|c| c.lang == lang)
+fn dialogue(questions: &[&Question]) -> Vec<Message> {
+    let turns = questions.iter().enumerate();
+    let turn = |(i, q): (usize, &&Question)| {
+        [Message::new("user", q.question.as_str()).with_images(usize::from(i == 0)), Message::new("assistant", q.answer.as_str())]
+    };
+    turns.flat_map(turn).collect()
 }
 
 /// Every placeholder as often as an image has tokens; nobody says it.

@@ -69,11 +69,8 @@ pub struct InstructConfig {
     pub questions_together: usize,
     /// Request for a caption, by language.
     pub caption_prompts: BTreeMap<String, String>,
-    /// Learn only the first caption of a picture in each language: the one that says most, where captions are written by rule.
-    pub first_captions: bool,
-    /// Think before the first answer of a conversation, and think the picture's first caption in its language: a model that has written
-    /// down what is where can look a question up in its own words. An answer counts as exact only with its thoughts.
-    pub describe_first: bool,
+    /// Learn only the longest caption of a picture in each language: the one that says most.
+    pub longest_captions: bool,
     /// JSONL of exercises without pictures; empty is none.
     pub text: PathBuf,
     /// Share of the conversations that are such exercises.
@@ -112,8 +109,7 @@ impl Default for InstructConfig {
             train: PathBuf::new(),
             heldout: PathBuf::new(),
             form: Form::Captions,
-            first_captions: false,
-            describe_first: false,
+            longest_captions: false,
             questions_together: 1,
             caption_prompts: prompts.into_iter().map(|(lang, text)| (lang.to_string(), text.to_string())).collect(),
             text: PathBuf::new(),
@@ -365,8 +361,7 @@ pub fn instruct(config: InstructConfig, out: &Path) -> Result<Outcome<Vlm>> {
         model: model.config(),
         max_length: if config.max_length == 0 { context } else { config.max_length.min(context) },
         caption_prompts: &config.caption_prompts,
-        first_captions: config.first_captions,
-        describe_first: config.describe_first,
+        longest_captions: config.longest_captions,
     };
     let seed = Seed(config.seed).stream("questions");
     let load = |path: &Path, together: usize, only: Option<usize>| -> Result<Pictured> {
