@@ -22,9 +22,6 @@ use std::ops::Range;
 
 /// Panels of a task.
 const TASK: usize = 4;
-/// Where rows of the input are so many that a panel is gone through several times: its last panel is read for nothing while the one before
-/// is multiplied, unless it is this task's.
-const LONG_TASK: usize = 8;
 /// Bytes of rounded inputs that a task goes through before it takes them up again for its next panel: a part of a level-2 cache.
 const BLOCK_BYTES: usize = 1 << 18;
 /// How far ahead of the codes that are multiplied others are asked for, in bytes: without it one thread has too few reads under way.
@@ -220,29 +217,9 @@ fn numbers<S: Dots>(numbers: &Numbers, at: usize) -> S::F {
     }
 }
 
-/// Which codes a pass over a panel asks memory for, while others are multiplied.
-#[derive(Clone, Copy)]
-struct Fetching {
-    /// Bytes ahead of the unit that is multiplied.
-    ahead: usize,
-    /// Units between two for which this is done.
-    every: usize,
-    /// Units before the first one.
-    wait: usize,
-}
-
-impl Fetching {
-    /// Pass `pass` of `passes`, the rows of the input in groups of 8. A single pass needs its codes at once. Where there are more, the first
-    /// one would wait for memory and the others leave it idle; so each asks for its share of the next panel, to lie in a near cache by then.
-    #[inline(always)]
-    fn of(pass: usize, passes: usize, panel_bytes: usize) -> Self {
-        if passes <= 1 { Self { ahead: AHEAD, every: 1, wait: 0 } } else { Self { ahead: panel_bytes, every: passes, wait: pass } }
-    }
-}
-
 /// One panel with C rows of the input from row `at`. `LINES` lines hold a unit of `4 * WORDS` codes.
 #[inline(always)]
-fn tile<S: Dots, const LINES: usize, const WORDS: usize, const C: usize>(p: Product, panel: usize, at: usize, fetching: Fetching) {
+fn tile<S: Dots, const LINES: usize, const WORDS: usize, const C: usize>(p: Product, panel: usize, at: usize) {
     let (units, groups) = (p.panels.units(), p.panels.groups());
     let per_group = units / groups;
     let codes = &p.panels.codes()[panel * units * LINES..][..units * LINES].as_chunks::<LINES>().0[..units];
@@ -250,18 +227,13 @@ fn tile<S: Dots, const LINES: usize, const WORDS: usize, const C: usize>(p: Prod
     let scales: [&[f32]; C] = std::array::from_fn(|c| &p.x.scales[(at + c) * units..][..units]);
     let starts: [&[i32]; C] = std::array::from_fn(|c| &p.x.starts[(at + c) * units..][..units]);
     let mut totals = [S::splat(0.0); C];
-    let mut wait = fetching.wait;
     for g in 0..groups {
         let mut sums = [S::splat(0.0); C];
         for u in g * per_group..(g + 1) * per_group {
             let mut dots: [S::I; C] = std::array::from_fn(|c| S::start(starts[c][u]));
-            if wait == 0 {
-                wait = fetching.every;
-                for line in &codes[u] {
-                    S::fetch(line.0.as_ptr().wrapping_add(fetching.ahead));
-                }
+            for line in &codes[u] {
+                S::fetch(line.0.as_ptr().wrapping_add(AHEAD));
             }
-            wait -= 1;
             if LINES == SIX {
                 let tops = S::tops(&codes[u][2].0);
                 for v in 0..2 {
@@ -329,25 +301,23 @@ fn tile<S: Dots, const LINES: usize, const WORDS: usize, const C: usize>(p: Prod
 #[inline(always)]
 fn task_of<S: Dots, const LINES: usize, const WORDS: usize>(p: Product, panels: Range<usize>) {
     let block = (BLOCK_BYTES / (4 * WORDS * p.panels.units()).max(1)).max(8) / 8 * 8;
-    let panel_bytes = p.panels.units() * LINES * LINE;
     for first in (0..p.rows).step_by(block) {
         for panel in panels.clone() {
             let (mut at, end) = (first, p.rows.min(first + block));
-            let fetching = |at: usize| Fetching::of((at - first) / 8, (end - first) / 8, panel_bytes);
             while S::WIDE >= 8 && at + 8 <= end {
-                tile::<S, LINES, WORDS, 8>(p, panel, at, fetching(at));
+                tile::<S, LINES, WORDS, 8>(p, panel, at);
                 at += 8;
             }
             while S::WIDE >= 4 && at + 4 <= end {
-                tile::<S, LINES, WORDS, 4>(p, panel, at, fetching(at));
+                tile::<S, LINES, WORDS, 4>(p, panel, at);
                 at += 4;
             }
             while at + 2 <= end {
-                tile::<S, LINES, WORDS, 2>(p, panel, at, fetching(at));
+                tile::<S, LINES, WORDS, 2>(p, panel, at);
                 at += 2;
             }
             if at < end {
-                tile::<S, LINES, WORDS, 1>(p, panel, at, fetching(at));
+                tile::<S, LINES, WORDS, 1>(p, panel, at);
             }
         }
     }
@@ -390,11 +360,6 @@ mod arm {
     pub fn dot(p: Product, panels: Range<usize>) {
         task::<Neon<true>>(p, panels);
     }
-}
-
-/// Panels of a task of a product with so many rows of the input, of so many panels.
-fn task_size(rows: usize, panels: usize) -> usize {
-    if rows >= 16 && panels >= 6 * LONG_TASK { LONG_TASK } else { TASK }
 }
 
 fn run(isa: Isa, p: Product, panels: Range<usize>) {
@@ -442,7 +407,7 @@ unsafe fn linear_with(isa: Isa, x: &[f32], w: &Packed, panels: &Panels) -> Vec<f
     unsafe {
         filled(rows * outputs, |y| {
             let y = Shared(y.as_mut_ptr().cast());
-            split(count, task_size(rows, count), rows * outputs * inputs, |range| run(isa, Product { panels, x, rows, outputs, y }, range));
+            split(count, TASK, rows * outputs * inputs, |range| run(isa, Product { panels, x, rows, outputs, y }, range));
         })
     }
 }
@@ -474,7 +439,7 @@ pub(crate) fn linear_all(x: &[f32], all: &[(&Packed, &Panels)]) -> Option<Vec<Ve
         })
         .collect();
     let outputs: usize = all.iter().map(|(w, _)| w.outputs()).sum();
-    split(end, task_size(rows, end), rows * outputs * inputs, |range| {
+    split(end, TASK, rows * outputs * inputs, |range| {
         for (panels, product) in &parts {
             let (from, to) = (range.start.max(panels.start), range.end.min(panels.end));
             if from < to {
