@@ -24,7 +24,9 @@ pub(crate) struct Product<'a> {
     pub stride: usize,
 }
 
+/// Loops, not `array::map`: its closures are compiled for any processor of the target, and the instructions inside become calls.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)]
 fn dots<S: Lanes, const R: usize, const C: usize>(w: [&[f32]; R], x: [&[f32]; C]) -> [[f32; C]; R] {
     let mut sums = [[S::splat(0.0); C]; R];
     let w_chunks = w.map(|w| w.as_chunks::<LANES>());
@@ -32,7 +34,10 @@ fn dots<S: Lanes, const R: usize, const C: usize>(w: [&[f32]; R], x: [&[f32]; C]
     let n = w_chunks[0].0.len();
     assert!(w_chunks.iter().all(|w| w.0.len() == n) && x_chunks.iter().all(|x| x.0.len() == n), "dense product: rows of one length");
     for i in 0..n {
-        let x = x_chunks.map(|x| S::load16(&x.0[i]));
+        let mut x = [S::splat(0.0); C];
+        for c in 0..C {
+            x[c] = S::load16(&x_chunks[c].0[i]);
+        }
         for r in 0..R {
             let w = S::load16(&w_chunks[r].0[i]);
             for c in 0..C {
@@ -54,7 +59,13 @@ fn dots<S: Lanes, const R: usize, const C: usize>(w: [&[f32]; R], x: [&[f32]; C]
             }
         }
     }
-    sums.map(|row| row.map(S::sum))
+    let mut out = [[0f32; C]; R];
+    for r in 0..R {
+        for c in 0..C {
+            out[r][c] = S::sum(sums[r][c]);
+        }
+    }
+    out
 }
 
 /// Outputs `rows` of C rows of the input from row `at`.

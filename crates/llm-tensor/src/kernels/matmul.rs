@@ -12,10 +12,10 @@ const PARALLEL_FROM: usize = 1 << 21;
 /// short inputs a dot product is mostly the sum over its lanes, so `gemm` catches up sooner.
 pub fn few(inputs: usize) -> usize {
     match inputs {
-        0..256 => 4,
-        256..512 => 16,
-        512..2048 => 64,
-        _ => 128,
+        0..128 => 16,
+        128..256 => 64,
+        256..512 => 128,
+        _ => 256,
     }
 }
 
