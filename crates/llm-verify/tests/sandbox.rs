@@ -1,10 +1,13 @@
 //! Evil programs: every one is stopped, in bounded time, and the host is as it was.
 #![cfg(target_os = "linux")]
 
+mod verdict;
+
 use llm_verify::sandbox::{Limits, Outcome, Sandbox};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use verdict::{fails, passes, run};
 
 fn sandbox() -> Option<&'static Sandbox> {
     static SANDBOX: OnceLock<Option<Sandbox>> = OnceLock::new();
@@ -15,27 +18,8 @@ fn sandbox() -> Option<&'static Sandbox> {
     made.as_ref()
 }
 
-/// Run, and end within the deadline and its grace.
-fn run(program: &str) -> Option<Outcome> {
-    let sandbox = sandbox()?;
-    let start = Instant::now();
-    let outcome = sandbox.run(program);
-    assert!(start.elapsed() < Duration::from_secs(8), "{:?} for {program}", start.elapsed());
-    Some(outcome)
-}
-
-/// Asserts inside the program speak for themselves.
-fn passes(program: &str) {
-    if let Some(outcome) = run(program) {
-        assert_eq!(outcome, Outcome::Passed, "{program}");
-    }
-}
-
-fn fails(program: &str, because: &str) {
-    if let Some(outcome) = run(program) {
-        assert!(matches!(&outcome, Outcome::Failed { stderr } if stderr.contains(because)), "{outcome:?} for {program}");
-    }
-}
+/// The deadline of a program and its grace.
+const WITHIN: Duration = Duration::from_secs(8);
 
 #[test]
 fn ordinary_programs() {

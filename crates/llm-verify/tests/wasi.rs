@@ -2,12 +2,15 @@
 //! processes on HumanEval. Needs `--features wasi` and a `python.wasm` named by LLM_PYTHON_WASM.
 #![cfg(feature = "wasi")]
 
+mod verdict;
+
 use llm_verify::sandbox::{Limits, Outcome, PYTHON_WASM, Sandbox, SandboxChoice, SandboxKind};
 use llm_verify::{RewardSpec, Rewards, Task};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use verdict::{fails, passes, run};
 
 const CELL: &str = env!("CARGO_BIN_EXE_llm-verify");
 
@@ -29,27 +32,8 @@ fn sandbox() -> Option<&'static Sandbox> {
     SANDBOX.get_or_init(|| open(Limits { seconds: 6.0, processor_seconds: 3, ..Limits::default() })).as_ref()
 }
 
-/// Run, and end within the deadline and its grace.
-fn run(program: &str) -> Option<Outcome> {
-    let sandbox = sandbox()?;
-    let start = Instant::now();
-    let outcome = sandbox.run(program);
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?} for {program}", start.elapsed());
-    Some(outcome)
-}
-
-/// Asserts inside the program speak for themselves.
-fn passes(program: &str) {
-    if let Some(outcome) = run(program) {
-        assert_eq!(outcome, Outcome::Passed, "{program}");
-    }
-}
-
-fn fails(program: &str, because: &str) {
-    if let Some(outcome) = run(program) {
-        assert!(matches!(&outcome, Outcome::Failed { stderr } if stderr.contains(because)), "{outcome:?} for {program}");
-    }
-}
+/// The deadline of a program and its grace.
+const WITHIN: Duration = Duration::from_secs(10);
 
 #[test]
 fn ordinary_programs() {
