@@ -114,6 +114,12 @@ def reward(args, compared):
     model.eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.folder)
     pairs = [json.loads(line) for line in args.rows.read_text(encoding="utf-8").splitlines() if line.strip()][: args.limit]
+    # The name of a control token inside a message is text to us and the token itself to transformers: such rows are other rows.
+    controls = list(tokenizer.get_added_vocab())
+    told = [pair for pair in pairs if not any(c in m["content"] for c in controls for m in pair["prompt"] + pair["chosen"] + pair["rejected"])]
+    if len(told) < len(pairs):
+        print(f"{len(pairs) - len(told)} of {len(pairs)} pairs left out: a message contains the name of a control token", file=sys.stderr)
+    pairs = told
     with tempfile.TemporaryDirectory() as temporary:
         temporary = pathlib.Path(temporary)
         rows = temporary / "rows.jsonl"
