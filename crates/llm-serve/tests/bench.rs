@@ -30,6 +30,14 @@ fn a_model_is_served_and_measured() {
         assert_eq!((point["prompt_tokens"].as_f64(), point["output_tokens"].as_f64()), (Some(16.0), Some(8.0)));
         assert!(point["output_tokens_per_second"].as_f64().unwrap() > 0.0 && stdout.contains(point["load"].as_str().unwrap()));
     }
+    // Prompts alone were measured, and every load compared with them.
+    assert_eq!(report["compute"]["streams"], 3);
+    assert!(report["compute"]["tokens_per_second"].as_f64().unwrap() > 0.0 && stdout.contains("tokens/s of prompts alone, 3 at a time"));
+    for point in points {
+        let tokens = point["prompt_tokens_per_second"].as_f64().unwrap() + point["output_tokens_per_second"].as_f64().unwrap();
+        let share = point["compute_share"].as_f64().unwrap() * report["compute"]["tokens_per_second"].as_f64().unwrap() / tokens;
+        assert!((share - 1.0).abs() < 1e-6, "{point}");
+    }
     // Every weight is f32 and counts once, but for the embedding table.
     let weights = std::fs::metadata(model.path().join("model.safetensors")).unwrap().len() as f64;
     let counted = report["ceiling"]["bytes_per_step"].as_f64().unwrap();

@@ -69,12 +69,13 @@ fn main() {
     println!("{} threads, {:?}", llm_tensor::rayon::current_num_threads(), kernels::int8::Isa::best());
     println!("{:<14} {:<16} {:>5} {:>10} {:>8} {:>6} {:>8}", "matrix", "weights", "rows", "us", "GB/s", "share", "GMAC/s");
     // The last is larger than caches in any format.
-    for (outputs, inputs, most) in [(768, 768, 512), (2048, 5632, 512), (32000, 2048, 128), (128_256, 2048, 4)] {
+    for (outputs, inputs, most) in [(1024, 192, 1024), (192, 512, 1024), (768, 768, 1024), (2048, 5632, 256), (32000, 2048, 128), (128_256, 2048, 4)]
+    {
         let label = format!("{outputs} x {inputs}");
         let wanted = |name: &str| format!("{label} {name}").contains(&filter);
         let lines = |name: &str, bytes: usize, product: &dyn Fn(&[f32]) -> Vec<f32>| {
             let ceiling = bandwidth::measure();
-            for rows in [1, 4, 16, 128, 512].into_iter().filter(|rows| *rows <= most) {
+            for rows in [1, 4, 16, 64, 256, 1024].into_iter().filter(|rows| *rows <= most) {
                 let x: Vec<f32> = (0..rows * inputs).map(|i| (i % 29) as f32 / 29.0 - 0.5).collect();
                 let seconds = best(|| drop(black_box(product(&x))));
                 let (speed, work) = (bytes as f64 / seconds, (rows * outputs * inputs) as f64 / seconds);

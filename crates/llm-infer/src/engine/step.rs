@@ -14,6 +14,8 @@ use std::time::Instant;
 
 /// Logits in memory at once.
 const LOGITS: usize = 1 << 25;
+/// Fewer logits than this are looked through sooner than other threads are awake.
+const TOGETHER: usize = 1 << 17;
 
 impl Engine {
     /// One forward pass; returns what it produced. Does nothing when idle. After an error nothing that was running or waiting is left.
@@ -140,7 +142,11 @@ impl Engine {
             }
             let end_ids = &self.eos;
             let choose = |(i, (sequence, logits)): (usize, (&mut Sequence, Option<&[f32]>))| Some((i, sequence.choose(logits?, vocab, end_ids)));
-            verdicts.par_extend(self.running.par_iter_mut().zip(parts).enumerate().filter_map(choose));
+            if count * vocab < TOGETHER {
+                verdicts.extend(self.running.iter_mut().zip(parts).enumerate().filter_map(choose));
+            } else {
+                verdicts.par_extend(self.running.par_iter_mut().zip(parts).enumerate().filter_map(choose));
+            }
             ends = later;
         }
         verdicts

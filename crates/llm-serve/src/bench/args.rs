@@ -1,9 +1,9 @@
 //! The flags of `bench`, and the order of things.
 
-use super::ceiling::Ceiling;
+use super::ceiling::{Ceiling, Compute};
 use super::load::{Bench, Load};
 use super::report::{self, About};
-use super::stats::{Point, Slo};
+use super::stats::{Limits, Point, Slo};
 use super::target::{Started, Target, plain_ids};
 use super::workload::{Source, Workload, read_dataset};
 use anyhow::{Context, Result, ensure};
@@ -76,6 +76,9 @@ pub struct BenchArgs {
     serve: Vec<String>,
 }
 
+/// Long enough that the rate is steady.
+const PROMPTS_ALONE_SECONDS: f64 = 2.0;
+
 impl BenchArgs {
     fn loads(&self) -> Result<Vec<Load>> {
         ensure!(self.concurrency.iter().all(|&n| (1..=4096).contains(&n)), "--concurrency: expected numbers from 1 to 4096");
@@ -142,7 +145,7 @@ impl BenchArgs {
             seed: self.seed,
         };
         let slo = Slo { ttft: self.slo_ttft.map(Duration::from_millis), itl: self.slo_itl.map(Duration::from_millis) };
-        let about = About { model, url: target.client.base().to_string(), workload: asked, slo, ceiling };
+        let mut about = About { model, url: target.client.base().to_string(), workload: asked, slo, ceiling, compute: None };
         print!("{}", report::head(&about));
         let bench = Bench {
             client: target.client.clone(),
@@ -155,13 +158,19 @@ impl BenchArgs {
             bench.run(Load::Closed { streams: self.warmup.min(4) }, self.warmup, number).await?;
             number += self.warmup as u64;
         }
+        let compute = self.prompts_alone(&bench, loads, &mut number).await?;
+        if let Some(compute) = compute {
+            print!("{}", report::prompts_alone(compute));
+        }
+        about.compute = compute;
+        let limits = Limits { steps_per_second: ceiling.map(|c| c.steps_per_second()), tokens_per_second: compute.map(|c| c.tokens_per_second) };
         let mut points = Vec::new();
         for &load in loads {
             let count = self.count(load);
             eprintln!("{} ({count} requests) ...", load.label());
             let records = bench.run(load, count, number).await?;
             number += count as u64;
-            points.push(Point::of(load.label(), &records, slo, ceiling.map(|c| c.steps_per_second())));
+            points.push(Point::of(load.label(), &records, slo, limits));
         }
         print!("{}", report::table(&points, slo));
         if let Some(path) = &self.json {
@@ -170,5 +179,28 @@ impl BenchArgs {
         }
         ensure!(points.iter().any(|p| p.complete > 0), "no request was answered");
         Ok(())
+    }
+
+    /// Prompts as they will come, as many at a time as in the largest closed loop, with answers of one token: how much is computed at best.
+    /// Not where prompts are not computed whole, or have no length of their own.
+    async fn prompts_alone(&self, bench: &Bench, loads: &[Load], number: &mut u64) -> Result<Option<Compute>> {
+        let streams = loads.iter().filter_map(|load| if let Load::Closed { streams } = load { Some(*streams) } else { None }).max();
+        let Some(streams) = streams.filter(|_| self.dataset.is_none() && self.shared_prefix == 0.0) else { return Ok(None) };
+        let mut bench = bench.clone();
+        bench.workload.output_tokens = 1;
+        let count = 4 * streams.max(2);
+        let (mut tokens, mut seconds) = (0.0, 0.0);
+        eprintln!("prompts alone ...");
+        while seconds < PROMPTS_ALONE_SECONDS {
+            let records = bench.run(Load::Closed { streams }, count, *number).await?;
+            *number += count as u64;
+            let point = Point::of(String::new(), &records, Slo::default(), Limits::default());
+            tokens += point.prompt_tokens_per_second * point.seconds;
+            seconds += point.seconds;
+            if point.complete < count {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Compute { tokens_per_second: tokens / seconds, streams }))
     }
 }

@@ -1,4 +1,4 @@
-//! The speed that memory allows: a token needs every active weight once, so a stream makes at most
+//! The speed that memory allows, and the one that the processor does. Memory: a token needs every active weight once, so a stream makes at most
 //! bandwidth / bytes of weights steps a second, however fast the processor is.
 //!
 //! The bandwidth is measured on this machine, by reading from all cores; decoding does nothing else. Bytes are those of
@@ -37,6 +37,16 @@ impl Ceiling {
     pub fn steps_per_second(&self) -> f64 {
         self.bandwidth / self.bytes_per_step
     }
+}
+
+/// What the processor allows: tokens of prompts a second when answers have one token. Every token of a load is computed as these are, only in
+/// smaller steps, and those of answers cost the output matrix on top, so a load comes near this and does not pass it.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Compute {
+    /// Tokens of prompts a second, all streams together.
+    pub tokens_per_second: f64,
+    /// Prompts at a time.
+    pub streams: usize,
 }
 
 /// Those of a GGUF file. A tensor ends where the next one begins.

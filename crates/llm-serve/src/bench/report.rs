@@ -1,6 +1,6 @@
 //! What people see: a table of 80 columns; what programs read: JSON with everything.
 
-use super::ceiling::Ceiling;
+use super::ceiling::{Ceiling, Compute};
 use super::stats::{Percentiles, Point, Slo};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -18,6 +18,13 @@ pub struct About {
     pub slo: Slo,
     /// Measured on this machine.
     pub ceiling: Option<Ceiling>,
+    /// Measured with this server.
+    pub compute: Option<Compute>,
+}
+
+/// What prompts alone reached.
+pub fn prompts_alone(compute: Compute) -> String {
+    format!("processor: {} tokens/s of prompts alone, {} at a time\n", number(compute.tokens_per_second), compute.streams)
 }
 
 /// The lines above the table.
@@ -37,15 +44,16 @@ pub fn head(about: &About) -> String {
 
 /// The table: throughput first, then waiting.
 pub fn table(points: &[Point], slo: Slo) -> String {
-    let mut text = String::from("\nthroughput                tokens/s            good   of       requests\n");
-    text.push_str("load             answers/s      out       in    answers/s  ceiling  done  failed\n");
+    let mut text = String::from("\nthroughput               tokens/s           good       share of     requests\n");
+    text.push_str("load           answers/s      out       in       /s  memory compute  done failed\n");
     for p in points {
         let good = if slo.is_empty() { "-".into() } else { number(p.goodput) };
-        let ceiling = p.ceiling_share.map_or("-".into(), |share| if share < 99.0 { format!("{:.0} %", share * 100.0) } else { "> 9900 %".into() });
+        let percent = |share: Option<f64>| share.map_or("-".into(), |s| if s < 9.99 { format!("{:.0} %", s * 100.0) } else { "> 999 %".into() });
+        let (memory, compute) = (percent(p.ceiling_share), percent(p.compute_share));
         let failed: usize = p.errors.values().sum();
         let _ = writeln!(
             text,
-            "{:<16} {:>9} {:>8} {:>8} {good:>12} {ceiling:>8} {:>5} {failed:>7}",
+            "{:<14} {:>9} {:>8} {:>8} {good:>8} {memory:>7} {compute:>7} {:>5} {failed:>6}",
             p.load,
             number(p.requests_per_second),
             number(p.output_tokens_per_second),
@@ -74,7 +82,7 @@ pub fn json(about: &About, points: &[Point]) -> Value {
     json!({
         "model": about.model, "url": about.url, "workload": about.workload,
         "slo": {"ttft_seconds": seconds(about.slo.ttft), "itl_seconds": seconds(about.slo.itl)},
-        "ceiling": about.ceiling, "points": points,
+        "ceiling": about.ceiling, "compute": about.compute, "points": points,
     })
 }
 
@@ -98,7 +106,7 @@ fn bytes(count: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::stats::{End, Record};
+    use crate::bench::stats::{End, Limits, Record};
     use std::time::Duration;
 
     fn point(load: &str, seconds: u64) -> Point {
@@ -113,7 +121,7 @@ mod tests {
             end: End::Complete,
         };
         let lost = Record { end: End::Failed("429 overloaded".into()), ..record.clone() };
-        Point::of(load.into(), &[record, lost], Slo::default(), Some(0.5))
+        Point::of(load.into(), &[record, lost], Slo::default(), Limits { steps_per_second: Some(0.01), tokens_per_second: Some(1.0) })
     }
 
     #[test]
@@ -123,7 +131,7 @@ mod tests {
             assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
         }
         assert!(text.contains("64 streams: failed 1 x 429 overloaded"), "{text}");
-        let about = About { model: "m".into(), url: "http://a".into(), workload: "w".into(), slo: Slo::default(), ceiling: None };
+        let about = About { model: "m".into(), url: "http://a".into(), workload: "w".into(), slo: Slo::default(), ceiling: None, compute: None };
         let value = json(&about, &[point("1 stream", 1)]);
         assert_eq!(value["points"][0]["errors"]["429 overloaded"], 1);
         assert_eq!(value["points"][0]["ttft"]["p50"], 1.0);

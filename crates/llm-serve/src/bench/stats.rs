@@ -128,13 +128,24 @@ pub struct Point {
     pub per_token: Percentiles,
     /// The whole request.
     pub e2e: Percentiles,
-    /// Share of the ceiling: weights' bytes times steps a second, over the measured bandwidth.
+    /// Share of what the memory allows: weights' bytes times steps a second, over the measured bandwidth.
     pub ceiling_share: Option<f64>,
+    /// Share of what the processor allows: tokens of prompts and answers a second, over those of prompts alone.
+    pub compute_share: Option<f64>,
+}
+
+/// What the machine allows at most.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// Bandwidth over bytes of weights.
+    pub steps_per_second: Option<f64>,
+    /// Prompts alone.
+    pub tokens_per_second: Option<f64>,
 }
 
 impl Point {
-    /// Summarise. `bytes_per_second_limit` over `bytes_per_step` is the ceiling of steps a second.
-    pub fn of(load: String, records: &[Record], slo: Slo, steps_per_second_limit: Option<f64>) -> Self {
+    /// Summarise.
+    pub fn of(load: String, records: &[Record], slo: Slo, limits: Limits) -> Self {
         let done = || records.iter().filter(|r| r.complete());
         let mut errors = BTreeMap::new();
         for record in records {
@@ -150,7 +161,8 @@ impl Point {
         let mean = |sum: usize| if complete > 0 { sum as f64 / complete as f64 } else { 0.0 };
         let (prompt, output) = (done().map(|r| r.prompt_tokens).sum(), done().map(|r| r.output_tokens).sum());
         let per_token = Percentiles::of(done().filter_map(Record::per_token));
-        let ceiling_share = steps_per_second_limit.filter(|_| per_token.p50 > 0.0).map(|limit| 1.0 / per_token.p50 / limit);
+        let ceiling_share = limits.steps_per_second.filter(|_| per_token.p50 > 0.0).map(|limit| 1.0 / per_token.p50 / limit);
+        let compute_share = limits.tokens_per_second.map(|limit| rate(prompt + output) / limit);
         Self {
             load,
             complete,
@@ -167,6 +179,7 @@ impl Point {
             per_token,
             e2e: Percentiles::of(done().map(|r| r.total)),
             ceiling_share,
+            compute_share,
         }
     }
 }
@@ -199,7 +212,8 @@ mod tests {
         let mut records = vec![record(0, 100, &[50, 50]), record(500, 300, &[100, 100])];
         records.push(Record { end: End::Failed("429".into()), first: None, gaps: vec![], output_tokens: 0, ..record(900, 100, &[]) });
         let slo = Slo { ttft: Some(MS(200)), itl: Some(MS(60)) };
-        let point = Point::of("2 streams".into(), &records, slo, Some(40.0));
+        let limits = Limits { steps_per_second: Some(40.0), tokens_per_second: Some(52.0) };
+        let point = Point::of("2 streams".into(), &records, slo, limits);
         assert_eq!((point.complete, point.seconds), (2, 1.0));
         assert_eq!(point.errors, [("429".to_string(), 1)].into());
         assert_eq!((point.output_tokens_per_second, point.prompt_tokens_per_second), (6.0, 20.0));
@@ -207,14 +221,20 @@ mod tests {
         assert_eq!(point.itl.count, 4);
         assert!((point.per_token.p50 - 0.075).abs() < 1e-9);
         assert!((point.ceiling_share.unwrap() - 1.0 / 0.075 / 40.0).abs() < 1e-9);
+        assert_eq!(point.compute_share, Some(0.5));
         let strict = Slo { itl: Some(MS(40)), ..Slo::default() };
-        assert_eq!(Point::of(String::new(), &records, strict, None).goodput, 0.0);
+        assert_eq!(Point::of(String::new(), &records, strict, Limits::default()).goodput, 0.0);
     }
 
     #[test]
     fn one_token_has_no_time_between_tokens() {
         let records = [record(0, 100, &[])];
-        let point = Point::of(String::new(), &records, Slo { itl: Some(MS(1)), ..Slo::default() }, Some(10.0));
+        let point = Point::of(
+            String::new(),
+            &records,
+            Slo { itl: Some(MS(1)), ..Slo::default() },
+            Limits { steps_per_second: Some(10.0), tokens_per_second: None },
+        );
         assert_eq!((point.goodput, point.per_token.count, point.ceiling_share), (10.0, 0, None));
     }
 }

@@ -1,11 +1,18 @@
 //! The non-linearities of feed-forward blocks, alone and as gates (Shazeer, GLU variants, 2020): `act(x)` and
 //! `act(gate) * up`, element-wise.
 
-use super::{exp, filled, tanh, vectorized};
+use super::{exp, filled, in_blocks, tanh, vectorized};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
 const CHUNK: usize = 1 << 14;
+/// What an element costs, in multiply-adds.
+const WORK: usize = 16;
+
+/// Elements that are computed at a time.
+fn block(n: usize) -> usize {
+    (n / 16).next_multiple_of(1 << 10).clamp(1 << 10, CHUNK)
+}
 
 /// Which non-linearity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -129,9 +136,8 @@ pub fn gated(gate: &[f32], up: &[f32], act: Activation) -> Vec<f32> {
         Activation::GeluTanh => gelu_tanh_gated,
     };
     assert_eq!(gate.len(), up.len(), "gate and up");
-    let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
-    let write = |out: &mut Unwritten| out.par_chunks_mut(CHUNK).zip(inputs).for_each(|(out, (gate, up))| f(out, gate, up));
-    // SAFETY: the three slices have one length, so the chunks cover the output and `f` writes all of each.
+    let write = |out: &mut Unwritten| in_blocks(out, block(gate.len()), WORK, |at, out| f(out, &gate[at.clone()], &up[at]));
+    // SAFETY: the three slices have one length, so the blocks cover the output and `f` writes all of each.
     unsafe { filled(gate.len(), write) }
 }
 
@@ -165,8 +171,8 @@ pub fn plain(x: &[f32], act: Activation) -> Vec<f32> {
         Activation::Gelu => gelu,
         Activation::GeluTanh => gelu_tanh,
     };
-    let write = |out: &mut Unwritten| out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| f(out, x));
-    // SAFETY: input and output have one length, so the chunks cover the output and `f` writes all of each.
+    let write = |out: &mut Unwritten| in_blocks(out, block(x.len()), WORK, |at, out| f(out, &x[at]));
+    // SAFETY: input and output have one length, so the blocks cover the output and `f` writes all of each.
     unsafe { filled(x.len(), write) }
 }
 

@@ -24,16 +24,23 @@ pub(crate) struct Product<'a> {
     pub stride: usize,
 }
 
+/// Sums of the products of R rows of the matrix with C rows of the input, not yet added up. `ahead` points to what is read next: L of its lines are asked
+/// for with every line of a row, and it moves on.
+///
 /// Loops, not `array::map`: its closures are compiled for any processor of the target, and the instructions inside become calls.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-fn dots<S: Lanes, const R: usize, const C: usize>(w: [&[f32]; R], x: [&[f32]; C]) -> [[f32; C]; R] {
+fn sums<S: Lanes, const R: usize, const C: usize, const L: usize>(w: [&[f32]; R], x: [&[f32]; C], ahead: &mut *const f32) -> [[S::V; C]; R] {
     let mut sums = [[S::splat(0.0); C]; R];
     let w_chunks = w.map(|w| w.as_chunks::<LANES>());
     let x_chunks = x.map(|x| x.as_chunks::<LANES>());
     let n = w_chunks[0].0.len();
     assert!(w_chunks.iter().all(|w| w.0.len() == n) && x_chunks.iter().all(|x| x.0.len() == n), "dense product: rows of one length");
     for i in 0..n {
+        for _ in 0..L {
+            S::fetch(*ahead);
+            *ahead = ahead.wrapping_add(LANES);
+        }
         let mut x = [S::splat(0.0); C];
         for c in 0..C {
             x[c] = S::load16(&x_chunks[c].0[i]);
@@ -59,13 +66,7 @@ fn dots<S: Lanes, const R: usize, const C: usize>(w: [&[f32]; R], x: [&[f32]; C]
             }
         }
     }
-    let mut out = [[0f32; C]; R];
-    for r in 0..R {
-        for c in 0..C {
-            out[r][c] = S::sum(sums[r][c]);
-        }
-    }
-    out
+    sums
 }
 
 /// Outputs `rows` of C rows of the input from row `at`.
@@ -73,7 +74,14 @@ fn dots<S: Lanes, const R: usize, const C: usize>(w: [&[f32]; R], x: [&[f32]; C]
 /// # Safety
 /// As of [`block`].
 #[inline(always)]
-unsafe fn strip<S: Lanes, const R: usize, const C: usize>(y: Shared, p: Product, at: usize, rows: Range<usize>) {
+#[allow(clippy::needless_range_loop)]
+unsafe fn strip<S: Lanes, const R: usize, const C: usize, const L: usize>(
+    y: Shared,
+    p: Product,
+    at: usize,
+    rows: Range<usize>,
+    ahead: &mut *const f32,
+) {
     let row = |o: usize| &p.w[o * p.inputs..][..p.inputs];
     let x: [&[f32]; C] = std::array::from_fn(|c| &p.x[(at + c) * p.inputs..][..p.inputs]);
     let put = |o: usize, c: usize, value: f32| {
@@ -82,36 +90,103 @@ unsafe fn strip<S: Lanes, const R: usize, const C: usize>(y: Shared, p: Product,
     };
     let mut o = rows.start;
     while o + R <= rows.end {
-        let sums = dots::<S, R, C>(std::array::from_fn(|r| row(o + r)), x);
-        (0..R).for_each(|r| (0..C).for_each(|c| put(o + r, c, sums[r][c])));
+        let sums = sums::<S, R, C, L>(std::array::from_fn(|r| row(o + r)), x, ahead);
+        for r in 0..R {
+            for c in 0..C {
+                put(o + r, c, S::sum(sums[r][c]));
+            }
+        }
         o += R;
     }
     while o < rows.end {
-        let sums = dots::<S, 1, C>([row(o)], x);
-        (0..C).for_each(|c| put(o, c, sums[0][c]));
+        let sums = sums::<S, 1, C, 0>([row(o)], x, ahead);
+        for c in 0..C {
+            put(o, c, S::sum(sums[0][c]));
+        }
         o += 1;
     }
 }
 
-/// Outputs `rows` of all rows of the input, on this thread.
+/// [`strip`] of four rows, four outputs at a time.
+///
+/// # Safety
+/// As of [`block`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop)]
+unsafe fn square<S: Lanes, const L: usize>(y: Shared, p: Product, at: usize, rows: Range<usize>, ahead: &mut *const f32) {
+    let row = |o: usize| &p.w[o * p.inputs..][..p.inputs];
+    let x: [&[f32]; 4] = std::array::from_fn(|c| &p.x[(at + c) * p.inputs..][..p.inputs]);
+    let mut o = rows.start;
+    while o + 4 <= rows.end {
+        let sums = S::sums(&sums::<S, 4, 4, L>(std::array::from_fn(|r| row(o + r)), x, ahead));
+        for c in 0..4 {
+            // SAFETY: upheld by the caller of `block`.
+            unsafe { std::ptr::copy_nonoverlapping(sums[c].as_ptr(), y.at((at + c) * p.stride + o), 4) }
+        }
+        o += 4;
+    }
+    if o < rows.end {
+        // SAFETY: as above.
+        unsafe { strip::<S, 1, 4, 0>(y, p, at, o..rows.end, ahead) }
+    }
+}
+
+/// Bytes of the matrix that pass by all rows of the input before the next ones do, at most: small beside a level-2 cache.
+const TILE_BYTES: usize = 1 << 17;
+/// Rows of the matrix in a tile, at most.
+const TILE_ROWS: usize = 16;
+
+/// Outputs `rows` of all rows of the input, on this thread, a tile of the matrix after the other. While rows of the input pass by one tile, the next is
+/// asked for in equal parts: the processor would see only when it is there that it is needed.
 #[inline(always)]
 fn outputs<S: Lanes>(y: Shared, p: Product, rows: Range<usize>) {
     let n = p.x.len() / p.inputs;
-    let mut at = 0;
-    // SAFETY: the caller of `block` hands over these outputs of all n rows.
-    unsafe {
-        if S::REGISTERS >= 32 {
-            while at + 4 <= n {
-                strip::<S, 4, 4>(y, p, at, rows.clone());
-                at += 4;
+    let tile = (TILE_BYTES / (4 * p.inputs)).clamp(4, TILE_ROWS) / 4 * 4;
+    let mut start = rows.start;
+    while start < rows.end {
+        let rows = start..rows.end.min(start + tile);
+        start = rows.end;
+        let mut ahead = p.w.as_ptr().wrapping_add(rows.end * p.inputs);
+        let mut at = 0;
+        // SAFETY: the caller of `block` hands over these outputs of all n rows.
+        unsafe {
+            if S::REGISTERS >= 32 {
+                match n / 4 {
+                    0 => {}
+                    1 => {
+                        square::<S, 4>(y, p, 0, rows.clone(), &mut ahead);
+                        at = 4;
+                    }
+                    2 | 3 => {
+                        for _ in 0..2 {
+                            square::<S, 2>(y, p, at, rows.clone(), &mut ahead);
+                            at += 4;
+                        }
+                    }
+                    _ => {
+                        for _ in 0..4 {
+                            square::<S, 1>(y, p, at, rows.clone(), &mut ahead);
+                            at += 4;
+                        }
+                    }
+                }
+                while at + 4 <= n {
+                    square::<S, 0>(y, p, at, rows.clone(), &mut ahead);
+                    at += 4;
+                }
+            } else if n >= 4 {
+                for _ in 0..2 {
+                    strip::<S, 2, 2, 1>(y, p, at, rows.clone(), &mut ahead);
+                    at += 2;
+                }
             }
-        }
-        while at + 2 <= n {
-            strip::<S, 2, 2>(y, p, at, rows.clone());
-            at += 2;
-        }
-        if at < n {
-            strip::<S, 4, 1>(y, p, at, rows);
+            while at + 2 <= n {
+                strip::<S, 2, 2, 0>(y, p, at, rows.clone(), &mut ahead);
+                at += 2;
+            }
+            if at < n {
+                strip::<S, 4, 1, 0>(y, p, at, rows, &mut ahead);
+            }
         }
     }
 }
@@ -132,8 +207,8 @@ pub(crate) unsafe fn block(y: Shared, p: Product, rows: Range<usize>) {
     outputs_best(y, p, rows);
 }
 
-/// Bytes of the matrix a task works on before it goes on to the next rows of the input: half a level-2 cache.
-const TILE_BYTES: usize = 1 << 18;
+/// Outputs of a task, at most: the first tile of each is read without having been asked for.
+const TASK: usize = 256;
 
 /// `y[N, O] = x[N, I] w[O, I]^T`.
 ///
@@ -142,13 +217,13 @@ const TILE_BYTES: usize = 1 << 18;
 pub fn linear(x: &[f32], w: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     assert!(x.len().is_multiple_of(inputs) && w.len() == inputs * outputs, "dense product: shapes do not fit");
     let n = x.len() / inputs;
-    let tile = (TILE_BYTES / (4 * inputs)).clamp(4, 64) / 4 * 4;
+    let task = (outputs.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(TILE_ROWS)).min(TASK);
     let p = Product { x, w, inputs, stride: outputs };
     // SAFETY: the ranges of `split` cover all outputs without overlap, and each task writes its outputs of all n rows.
     unsafe {
         filled(n * outputs, |y| {
             let y = Shared(y.as_mut_ptr().cast());
-            split(outputs, tile, n * outputs * inputs, |rows| block(y, p, rows));
+            split(outputs, task, n * outputs * inputs, |rows| block(y, p, rows));
         })
     }
 }

@@ -18,8 +18,6 @@ use std::ops::Range;
 const ROW_BLOCK: usize = 256;
 /// Most output features of one weight-gradient task.
 const OUTPUT_BLOCK: usize = 128;
-/// Output features that stay in the cache while rows pass by, where products are taken in one order.
-const DENSE_BLOCK: usize = 32;
 
 /// The rows of each group.
 fn groups(offsets: &[u32]) -> impl Iterator<Item = Range<usize>> {
@@ -87,10 +85,8 @@ pub fn linear(x: &[f32], w: &[f32], offsets: &[u32], inputs: usize, outputs: usi
         let (w, n) = (&w[e * outputs * inputs..][..outputs * inputs], x.len() / inputs);
         if invariant || n <= few(inputs) {
             let y = Shared(out.as_mut_ptr().cast());
-            for first in (0..outputs).step_by(DENSE_BLOCK) {
-                // SAFETY: `out` holds n rows of `outputs` elements, is uniquely borrowed, and block after block all of it is written.
-                unsafe { dense::block(y, Product { x, w, inputs, stride: outputs }, first..outputs.min(first + DENSE_BLOCK)) }
-            }
+            // SAFETY: `out` holds n rows of `outputs` elements, is uniquely borrowed, and all of it is written.
+            unsafe { dense::block(y, Product { x, w, inputs, stride: outputs }, 0..outputs) }
         } else {
             write_product(out, n, outputs, inputs, View::rows(x, inputs), View::rows(w, inputs).t());
         }

@@ -27,6 +27,20 @@ pub(super) trait Lanes: Copy {
     fn add_product(sum: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// Of all lanes, in one order.
     fn sum(a: Self::V) -> f32;
+    /// [`Self::sum`] of each vector of `[r][c]`, as `[c][r]`.
+    #[inline(always)]
+    fn sums(a: &[[Self::V; 4]; 4]) -> [[f32; 4]; 4] {
+        let mut out = [[0f32; 4]; 4];
+        for r in 0..4 {
+            for c in 0..4 {
+                out[c][r] = Self::sum(a[r][c]);
+            }
+        }
+        out
+    }
+    /// Ask for the line of the cache at an address, which need not be a valid one.
+    #[inline(always)]
+    fn fetch(_at: *const f32) {}
     /// A table of any values.
     fn table(values: &[f32; 16]) -> Self::Table;
     /// The table of the numbers 0 to 15.
@@ -181,6 +195,34 @@ mod v4 {
             // In the order of `fold`.
             unsafe { super::v3::sum(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a))) }
         }
+        /// Two vectors become one at each step: its halves are what the two would become on their own.
+        #[inline(always)]
+        fn sums(a: &[[__m512; 4]; 4]) -> [[f32; 4]; 4] {
+            unsafe {
+                // Four lanes of 128 bits for each r: the four partial sums of each c.
+                let mut rows = [_mm512_setzero_ps(); 4];
+                for r in 0..4 {
+                    let [a, b, c, d] = a[r];
+                    let ab = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+                    let cd = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
+                    rows[r] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+                }
+                let mut pairs = [_mm512_setzero_ps(); 2];
+                for i in 0..2 {
+                    let (a, b) = (_mm512_castps_pd(rows[2 * i]), _mm512_castps_pd(rows[2 * i + 1]));
+                    let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
+                    pairs[i] = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+                }
+                let (even, odd) = (_mm512_shuffle_ps::<0x88>(pairs[0], pairs[1]), _mm512_shuffle_ps::<0xdd>(pairs[0], pairs[1]));
+                let mut out = [[0f32; 4]; 4];
+                _mm512_storeu_ps(out.as_mut_ptr().cast(), _mm512_add_ps(even, odd));
+                out
+            }
+        }
+        #[inline(always)]
+        fn fetch(at: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
         #[inline(always)]
         fn table(values: &[f32; 16]) -> __m512 {
             unsafe { _mm512_loadu_ps(values.as_ptr()) }
@@ -291,6 +333,10 @@ mod v3 {
             unsafe { sum(_mm256_add_ps(a[0], a[1])) }
         }
         #[inline(always)]
+        fn fetch(at: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+        #[inline(always)]
         fn table(values: &[f32; 16]) -> Pair {
             unsafe { [_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))] }
         }
@@ -356,6 +402,30 @@ mod tests {
             out.push(S::sum(S::product(S::difference(low, S::splat(0.5)), high)));
         }
         out
+    }
+
+    #[test]
+    fn sixteen_sums_at_once_are_those_of_each_vector() {
+        fn check<S: Lanes>() {
+            let vector = |i: usize| S::load16(&std::array::from_fn(|lane| ((i * 16 + lane) * 7919 % 1009) as f32 * 0.37 - 150.0));
+            let vectors: [[S::V; 4]; 4] = std::array::from_fn(|r| std::array::from_fn(|c| vector(4 * r + c)));
+            let sums = S::sums(&vectors);
+            for (r, row) in vectors.iter().enumerate() {
+                for (c, vector) in row.iter().enumerate() {
+                    assert_eq!(sums[c][r].to_bits(), S::sum(*vector).to_bits(), "row {r}, column {c}");
+                }
+            }
+        }
+        check::<Portable>();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if super::super::level() != super::super::Level::Base {
+                check::<V3>();
+            }
+            if super::super::level() == super::super::Level::V4 {
+                check::<V4>();
+            }
+        }
     }
 
     #[test]

@@ -2,16 +2,17 @@
 //!
 //! Legend: N rows (tokens), I input features, O output features.
 
-use super::{dense, filled, row_invariant};
+use super::{Level, dense, filled, level, row_invariant};
 use gemm::{Parallelism, gemm};
 
 /// Products with fewer multiply-adds than this are not worth waking a second thread for.
 const PARALLEL_FROM: usize = 1 << 21;
 
-/// Up to so many rows [`linear`] takes the order of [`dense`], which is then faster than packing operands (`cargo bench --bench packed`). Of
-/// short inputs a dot product is mostly the sum over its lanes, so `gemm` catches up sooner.
+/// Up to so many rows [`linear`] takes the order of [`dense`], which is then faster than packing operands (`cargo bench --bench packed`). Without
+/// AVX-512 a dot product of short inputs is mostly the sum over its lanes, so `gemm` catches up sooner.
 pub fn few(inputs: usize) -> usize {
     match inputs {
+        _ if level() == Level::V4 => 512,
         0..128 => 16,
         128..256 => 64,
         256..512 => 128,

@@ -259,6 +259,32 @@ pub(crate) fn split(n: usize, unit: usize, work: usize, task: impl Fn(Range<usiz
     }
 }
 
+/// Outputs of this many elements are written by rayon's threads; of fewer, by those of a decoding step, which need not be woken.
+const WAKE_FROM: usize = 1 << 18;
+
+/// Call `task` with blocks of `unit` elements of `out`, and where they lie in it, on all threads where `work` multiply-adds an element are worth it.
+pub(crate) fn in_blocks<T: Send>(out: &mut [T], unit: usize, work: usize, task: impl Fn(Range<usize>, &mut [T]) + Sync) {
+    struct Blocks<T>(*mut T);
+    // SAFETY: the blocks that tasks take from the pointer do not overlap (below), and a `T` may be written from any thread.
+    unsafe impl<T: Send> Sync for Blocks<T> {}
+    impl<T> Blocks<T> {
+        /// # Safety
+        /// The range lies inside the slice, and nobody else has it.
+        #[allow(clippy::mut_from_ref)] // of a pointer
+        unsafe fn at(&self, range: Range<usize>) -> &mut [T] {
+            // SAFETY: upheld by the caller.
+            unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
+        }
+    }
+    let n = out.len();
+    if n >= WAKE_FROM {
+        return out.par_chunks_mut(unit).enumerate().for_each(|(i, out)| task(i * unit..i * unit + out.len(), out));
+    }
+    let blocks = Blocks(out.as_mut_ptr());
+    // SAFETY: the ranges of `split` lie inside `0..n` and do not overlap, and `out` is borrowed until it returns.
+    split(n, unit, n * work, |range| task(range.clone(), unsafe { blocks.at(range) }));
+}
+
 thread_local! {
     static ROW_INVARIANT: Cell<bool> = const { Cell::new(false) };
 }

@@ -1,9 +1,9 @@
 //! One Muon step (Jordan et al. 2024; order of operations as `torch.optim.Muon`) over row-major matrices, in place: momentum, then the nearest
 //! semi-orthogonal matrix by an iteration of odd polynomials, which needs products only.
 //!
-//! The iteration is `X <- a X + (b G + c G^2) X` with the Gram matrix G on the shorter side, so that a tall matrix is never transposed.
+//! The iteration is `X <- a X + (b G + c G^2) X` with the Gram matrix G on the shorter side; a tall matrix is transposed before and after.
 
-use super::matmul::{View, parallelism, product};
+use super::matmul::linear;
 use super::square_sum::square_sum;
 use super::vectorized;
 use rayon::prelude::*;
@@ -57,29 +57,53 @@ pub fn step(p: &mut [f32], m: &mut [f32], g: &[f32], s: &Step) {
 
 /// Replace `x [rows, columns]` by what the iteration makes of it.
 pub fn orthogonalize(x: &mut [f32], rows: usize, columns: usize, iteration: &Iteration) {
+    if x.is_empty() {
+        return;
+    }
     let norm = square_sum(x).sqrt() as f32 * iteration.slack;
     let factor = 1.0 / norm.max(iteration.eps);
     x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x *= factor));
-    let (k, long) = (rows.min(columns), rows.max(columns));
-    let (mut gram, mut polynomial, mut next) = (vec![0f32; k * k], vec![0f32; k * k], vec![0f32; x.len()]);
-    let wide = rows <= columns;
-    for &[a, b, c] in iteration.coefficients.iter() {
-        let view = View::rows(x, columns);
-        let (left, right) = if wide { (view, view.t()) } else { (view.t(), view) };
-        product(&mut gram, k, k, k, long, false, 1.0, left, right, parallelism(k * k * long));
-        scaled(&mut polynomial, &gram, b);
-        let square = View::rows(&gram, k);
-        product(&mut polynomial, k, k, k, k, true, c, square, square, parallelism(k * k * k));
-        scaled(&mut next, x, a);
-        let polynomial = View::rows(&polynomial, k);
-        let (left, right) = if wide { (polynomial, view) } else { (view, polynomial) };
-        product(&mut next, columns, rows, columns, k, true, 1.0, left, right, parallelism(rows * columns * k));
-        x.copy_from_slice(&next);
+    if rows <= columns {
+        rounds(x, rows, columns, iteration);
+    } else {
+        let mut wide = transposed(x, rows, columns);
+        rounds(&mut wide, columns, rows, iteration);
+        x.copy_from_slice(&transposed(&wide, columns, rows));
     }
 }
 
-fn scaled(out: &mut [f32], x: &[f32], factor: f32) {
-    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| out.iter_mut().zip(x).for_each(|(out, x)| *out = x * factor));
+/// All rounds, for `k <= long`. Every product is one of rows with rows: the Gram matrix is symmetric, and the last has the matrix turned over.
+fn rounds(x: &mut [f32], k: usize, long: usize, iteration: &Iteration) {
+    for &[a, b, c] in iteration.coefficients.iter() {
+        let gram = linear(x, x, long, k);
+        let mut polynomial = linear(&gram, &gram, k, k);
+        combine(&mut polynomial, c, &gram, b);
+        let product = linear(&polynomial, &transposed(x, k, long), k, long);
+        combine(x, a, &product, 1.0);
+    }
+}
+
+/// `[rows, columns]` as `[columns, rows]`.
+fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    /// Side of the squares that are turned over at a time: both fit a level-1 cache.
+    const SIDE: usize = 16;
+    let mut out = vec![0f32; x.len()];
+    out.par_chunks_mut((SIDE * rows).max(1)).enumerate().with_min_len(CHUNK.div_ceil(SIDE * rows.max(1))).for_each(|(block, out)| {
+        let first = block * SIDE;
+        for from in (0..rows).step_by(SIDE) {
+            for (c, out) in out.chunks_exact_mut(rows).enumerate() {
+                for (r, out) in (from..rows.min(from + SIDE)).zip(&mut out[from..]) {
+                    *out = x[r * columns + first + c];
+                }
+            }
+        }
+    });
+    out
+}
+
+/// `x <- factor x + other_factor other`.
+fn combine(x: &mut [f32], factor: f32, other: &[f32], other_factor: f32) {
+    x.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK)).for_each(|(x, other)| axpby(x, factor, other, other_factor));
 }
 
 vectorized! {
@@ -94,6 +118,44 @@ vectorized! {
     fn apply(p: &mut [f32], u: &[f32], keep: f32, lr: f32) {
         for (p, u) in p.iter_mut().zip(u) {
             *p = *p * keep - lr * u;
+        }
+    }
+
+    fn axpby(x: &mut [f32], factor: f32, other: &[f32], other_factor: f32) {
+        for (x, other) in x.iter_mut().zip(other) {
+            *x = *x * factor + other * other_factor;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// If this fails, Muon's steps are wrong for matrices of that shape.
+    #[test]
+    fn the_rounds_are_those_of_the_formula_for_wide_and_tall() {
+        for (rows, columns) in [(3, 3), (17, 40), (40, 17), (1, 5), (33, 16)] {
+            let x: Vec<f32> = (0..rows * columns).map(|i| ((i * 37 + 11) % 101) as f32 / 101.0 - 0.4).collect();
+            let iteration = Iteration { coefficients: vec![[3.4445, -4.775, 2.0315], [2.0, -1.5, 0.5]].into(), slack: 1.01, eps: 1e-7 };
+            let mut got = x.clone();
+            orthogonalize(&mut got, rows, columns, &iteration);
+            let norm = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() * 1.01;
+            let mut want: Vec<f64> = x.iter().map(|x| f64::from(*x) / norm).collect();
+            let product = |a: &[f64], b: &[f64], n: usize, m: usize, k: usize| -> Vec<f64> {
+                (0..n * m).map(|i| (0..k).map(|j| a[i / m * k + j] * b[j * m + i % m]).sum()).collect()
+            };
+            for [a, b, c] in iteration.coefficients.iter().map(|c| c.map(f64::from)) {
+                let turned: Vec<f64> = (0..rows * columns).map(|i| want[i % rows * columns + i / rows]).collect();
+                let gram = product(&want, &turned, rows, rows, columns);
+                let square = product(&gram, &gram, rows, rows, rows);
+                let polynomial: Vec<f64> = gram.iter().zip(&square).map(|(g, s)| b * g + c * s).collect();
+                let step = product(&polynomial, &want, rows, columns, rows);
+                want = want.iter().zip(step).map(|(x, s)| a * x + s).collect();
+            }
+            for (got, want) in got.iter().zip(&want) {
+                assert!((f64::from(*got) - want).abs() < 1e-5, "{rows} x {columns}: {got} for {want}");
+            }
         }
     }
 }

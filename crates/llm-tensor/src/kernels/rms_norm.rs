@@ -1,6 +1,6 @@
 //! RMSNorm (Zhang & Sennrich, 2019): `y = x / sqrt(mean(x^2) + eps) * w`, rows of D elements.
 
-use super::{ROWS_PER_TASK, dot, dot3, vectorized};
+use super::{ROWS_PER_TASK, dot, dot3, in_blocks, vectorized};
 use rayon::prelude::*;
 
 #[inline(always)]
@@ -37,7 +37,7 @@ vectorized! {
 pub fn forward(x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
     let task = ROWS_PER_TASK * w.len();
     let mut y = vec![0f32; x.len()];
-    y.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(y, x)| forward_rows(y, x, w, eps));
+    in_blocks(&mut y, task, 4, |at, y| forward_rows(y, &x[at], w, eps));
     y
 }
 

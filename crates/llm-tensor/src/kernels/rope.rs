@@ -2,8 +2,7 @@
 //! `i + half`. Interleaved as in DeepSeek's checkpoints: `2i` with `2i + 1`; the rotated elements are then written half-split
 //! (all first elements, then all second ones), as transformers does, which changes no score.
 
-use super::vectorized;
-use rayon::prelude::*;
+use super::{in_blocks, vectorized};
 
 /// Which elements of a head are rotated together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,13 +36,16 @@ pub fn rotate(
     assert!(positions.iter().all(|&p| (p as usize + 1) * half <= cos.len()), "position beyond the rotary table");
     let mut out = vec![0f32; x.len()];
     let row = heads * head_dim;
-    out.par_chunks_exact_mut(row).zip(x.par_chunks_exact(row)).zip(positions).with_min_len(super::ROWS_PER_TASK).for_each(|((out, x), &position)| {
-        let at = position as usize * half;
-        let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
-        match (pairing, sign > 0.0) {
-            (Pairing::Halves, _) => rotate_token(out, x, cos, sin, head_dim, sign),
-            (Pairing::Neighbours, true) => rotate_neighbours(out, x, cos, sin, head_dim),
-            (Pairing::Neighbours, false) => unrotate_neighbours(out, x, cos, sin, head_dim),
+    in_blocks(&mut out, super::ROWS_PER_TASK * row, 2, |range, out| {
+        let rows = out.chunks_exact_mut(row).zip(x[range.clone()].chunks_exact(row)).zip(&positions[range.start / row..]);
+        for ((out, x), &position) in rows {
+            let at = position as usize * half;
+            let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
+            match (pairing, sign > 0.0) {
+                (Pairing::Halves, _) => rotate_token(out, x, cos, sin, head_dim, sign),
+                (Pairing::Neighbours, true) => rotate_neighbours(out, x, cos, sin, head_dim),
+                (Pairing::Neighbours, false) => unrotate_neighbours(out, x, cos, sin, head_dim),
+            }
         }
     });
     out

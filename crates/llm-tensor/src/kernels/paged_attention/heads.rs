@@ -53,7 +53,31 @@ fn few_scores<L: Lanes, S: Store, const H: usize>(
     let mut pages = spans(query, page_size).peekable();
     while let Some(span) = pages.next() {
         let next = pages.peek().map_or(span.start, |next| next.start);
-        for row in span.clone() {
+        let mut row = span.start;
+        // Four keys at a time: sixteen sums over lanes are hardly more than one. What four heads leave of them is zero.
+        while L::REGISTERS >= 32 && head_dim.is_multiple_of(LANES) && row + 4 <= span.end {
+            let mut sums = [[L::splat(0.0); 4]; 4];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                if S::FAR {
+                    ask(keys.cells(), (soon(row + i, &span, next) * kv_heads + g) * head_dim, head_dim);
+                }
+                let (chunks, _) = keys.cells()[((row + i) * kv_heads + g) * head_dim..][..head_dim].as_chunks::<LANES>();
+                for (c, chunk) in chunks.iter().enumerate() {
+                    let key = S::Cell::load::<L>(chunk);
+                    for h in 0..H {
+                        sums[h] = L::add(sums[h], L::product(L::load16(&heads[h].0[c]), key));
+                    }
+                }
+            }
+            let sums = L::sums(&sums);
+            for h in 0..H {
+                for i in 0..4 {
+                    scores[h * stride + s + i] = sums[h][i] * keys.scale((row + i) * kv_heads + g) * score.scale;
+                }
+            }
+            (row, s) = (row + 4, s + 4);
+        }
+        for row in row..span.end {
             let vector = row * kv_heads + g;
             if S::FAR {
                 ask(keys.cells(), (soon(row, &span, next) * kv_heads + g) * head_dim, head_dim);
@@ -97,6 +121,9 @@ pub(super) fn scores_of<L: Lanes, S: Store>(
     while heads - h >= 4 {
         few_scores::<L, S, 4>(&mut scores[h * stride..], stride, &q[h * k..], keys, query, g, shape, score);
         h += 4;
+    }
+    if heads - h == 3 {
+        return few_scores::<L, S, 3>(&mut scores[h * stride..], stride, &q[h * k..], keys, query, g, shape, score);
     }
     if heads - h >= 2 {
         few_scores::<L, S, 2>(&mut scores[h * stride..], stride, &q[h * k..], keys, query, g, shape, score);
@@ -271,6 +298,9 @@ pub(super) fn weigh<L: Lanes, S: Store>(
     while heads - h >= 4 {
         few_weighed::<L, S, 4>(&mut out[h * stride..], stride, weights.from(h), values, query, g, shape, columns.clone());
         h += 4;
+    }
+    if heads - h == 3 {
+        return few_weighed::<L, S, 3>(&mut out[h * stride..], stride, weights.from(h), values, query, g, shape, columns);
     }
     if heads - h >= 2 {
         few_weighed::<L, S, 2>(&mut out[h * stride..], stride, weights.from(h), values, query, g, shape, columns.clone());
