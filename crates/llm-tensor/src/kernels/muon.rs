@@ -5,11 +5,13 @@
 
 use super::matmul::linear;
 use super::square_sum::square_sum;
-use super::vectorized;
+use super::{in_blocks, vectorized};
 use rayon::prelude::*;
 use std::sync::Arc;
 
 const CHUNK: usize = 1 << 14;
+/// Elements of a small matrix that are worked on at a time.
+const BLOCK: usize = 1 << 12;
 
 /// What the iteration does.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,7 +54,7 @@ pub fn step(p: &mut [f32], m: &mut [f32], g: &[f32], s: &Step) {
     for matrix in u.chunks_exact_mut((rows * columns).max(1)) {
         orthogonalize(matrix, rows, columns, &s.iteration);
     }
-    p.par_chunks_mut(CHUNK).zip(u.par_chunks(CHUNK)).for_each(|(p, u)| apply(p, u, s.keep, s.lr));
+    in_blocks(p, BLOCK, 1, |at, p| apply(p, &u[at], s.keep, s.lr));
 }
 
 /// Replace `x [rows, columns]` by what the iteration makes of it.
@@ -62,7 +64,7 @@ pub fn orthogonalize(x: &mut [f32], rows: usize, columns: usize, iteration: &Ite
     }
     let norm = square_sum(x).sqrt() as f32 * iteration.slack;
     let factor = 1.0 / norm.max(iteration.eps);
-    x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x *= factor));
+    in_blocks(x, BLOCK, 1, |_, x| x.iter_mut().for_each(|x| *x *= factor));
     if rows <= columns {
         rounds(x, rows, columns, iteration);
     } else {
@@ -88,8 +90,8 @@ fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     /// Side of the squares that are turned over at a time: both fit a level-1 cache.
     const SIDE: usize = 16;
     let mut out = vec![0f32; x.len()];
-    out.par_chunks_mut((SIDE * rows).max(1)).enumerate().with_min_len(CHUNK.div_ceil(SIDE * rows.max(1))).for_each(|(block, out)| {
-        let first = block * SIDE;
+    in_blocks(&mut out, SIDE * rows, 2, |at, out| {
+        let first = at.start / rows;
         for from in (0..rows).step_by(SIDE) {
             for (c, out) in out.chunks_exact_mut(rows).enumerate() {
                 for (r, out) in (from..rows.min(from + SIDE)).zip(&mut out[from..]) {
@@ -103,7 +105,7 @@ fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 
 /// `x <- factor x + other_factor other`.
 fn combine(x: &mut [f32], factor: f32, other: &[f32], other_factor: f32) {
-    x.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK)).for_each(|(x, other)| axpby(x, factor, other, other_factor));
+    in_blocks(x, BLOCK, 1, |at, x| axpby(x, factor, &other[at], other_factor));
 }
 
 vectorized! {
