@@ -65,7 +65,7 @@ fn ppo_raises_the_rate_of_a_rule_that_a_reward_model_has_learned() {
     let (first, last) = (mean(&rates[..2]), mean(&rates[8..]));
     assert!(first > 0.02, "the policy must show the rule now and then: {rates:?}");
     assert!(last > first + 0.3, "{rates:?}");
-    assert!(mean(&column(&out, "objective/kl")[8..]) < 12.0, "{:?}", column(&out, "objective/kl"));
+    assert!(mean(&column(&out, "objective/kl")[8..]) < 10.0, "{:?}", column(&out, "objective/kl"));
     // The first update of a batch is made by the policy that drew it.
     let ratios = column(&out, "val/ratio");
     assert!(ratios.iter().step_by(4).all(|r| (r - 1.0).abs() < 1e-3), "{ratios:?}");

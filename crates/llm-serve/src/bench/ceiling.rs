@@ -40,7 +40,8 @@ impl Ceiling {
 }
 
 /// What the processor allows: tokens of prompts a second when answers have one token. Every token of a load is computed as these are, only in
-/// smaller steps, and those of answers cost the output matrix on top, so a load comes near this and does not pass it.
+/// smaller steps, and those of answers cost the output matrix on top. Of prompts shorter than some dozen tokens the requests themselves take the time,
+/// so a load with long answers can pass it.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Compute {
     /// Tokens of prompts a second, all streams together.

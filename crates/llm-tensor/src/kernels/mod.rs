@@ -264,25 +264,13 @@ const WAKE_FROM: usize = 1 << 18;
 
 /// Call `task` with blocks of `unit` elements of `out`, and where they lie in it, on all threads where `work` multiply-adds an element are worth it.
 pub(crate) fn in_blocks<T: Send>(out: &mut [T], unit: usize, work: usize, task: impl Fn(Range<usize>, &mut [T]) + Sync) {
-    struct Blocks<T>(*mut T);
-    // SAFETY: the blocks that tasks take from the pointer do not overlap (below), and a `T` may be written from any thread.
-    unsafe impl<T: Send> Sync for Blocks<T> {}
-    impl<T> Blocks<T> {
-        /// # Safety
-        /// The range lies inside the slice, and nobody else has it.
-        #[allow(clippy::mut_from_ref)] // of a pointer
-        unsafe fn at(&self, range: Range<usize>) -> &mut [T] {
-            // SAFETY: upheld by the caller.
-            unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
-        }
-    }
     let n = out.len();
     if n >= WAKE_FROM {
         return out.par_chunks_mut(unit).enumerate().for_each(|(i, out)| task(i * unit..i * unit + out.len(), out));
     }
-    let blocks = Blocks(out.as_mut_ptr());
+    let shared = Shared(out.as_mut_ptr());
     // SAFETY: the ranges of `split` lie inside `0..n` and do not overlap, and `out` is borrowed until it returns.
-    split(n, unit, n * work, |range| task(range.clone(), unsafe { blocks.at(range) }));
+    split(n, unit, n * work, |range| task(range.clone(), unsafe { std::slice::from_raw_parts_mut(shared.at(range.start), range.len()) }));
 }
 
 thread_local! {
@@ -324,18 +312,25 @@ pub(crate) fn row_invariant() -> bool {
 }
 
 /// A raw pointer that may cross threads; every use writes a region no other task touches.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared(pub *mut f32);
-// SAFETY: the pointer is only dereferenced inside parallel loops whose tasks write disjoint regions (argued at each use).
-unsafe impl Send for Shared {}
+pub(crate) struct Shared<T = f32>(pub *mut T);
+// Derived, they would ask `T` to be `Copy`.
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Shared<T> {}
+// SAFETY: the pointer is only dereferenced inside parallel loops whose tasks write disjoint regions (argued at each use), of a type that may be
+// written from any thread.
+unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
-impl Shared {
-    /// The pointer `offset` floats further.
+unsafe impl<T: Send> Sync for Shared<T> {}
+impl<T> Shared<T> {
+    /// The pointer `offset` elements further.
     ///
     /// # Safety
     /// The offset must stay inside the allocation the pointer was made from.
-    pub(crate) unsafe fn at(self, offset: usize) -> *mut f32 {
+    pub(crate) unsafe fn at(self, offset: usize) -> *mut T {
         // SAFETY: the caller keeps the offset inside the allocation.
         unsafe { self.0.add(offset) }
     }
