@@ -184,7 +184,7 @@ fn stages_change_what_is_not_frozen_and_nothing_else() {
         spatial_merge_size: 2,
         connector_init: ConnectorInit::Whitened,
         form: Form::Both,
-        longest_captions: true,
+        captions_per_language: 1,
         ..captions(dir.path(), &tower)
     };
     let outcome = instruct(all, whole.path()).unwrap();

@@ -51,6 +51,7 @@ pub use config::{VisionConfig, VisionFamily};
 pub use connector::Connector;
 pub use decode::RgbImage;
 pub use error::{Error, Result};
+pub use init::PositionInit;
 pub use pair::Pair;
 pub use pair_config::{PairConfig, TextConfig};
 pub use processor::ImageProcessor;

@@ -9,7 +9,7 @@ use crate::build::Builder;
 use crate::contrastive;
 use crate::pair_config::PairConfig;
 use crate::text::{TextBatch, TextTower};
-use crate::{Error, Result, VisionTower, init};
+use crate::{Error, PositionInit, Result, VisionTower, init};
 use llm_run::Seed;
 use llm_tensor::burn::module::{Module, Param};
 use llm_tensor::burn::tensor::{Device, Tensor};
@@ -37,10 +37,10 @@ pub struct Pair {
 
 impl Pair {
     /// Fresh random weights, spread as transformers does it for the family: a function of the seed and each parameter's name. The scale and
-    /// bias of the logits are those of the configuration.
-    pub fn init(config: &PairConfig, seed: Seed, device: &Device) -> Result<Self> {
+    /// bias of the logits are those of the configuration, and the vision tower's positions may be others.
+    pub fn init(config: &PairConfig, positions: PositionInit, seed: Seed, device: &Device) -> Result<Self> {
         config.validate()?;
-        let mut values = init::pair(config, seed);
+        let mut values = init::pair(config, positions, seed);
         Ok(Builder::new(&mut values, device).pair(config))
     }
 

@@ -10,7 +10,7 @@ use llm_tensor::host::{from_vec, scalar, to_vec};
 use llm_tensor::weights::{SaveOptions, Weights};
 use llm_tensor::{Precision, params};
 use llm_vision::contrastive::{clip_loss, siglip_loss};
-use llm_vision::{Pair, PairConfig, TextBatch, VisionFamily, checkpoint};
+use llm_vision::{Pair, PairConfig, PositionInit, TextBatch, VisionFamily, checkpoint};
 use std::path::{Path, PathBuf};
 
 /// Relative to the largest expected value.
@@ -241,7 +241,7 @@ fn fresh_pairs_are_spread_like_those_of_transformers() {
         ),
     ] {
         let config = small(family);
-        let pair = Pair::init(&config, Seed(3), &Device::flex()).unwrap();
+        let pair = Pair::init(&config, PositionInit::Normal, Seed(3), &Device::flex()).unwrap();
         let values = params::to_host(&pair);
         for (name, want) in expected {
             let got = deviation(&values[name].values);
@@ -251,8 +251,8 @@ fn fresh_pairs_are_spread_like_those_of_transformers() {
         assert!(values["vision_model.post_layernorm.weight"].values.iter().all(|&v| v == 1.0));
         assert!(values["text_model.encoder.layers.1.self_attn.k_proj.bias"].values.iter().all(|&v| v == 0.0));
         assert_eq!(values["logit_scale"].values, [config.logit_scale_init_value as f32]);
-        assert_eq!(params::to_host(&Pair::init(&config, Seed(3), &Device::flex()).unwrap()), values);
-        assert_ne!(params::to_host(&Pair::init(&config, Seed(4), &Device::flex()).unwrap()), values);
+        assert_eq!(params::to_host(&Pair::init(&config, PositionInit::Normal, Seed(3), &Device::flex()).unwrap()), values);
+        assert_ne!(params::to_host(&Pair::init(&config, PositionInit::Normal, Seed(4), &Device::flex()).unwrap()), values);
         assert_eq!(PairConfig::from_json(&config.to_json()).unwrap(), config);
         // Saved and loaded: what was never trained is a pair, too.
         let out = tempfile::tempdir().unwrap();
@@ -286,7 +286,7 @@ fn what_does_not_fit_is_named() {
 
     let mut config = small(VisionFamily::Siglip);
     config.text.projection_size = 60;
-    let message = Pair::init(&config, Seed(0), &Device::flex()).unwrap_err().to_string();
+    let message = Pair::init(&config, PositionInit::Normal, Seed(0), &Device::flex()).unwrap_err().to_string();
     assert!(message.contains("`projection_size` = 60"), "{message}");
     let dir = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(fixture("siglip_pair").join("config.json")).unwrap();

@@ -2,7 +2,7 @@
 
 use super::ask::{Answer, Ask, Reference};
 use super::scene::{Bar, Cell, Colour, Content, Object, Scene, Shape};
-use super::wording::{Wording, capital, counted, fill, listed, plural};
+use super::wording::{Wording, by_object, by_place, capital, counted, fill, listed, plural};
 use llm_run::Rng;
 
 pub(super) struct English;
@@ -44,9 +44,10 @@ fn article(word: &str) -> &'static str {
     if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
-fn one(object: &Object) -> String {
+/// `a small red star`.
+fn indefinite(object: &Object) -> String {
     let words = format!("{}{} {}", if object.small { "small " } else { "" }, colour(object.colour), shape(object.shape));
-    format!("{} {words} {}", article(&words), at(object.cell))
+    format!("{} {words}", article(&words))
 }
 
 /// `two red circles and one star`, by what `words` makes of each kind and number.
@@ -131,7 +132,8 @@ impl Wording for English {
                     n => format!("{} shapes", number(n)),
                 };
                 vec![
-                    format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "and"))),
+                    by_place(objects, indefinite, at, ["and", "nothing"], rng),
+                    by_object(objects, indefinite, at, "and"),
                     fill(&["{A}: {g}.", "The picture shows {a}: {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
                     format!("{}.", capital(&shapes)),
                     format!("{}.", capital(&colours)),

@@ -1,8 +1,8 @@
 //! German: three genders; adjectives after `ein` (strong) and after `der`, `vom`, `dem` (weak).
 
 use super::ask::{Answer, Ask, Reference};
-use super::scene::{Bar, Colour, Content, Object, Scene, Shape};
-use super::wording::{Wording, capital, counted, fill, listed, plural};
+use super::scene::{Bar, Cell, Colour, Content, Object, Scene, Shape};
+use super::wording::{Wording, by_object, by_place, capital, counted, fill, listed, plural};
 use llm_run::Rng;
 
 pub(super) struct German;
@@ -88,10 +88,6 @@ fn indefinite(c: Colour, s: Shape, small: bool) -> String {
     };
     let size = if small { format!("klein{ending} ") } else { String::new() };
     format!("{ein} {size}{}{ending} {noun}", stem(c))
-}
-
-fn one(object: &Object) -> String {
-    format!("{} {}", indefinite(object.colour, object.shape, object.small), PLACES[object.cell.0])
 }
 
 /// `zwei rote Kreise und ein Stern`, by what `words` makes of each kind and number.
@@ -218,6 +214,8 @@ impl Wording for German {
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String> {
         match &scene.content {
             Content::Shapes(objects) => {
+                let what = |o: &Object| indefinite(o.colour, o.shape, o.small);
+                let place = |cell: Cell| PLACES[cell.0].to_string();
                 let all_known = summed(objects, |o| (o.colour, o.shape), |(c, s), n| objects_of(*c, *s, n));
                 let shapes = summed(objects, |o| o.shape, |s, n| shapes_of(*s, n));
                 let colours = summed(objects, |o| o.colour, |c, n| colours_of(*c, n));
@@ -227,7 +225,8 @@ impl Wording for German {
                     n => format!("{} Figuren", number(n)),
                 };
                 vec![
-                    format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "und"))),
+                    by_place(objects, what, place, ["und", "nichts"], rng),
+                    by_object(objects, what, place, "und"),
                     fill(&["{A}: {g}.", "Zu sehen: {a}, {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
                     format!("{}.", capital(&shapes)),
                     format!("{}.", capital(&colours)),

@@ -2,7 +2,7 @@
 
 use super::ask::{Answer, Ask, Reference};
 use super::scene::{Bar, Cell, Colour, Content, Object, Scene, Shape};
-use super::wording::{Wording, capital, counted, fill, listed, plural};
+use super::wording::{Wording, by_object, by_place, capital, counted, fill, listed, plural};
 use llm_run::Rng;
 
 pub(super) struct Spanish;
@@ -83,10 +83,6 @@ fn indefinite(c: Colour, s: Shape, small: bool) -> String {
     let (noun, _, feminine) = SHAPES[s as usize];
     let (un, size) = if feminine { ("una", " pequeña") } else { ("un", " pequeño") };
     format!("{un} {noun} {}{}", colour(c, feminine, false), if small { size } else { "" })
-}
-
-fn one(object: &Object) -> String {
-    format!("{} {}", indefinite(object.colour, object.shape, object.small), PLACES[object.cell.0])
 }
 
 /// `dos círculos rojos y una estrella`, by what `words` makes of each kind and number.
@@ -205,6 +201,8 @@ impl Wording for Spanish {
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String> {
         match &scene.content {
             Content::Shapes(objects) => {
+                let what = |o: &Object| indefinite(o.colour, o.shape, o.small);
+                let place = |cell: Cell| PLACES[cell.0].to_string();
                 let all_known = summed(objects, |o| (o.colour, o.shape), |(c, s), n| objects_of(*c, *s, n));
                 let shapes = summed(objects, |o| o.shape, |s, n| shapes_of(*s, n));
                 let colours = summed(objects, |o| o.colour, |c, n| colours_of(*c, n));
@@ -214,7 +212,8 @@ impl Wording for Spanish {
                     n => format!("{} figuras", number(n)),
                 };
                 vec![
-                    format!("{}.", capital(&listed(&objects.iter().map(one).collect::<Vec<_>>(), "y"))),
+                    by_place(objects, what, place, ["y", "nada"], rng),
+                    by_object(objects, what, place, "y"),
                     fill(&["{A}: {g}.", "La imagen muestra {a}: {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
                     format!("{}.", capital(&shapes)),
                     format!("{}.", capital(&colours)),

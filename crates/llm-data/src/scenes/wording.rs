@@ -2,7 +2,7 @@
 //! and scenes into sentences.
 
 use super::ask::{Answer, Ask};
-use super::scene::{Cell, Colour, Object, Scene, Shape};
+use super::scene::{Cell, Colour, GRID, Object, Scene, Shape};
 use super::{english, german, spanish};
 use crate::exercises::Language;
 use llm_run::Rng;
@@ -15,7 +15,7 @@ pub(super) trait Wording: Sync {
     fn answer(&self, answer: Answer) -> String;
     /// Other right ways to say it.
     fn alternatives(&self, answer: Answer) -> Vec<String>;
-    /// Descriptions of the scene: of everything, and of shapes, colours or places alone. What tells pictures apart by one kind of
+    /// Descriptions of the scene: of everything place by place and object by object, and of shapes, colours or places alone. What tells pictures apart by one kind of
     /// thing has to be seen, not guessed from the others.
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String>;
 }
@@ -66,6 +66,23 @@ pub(super) fn listed(items: &[String], and: &str) -> String {
         [one] => one.clone(),
         [first @ .., last] => format!("{} {and} {last}", first.join(", ")),
     }
+}
+
+/// Every object and its place: `a red star at the top left and a blue circle in the centre`.
+pub(super) fn by_object(objects: &[Object], what: impl Fn(&Object) -> String, at: impl Fn(Cell) -> String, and: &str) -> String {
+    let phrases: Vec<String> = objects.iter().map(|o| format!("{} {}", what(o), at(o.cell))).collect();
+    format!("{}.", capital(&listed(&phrases, and)))
+}
+
+/// Every place and what is there: `in the centre a red star, at the centre right nothing` and so on, round the grid from any place. Here an
+/// object is found by its place, as for a question that names a place; among objects alone a guess would often do, and a model that
+/// guesses never learns to look.
+pub(super) fn by_place(objects: &[Object], what: impl Fn(&Object) -> String, at: impl Fn(Cell) -> String, words: [&str; 2], rng: &mut Rng) -> String {
+    let ([and, nothing], first) = (words, rng.below(GRID * GRID));
+    let there = |cell: Cell| objects.iter().find(|o| o.cell == cell).map_or(nothing.to_string(), &what);
+    let cells = (first..first + GRID * GRID).map(|i| Cell(i % (GRID * GRID)));
+    let phrases: Vec<String> = cells.map(|cell| format!("{} {}", at(cell), there(cell))).collect();
+    format!("{}.", capital(&listed(&phrases, and)))
 }
 
 /// What objects are, told apart by `key`, with how many there are; the most frequent first.

@@ -18,7 +18,7 @@ use llm_tensor::burn::tensor::Tensor;
 use llm_tensor::{DeviceSpec, host};
 use llm_tokenizer::Tokenizer;
 use llm_vision::contrastive::MAX_LOGIT_SCALE;
-use llm_vision::{ImageProcessor, Pair, PairConfig, TextBatch, VisionFamily};
+use llm_vision::{ImageProcessor, Pair, PairConfig, PositionInit, TextBatch, VisionFamily};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -145,6 +145,8 @@ pub struct ContrastiveConfig {
     pub tokenizer: PathBuf,
     /// Sizes.
     pub model: PairSizes,
+    /// How the positions of the vision tower start.
+    pub position_init: PositionInit,
     /// Pictures per step; each is compared with the captions of all.
     pub batch_size: usize,
     /// Which captions they come with.
@@ -168,6 +170,7 @@ impl Default for ContrastiveConfig {
             heldout: PathBuf::new(),
             tokenizer: PathBuf::new(),
             model: PairSizes::default(),
+            position_init: PositionInit::Normal,
             batch_size: 64,
             caption_choice: CaptionChoice::Any,
             eval_pictures: 256,
@@ -366,8 +369,9 @@ pub fn contrastive(config: ContrastiveConfig, out: &Path) -> Result<Outcome<Pair
     let trainer = Trainer { config: config.trainer.clone(), out: out.to_path_buf(), name: "contrastive".into(), identity: Identity::new(identity) };
     let device = config.device.open()?.autodiff();
     let seed = Seed(config.seed).stream("initial weights");
+    let positions = config.position_init;
     let mut objective = Contrastive { train, heldout, model: model.clone(), config, seen: Mutex::default() };
-    trainer.run(&mut objective, || Ok(Pair::init(&model, seed, &device)?), &tokenizer)
+    trainer.run(&mut objective, || Ok(Pair::init(&model, positions, seed, &device)?), &tokenizer)
 }
 
 #[cfg(test)]

@@ -50,8 +50,8 @@ pub struct Writer<'a> {
     pub max_length: usize,
     /// Request for a caption, by language.
     pub caption_prompts: &'a BTreeMap<String, String>,
-    /// Only the longest caption of each language.
-    pub longest_captions: bool,
+    /// So many captions of each language, from the first; 0 is all.
+    pub captions_per_language: usize,
 }
 
 impl Writer<'_> {
@@ -61,12 +61,14 @@ impl Writer<'_> {
         let write = |(i, picture): (usize, &Picture)| -> Result<Vec<Conversation>> {
             let mut turns: Vec<(Vec<Message>, String)> = Vec::new();
             if form != Form::Questions {
-                let fullest = |c: &&Caption| {
-                    let others = picture.captions.iter().filter(|other| other.lang == c.lang);
-                    others.map(|other| other.text.len()).max() == Some(c.text.len())
-                };
-                for caption in picture.captions.iter().filter(|c| !self.longest_captions || fullest(c)) {
-                    turns.push((self.caption(&place(picture), caption)?, String::new()));
+                let most = if self.captions_per_language == 0 { usize::MAX } else { self.captions_per_language };
+                let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
+                for caption in &picture.captions {
+                    let taken = taken.entry(&caption.lang).or_default();
+                    *taken += 1;
+                    if *taken <= most {
+                        turns.push((self.caption(&place(picture), caption)?, String::new()));
+                    }
                 }
             }
             if form != Form::Captions {

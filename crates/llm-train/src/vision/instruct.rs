@@ -69,8 +69,8 @@ pub struct InstructConfig {
     pub questions_together: usize,
     /// Request for a caption, by language.
     pub caption_prompts: BTreeMap<String, String>,
-    /// Learn only the longest caption of a picture in each language: the one that says most.
-    pub longest_captions: bool,
+    /// Learn so many captions of a picture in each language, from the first: pictures come with the fullest first. 0 is all.
+    pub captions_per_language: usize,
     /// JSONL of exercises without pictures; empty is none.
     pub text: PathBuf,
     /// Share of the conversations that are such exercises.
@@ -109,7 +109,7 @@ impl Default for InstructConfig {
             train: PathBuf::new(),
             heldout: PathBuf::new(),
             form: Form::Captions,
-            longest_captions: false,
+            captions_per_language: 0,
             questions_together: 1,
             caption_prompts: prompts.into_iter().map(|(lang, text)| (lang.to_string(), text.to_string())).collect(),
             text: PathBuf::new(),
@@ -361,7 +361,7 @@ pub fn instruct(config: InstructConfig, out: &Path) -> Result<Outcome<Vlm>> {
         model: model.config(),
         max_length: if config.max_length == 0 { context } else { config.max_length.min(context) },
         caption_prompts: &config.caption_prompts,
-        longest_captions: config.longest_captions,
+        captions_per_language: config.captions_per_language,
     };
     let seed = Seed(config.seed).stream("questions");
     let load = |path: &Path, together: usize, only: Option<usize>| -> Result<Pictured> {
