@@ -6,7 +6,7 @@
 //! key `huggingface`, so `load_dataset("parquet", ...)` decodes the images. Captions and questions are lists of structs.
 //!
 //! Reading accepts what such tools write: the three string types, both list types, an `image` column of plain bytes, and
-//! files without captions or without questions. An image that is only a path is refused: a data file does not get to choose
+//! files without captions, without questions or whose questions have no `reasoning`. An image that is only a path is refused: a data file does not get to choose
 //! which files of this machine are opened.
 
 use crate::document::parts;
@@ -62,10 +62,14 @@ pub struct Question {
     pub question: String,
     /// The gold answer.
     pub answer: String,
+    /// What a model may say to itself before the answer; empty is nothing. Not a part of what is measured.
+    pub reasoning: String,
 }
 
 const CAPTION: [&str; 2] = ["lang", "text"];
-const QUESTION: [&str; 4] = ["lang", "kind", "question", "answer"];
+const QUESTION: [&str; 5] = ["lang", "kind", "question", "answer", "reasoning"];
+/// May be missing or null, and is then empty.
+const OPTIONAL: &str = "reasoning";
 
 fn strings(names: &[&str]) -> Fields {
     names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect()
@@ -122,7 +126,8 @@ fn to_batch(pictures: &[Picture]) -> Result<RecordBatch, arrow_schema::ArrowErro
     }
     let image = StructArray::try_new(image_fields(), vec![Arc::new(bytes.finish()), Arc::new(path.finish())], None)?;
     let captions = pictures.iter().map(|p| p.captions.iter().map(|c| vec![c.lang.as_str(), c.text.as_str()]).collect());
-    let questions = pictures.iter().map(|p| p.questions.iter().map(|q| vec![q.lang.as_str(), &q.kind, &q.question, &q.answer]).collect());
+    let questions =
+        pictures.iter().map(|p| p.questions.iter().map(|q| vec![q.lang.as_str(), &q.kind, &q.question, &q.answer, &q.reasoning]).collect());
     RecordBatch::try_new(schema(), vec![Arc::new(id.finish()), Arc::new(image), lists(&CAPTION, captions), lists(&QUESTION, questions)])
 }
 
@@ -266,7 +271,8 @@ impl Columns<'_> {
     }
 
     fn lists<'b>(&self, column: &'b ArrayRef, name: &'static str, fields: &'static [&'static str]) -> Result<Lists<'b>> {
-        let expected = format!("a list of structs {{{}}}", fields.join(", "));
+        let required: Vec<&str> = fields.iter().copied().filter(|field| *field != OPTIONAL).collect();
+        let expected = format!("a list of structs {{{}}}", required.join(", "));
         let (items, offsets) = match column.data_type() {
             DataType::List(_) => {
                 let list = column.as_list::<i32>();
@@ -279,8 +285,11 @@ impl Columns<'_> {
             _ => return Err(self.wrong(name, column, &expected)),
         };
         let structs = items.as_struct_opt().ok_or_else(|| self.wrong(name, column, &expected))?;
-        let columns: Option<Vec<&ArrayRef>> = fields.iter().map(|field| structs.column_by_name(field)).collect();
-        Ok(Lists { column, offsets, columns: columns.ok_or_else(|| self.wrong(name, column, &expected))?, name, fields })
+        if required.iter().any(|field| structs.column_by_name(field).is_none()) {
+            return Err(self.wrong(name, column, &expected));
+        }
+        let columns = fields.iter().map(|field| structs.column_by_name(field)).collect();
+        Ok(Lists { column, offsets, columns, name, fields })
     }
 }
 
@@ -288,7 +297,7 @@ impl Columns<'_> {
 struct Lists<'a> {
     column: &'a ArrayRef,
     offsets: Vec<usize>,
-    columns: Vec<&'a ArrayRef>,
+    columns: Vec<Option<&'a ArrayRef>>,
     name: &'static str,
     fields: &'static [&'static str],
 }
@@ -301,7 +310,11 @@ impl Lists<'_> {
         }
         let item = |index: usize| {
             let named = self.columns.iter().zip(self.fields);
-            named.map(|(column, field)| place.text(column, index, row, &format!("{}.{field}", self.name))).collect()
+            let text = |(column, field): (&Option<&ArrayRef>, &&str)| match column {
+                Some(column) if *field != OPTIONAL || column.is_valid(index) => place.text(column, index, row, &format!("{}.{field}", self.name)),
+                _ => Ok(String::new()),
+            };
+            named.map(text).collect()
         };
         (self.offsets[row]..self.offsets[row + 1]).map(item).collect()
     }
@@ -316,7 +329,7 @@ fn caption(fields: Vec<String>) -> Caption {
 fn question(fields: Vec<String>) -> Question {
     let mut fields = fields.into_iter();
     let mut next = || fields.next().unwrap_or_default();
-    Question { lang: next(), kind: next(), question: next(), answer: next() }
+    Question { lang: next(), kind: next(), question: next(), answer: next(), reasoning: next() }
 }
 
 /// The bytes of a row; `None` when the column does not hold bytes.
@@ -337,8 +350,13 @@ mod tests {
 
     fn sample(n: usize) -> Vec<Picture> {
         let caption = |text: String| Caption { lang: "de".into(), text };
-        let question =
-            |i: usize| Question { lang: "es".into(), kind: "count".into(), question: "¿Cuántas estrellas hay?".into(), answer: i.to_string() };
+        let question = |i: usize| Question {
+            lang: "es".into(),
+            kind: "count".into(),
+            question: "¿Cuántas estrellas hay?".into(),
+            answer: i.to_string(),
+            reasoning: if i == 0 { String::new() } else { "mira".into() },
+        };
         (0..n)
             .map(|i| Picture {
                 id: format!("train-{i:05}"),

@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     fn question(lang: &str, kind: &str, answer: &str) -> Question {
-        Question { lang: lang.into(), kind: kind.into(), question: "?".into(), answer: answer.into() }
+        Question { lang: lang.into(), kind: kind.into(), question: "?".into(), answer: answer.into(), ..Question::default() }
     }
 
     #[test]

@@ -61,7 +61,13 @@ fn image_of(n: u8) -> Image {
 }
 
 fn pictures_of(numbers: &[u8]) -> Vec<Picture> {
-    let question = |lang: &str, text: &str, n: u8| Question { lang: lang.into(), kind: "count".into(), question: text.into(), answer: n.to_string() };
+    let question = |lang: &str, text: &str, n: u8| Question {
+        lang: lang.into(),
+        kind: "count".into(),
+        question: text.into(),
+        answer: n.to_string(),
+        ..Question::default()
+    };
     let picture = |&n: &u8| Picture {
         id: format!("p{n}"),
         image: vec![n],

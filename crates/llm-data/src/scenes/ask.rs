@@ -53,6 +53,14 @@ pub(super) enum Answer {
 }
 
 impl Ask {
+    /// The place that it names, where that has to be looked at.
+    pub(super) fn place(self) -> Option<Cell> {
+        match self {
+            Ask::ColourOf(Reference::At(cell)) | Ask::ShapeOf(Reference::At(cell)) => Some(cell),
+            _ => None,
+        }
+    }
+
     /// What has to be seen.
     pub(super) fn kind(self) -> &'static str {
         match self {

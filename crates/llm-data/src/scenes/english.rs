@@ -119,6 +119,10 @@ impl Wording for English {
         }
     }
 
+    fn there(&self, object: &Object) -> String {
+        format!("{} {}", at(object.cell), indefinite(object))
+    }
+
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String> {
         match &scene.content {
             Content::Shapes(objects) => {

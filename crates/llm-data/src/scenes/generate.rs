@@ -134,7 +134,9 @@ fn picture(config: &ScenesConfig, set: &str, index: usize) -> Result<(Scene, Pic
         picture.captions.extend(texts.into_iter().map(|text| Caption { lang: lang.clone(), text }));
         for (ask, answer) in ask::questions(&scene, &mut words) {
             let question = wording.question(ask, &mut words);
-            picture.questions.push(Question { lang: lang.clone(), kind: ask.kind().into(), question, answer: wording.answer(answer) });
+            let reasoning = ask.place().and_then(|cell| scene.at(cell)).map_or(String::new(), |object| wording.there(&object));
+            let (kind, answer) = (ask.kind().into(), wording.answer(answer));
+            picture.questions.push(Question { lang: lang.clone(), kind, question, answer, reasoning });
         }
     }
     Ok((scene, picture))
@@ -266,6 +268,37 @@ mod tests {
             }
             assert!(picture.captions.iter().all(|c| c.text.ends_with('.') && !c.text.contains('{')), "{:?}", picture.captions);
         }
+    }
+
+    /// If this fails, a description leaves a place out or puts something else there, or a model is taught to look where it is not asked to.
+    #[test]
+    fn a_description_has_all_places_and_a_question_by_place_what_is_there() {
+        let config = ScenesConfig { image_size: 32, shares: Shares { shapes: 1.0, word: 0.0, chart: 0.0 }, ..ScenesConfig::default() };
+        let (nothing, of_shapes) = ([("en", "nothing"), ("de", "nichts"), ("es", "nada")], 6);
+        let mut looked = 0;
+        for (scene, picture) in some(&config, "train", 200) {
+            let Content::Shapes(objects) = &scene.content else { panic!("shares ask for shapes only") };
+            for (lang, nothing) in nothing {
+                let captions: Vec<&str> = picture.captions.iter().filter(|c| c.lang == lang).map(|c| c.text.as_str()).collect();
+                assert_eq!(captions.len(), of_shapes);
+                assert_eq!(captions[0].matches(nothing).count(), 9 - objects.len(), "{}", captions[0]);
+                for question in picture.questions.iter().filter(|q| q.lang == lang && !q.reasoning.is_empty()) {
+                    looked += 1;
+                    let said = captions[0].to_lowercase();
+                    assert!(said.contains(&question.reasoning.to_lowercase()), "{said}: {}", question.reasoning);
+                    let object = |o: &&super::super::scene::Object| wording::of(language(lang)).there(o) == question.reasoning;
+                    let object = objects.iter().find(object).expect("it is an object of the scene");
+                    let answers =
+                        [ask::Answer::Colour(object.colour), ask::Answer::Shape(object.shape)].map(|a| wording::of(language(lang)).answer(a));
+                    assert!(answers.contains(&question.answer), "{question:?}");
+                }
+            }
+        }
+        assert!(looked > 200, "only {looked} questions name a place");
+    }
+
+    fn language(code: &str) -> Language {
+        Language::ALL.into_iter().find(|l| l.code() == code).unwrap()
     }
 
     #[test]

@@ -211,6 +211,10 @@ impl Wording for German {
         }
     }
 
+    fn there(&self, object: &Object) -> String {
+        format!("{} {}", PLACES[object.cell.0], indefinite(object.colour, object.shape, object.small))
+    }
+
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String> {
         match &scene.content {
             Content::Shapes(objects) => {

@@ -141,6 +141,14 @@ impl Scene {
         format!("{:?}", self.content)
     }
 
+    /// The object at a place.
+    pub(super) fn at(&self, cell: Cell) -> Option<Object> {
+        match &self.content {
+            Content::Shapes(objects) => objects.iter().copied().find(|o| o.cell == cell),
+            _ => None,
+        }
+    }
+
     /// True when the scene belongs to the held-out side: a fifth of all descriptions does.
     pub fn is_heldout(&self, seed: u64) -> bool {
         Seed(seed).stream("side").stream(&self.key()).rng().chance(0.2)

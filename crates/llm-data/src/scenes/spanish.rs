@@ -198,6 +198,10 @@ impl Wording for Spanish {
         }
     }
 
+    fn there(&self, object: &Object) -> String {
+        format!("{} {}", PLACES[object.cell.0], indefinite(object.colour, object.shape, object.small))
+    }
+
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String> {
         match &scene.content {
             Content::Shapes(objects) => {

@@ -15,6 +15,8 @@ pub(super) trait Wording: Sync {
     fn answer(&self, answer: Answer) -> String;
     /// Other right ways to say it.
     fn alternatives(&self, answer: Answer) -> Vec<String>;
+    /// What is at an object's place, as in a description place by place: `at the top left a red star`.
+    fn there(&self, object: &Object) -> String;
     /// Descriptions of the scene: of everything place by place and object by object, and of shapes, colours or places alone. What tells pictures apart by one kind of
     /// thing has to be seen, not guessed from the others.
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String>;

@@ -140,7 +140,9 @@ impl Writer<'_> {
 fn dialogue(questions: &[&Question]) -> Vec<Message> {
     let turns = questions.iter().enumerate();
     let turn = |(i, q): (usize, &&Question)| {
-        [Message::new("user", q.question.as_str()).with_images(usize::from(i == 0)), Message::new("assistant", q.answer.as_str())]
+        let answer = Message::new("assistant", q.answer.as_str());
+        let answer = if q.reasoning.is_empty() { answer } else { answer.with_reasoning(q.reasoning.as_str()) };
+        [Message::new("user", q.question.as_str()).with_images(usize::from(i == 0)), answer]
     };
     turns.flat_map(turn).collect()
 }

@@ -37,7 +37,8 @@ pub enum ConnectorInit {
     /// Small random numbers, as LLaVA.
     #[default]
     Normal,
-    /// The first layer takes the tower's features centred and with equal variance in all directions: for small towers.
+    /// The first layer takes the tower's features centred and with equal variance in the directions that it keeps, those that tell places
+    /// apart among them: for small towers. Freeze it (`multi_modal_projector.linear_1.*`), or the optimiser undoes it.
     Whitened,
 }
 

@@ -54,9 +54,8 @@ pub(super) fn whiten(model: Vlm, images: &Images, count: usize, seed: Seed) -> R
         features_ME.extend(host::to_vec(untracked.tower_features(pixel_values)?));
     }
     let mut rng = seed.stream("whitened connector").rng();
-    let unusable = || {
-        Error::Objective("the tower's features cannot be whitened: they are not finite or all alike; use connector_init = \"normal\"".into())
-    };
+    let unusable =
+        || Error::Objective("the tower's features cannot be whitened: they are not finite or all alike; use connector_init = \"normal\"".into());
     let moments = Moments::of(&features_ME, e, model.config().tokens_per_image());
     let first_DE = moments.whitening(d, &mut rng).ok_or_else(unusable)?;
     let size = SIZE * spread(&untracked);
