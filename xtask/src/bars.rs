@@ -6,6 +6,7 @@
 
 mod alignment;
 mod experts;
+mod vision;
 
 use crate::folder::{Evaluated, Progress, RunFolder, Task};
 use crate::quickstart::Asked;
@@ -35,7 +36,8 @@ pub fn of(recipe: &str) -> Result<fn(&RunFolder) -> Vec<Bar>> {
         "quickstart-ci" => Ok(|run| measure(run, None, true)),
         "rlhf" => Ok(alignment::rlhf),
         "rlhf-ci" => Ok(alignment::small),
-        other => bail!("--check: the recipe `{other}` promises nothing that could be checked; quickstart, moe, rlhf and grpo do"),
+        "vision" => Ok(vision::measure),
+        other => bail!("--check: the recipe `{other}` promises nothing that could be checked; quickstart, moe, rlhf, grpo and vision do"),
     }
 }
 
