@@ -6,8 +6,8 @@
 //! key `huggingface`, so `load_dataset("parquet", ...)` decodes the images. Captions and questions are lists of structs.
 //!
 //! Reading accepts what such tools write: the three string types, both list types, an `image` column of plain bytes, and
-//! files without captions, without questions or whose questions have no `reasoning`. An image that is only a path is refused: a data file does not get to choose
-//! which files of this machine are opened.
+//! files without captions, without questions or whose questions have no `reasoning`. An image that is only a path is refused:
+//! a data file does not get to choose which files of this machine are opened.
 
 use crate::document::parts;
 use crate::error::{Error, Result, io, record};
