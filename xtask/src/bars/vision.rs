@@ -24,8 +24,7 @@ pub fn measure(run: &RunFolder) -> Vec<Bar> {
         bar(what, format!("{right:.3}"), format!("at least {least}"), right >= least);
     }
     // Of the text model first, then of the model that sees.
-    let exercises: Vec<f64> =
-        run.stages.iter().filter_map(|s| s.results.as_ref()).filter_map(|r| r.tasks.get("exercises")?.value).collect();
+    let exercises: Vec<f64> = run.stages.iter().filter_map(|s| s.results.as_ref()).filter_map(|r| r.tasks.get("exercises")?.value).collect();
     let (before, after) = match exercises[..] {
         [before, .., after] => (before, after),
         _ => (f64::NAN, f64::NAN),
