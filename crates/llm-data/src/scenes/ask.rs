@@ -17,6 +17,20 @@ pub(super) enum Reference {
     At(Cell),
 }
 
+impl Reference {
+    /// The object that it points at.
+    pub(super) fn find(self, objects: &[Object]) -> Option<Object> {
+        let fits = |o: &Object| match self {
+            Reference::Only => true,
+            Reference::Shape(shape) => o.shape == shape,
+            Reference::Colour(colour) => o.colour == colour,
+            Reference::Both(colour, shape) => (o.colour, o.shape) == (colour, shape),
+            Reference::At(cell) => o.cell == cell,
+        };
+        objects.iter().copied().find(fits)
+    }
+}
+
 /// A question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ask {
@@ -53,11 +67,12 @@ pub(super) enum Answer {
 }
 
 impl Ask {
-    /// The place that it names, where that has to be looked at.
-    pub(super) fn place(self) -> Option<Cell> {
+    /// The objects that it names.
+    pub(super) fn references(self) -> Vec<Reference> {
         match self {
-            Ask::ColourOf(Reference::At(cell)) | Ask::ShapeOf(Reference::At(cell)) => Some(cell),
-            _ => None,
+            Ask::ColourOf(r) | Ask::ShapeOf(r) | Ask::Where(r) => vec![r],
+            Ask::Side(a, b) | Ask::Level(a, b) => vec![a, b],
+            _ => Vec::new(),
         }
     }
 

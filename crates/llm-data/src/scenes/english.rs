@@ -10,7 +10,7 @@ pub(super) struct English;
 const SHAPES: [[&str; 2]; 6] =
     [["circle", "circles"], ["square", "squares"], ["triangle", "triangles"], ["star", "stars"], ["diamond", "diamonds"], ["cross", "crosses"]];
 const COLOURS: [&str; 8] = ["red", "green", "blue", "yellow", "orange", "purple", "black", "white"];
-const NUMBERS: [&str; 6] = ["no", "one", "two", "three", "four", "five"];
+const NUMBERS: [&str; 10] = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
 const PLACES: [&str; 9] =
     ["top left", "top centre", "top right", "centre left", "centre", "centre right", "bottom left", "bottom centre", "bottom right"];
 
@@ -119,8 +119,12 @@ impl Wording for English {
         }
     }
 
-    fn there(&self, object: &Object) -> String {
-        format!("{} {}", at(object.cell), indefinite(object))
+    fn object(&self, object: &Object) -> String {
+        indefinite(object)
+    }
+
+    fn place(&self, cell: Cell) -> String {
+        at(cell)
     }
 
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String> {
@@ -136,8 +140,8 @@ impl Wording for English {
                     n => format!("{} shapes", number(n)),
                 };
                 vec![
-                    by_place(objects, indefinite, at, ["and", "nothing"], rng),
-                    by_object(objects, indefinite, at, "and"),
+                    by_place(self, objects, ["and", "nothing"], rng),
+                    by_object(self, objects, "and"),
                     fill(&["{A}: {g}.", "The picture shows {a}: {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
                     format!("{}.", capital(&shapes)),
                     format!("{}.", capital(&colours)),

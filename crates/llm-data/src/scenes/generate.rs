@@ -1,4 +1,4 @@
-//! Settings, the two sets of pictures, and the same words as text documents.
+//! Settings, the sets of pictures, and the same words as text documents.
 //!
 //! `train.parquet` and `heldout.parquet` are [`crate::pictures`]. `text/train` and `text/heldout` hold the captions and the
 //! questions without answers as documents: what a tokenizer and a language model need to know the words of, and nothing
@@ -20,6 +20,8 @@ use std::path::Path;
 
 /// Pictures made at a time.
 const BATCH: usize = 256;
+/// The set of pictures with objects everywhere.
+const CROWDED: &str = "crowded";
 /// Draws after which a kind has no scene on one side; with a fifth held out this does not happen.
 const MAX_DRAWS: usize = 10_000;
 
@@ -33,6 +35,9 @@ pub struct ScenesConfig {
     pub count_train: usize,
     /// Pictures of `heldout.parquet`.
     pub count_heldout: usize,
+    /// Pictures of `crowded.parquet`: as in training, but with up to nine objects of any kind. Practice is harder than the exam: where
+    /// there is something everywhere, guessing does not help.
+    pub count_crowded: usize,
     /// Height and width in pixels, 32 to 1024.
     pub image_size: usize,
     /// Languages of captions and questions; every picture has all of them.
@@ -43,7 +48,8 @@ pub struct ScenesConfig {
 
 impl Default for ScenesConfig {
     fn default() -> Self {
-        Self { seed: 0, count_train: 8000, count_heldout: 400, image_size: 64, langs: Language::ALL.to_vec(), shares: Shares::default() }
+        let (langs, shares) = (Language::ALL.to_vec(), Shares::default());
+        Self { seed: 0, count_train: 8000, count_heldout: 400, count_crowded: 0, image_size: 64, langs, shares }
     }
 }
 
@@ -117,7 +123,10 @@ pub struct Summary {
 /// Picture `index` of a set and what it shows.
 fn picture(config: &ScenesConfig, set: &str, index: usize) -> Result<(Scene, Picture)> {
     // Multiples of the golden ratio fill 0..1 evenly: shares are right to a picture or two, at any count.
-    let kind = config.shares.at(((index as f64 + 0.5) * 0.618_033_988_749_894_9).fract());
+    let kind = match config.shares.at(((index as f64 + 0.5) * 0.618_033_988_749_894_9).fract()) {
+        Kind::Shapes if set == CROWDED => Kind::Crowd,
+        kind => kind,
+    };
     let seed = Seed(config.seed).stream("scenes").stream(set).at(index as u64);
     let mut rng = seed.stream("scene").rng();
     let scene = (0..MAX_DRAWS)
@@ -134,7 +143,7 @@ fn picture(config: &ScenesConfig, set: &str, index: usize) -> Result<(Scene, Pic
         picture.captions.extend(texts.into_iter().map(|text| Caption { lang: lang.clone(), text }));
         for (ask, answer) in ask::questions(&scene, &mut words) {
             let question = wording.question(ask, &mut words);
-            let reasoning = ask.place().and_then(|cell| scene.at(cell)).map_or(String::new(), |object| wording.there(&object));
+            let reasoning = wording.reasoning(ask, scene.objects());
             let (kind, answer) = (ask.kind().into(), wording.answer(answer));
             picture.questions.push(Question { lang: lang.clone(), kind, question, answer, reasoning });
         }
@@ -165,11 +174,12 @@ fn documents(picture: &Picture, content: &Content, langs: &[Language]) -> Vec<Do
     langs.iter().map(document).collect()
 }
 
-/// Write both sets below `out`; what each holds comes back by its name.
+/// Write the sets below `out`; what each holds comes back by its name.
 pub fn write(config: &ScenesConfig, out: &Path) -> Result<BTreeMap<&'static str, Summary>> {
     config.validate()?;
     let mut summaries = BTreeMap::new();
-    for (set, count) in [("train", config.count_train), ("heldout", config.count_heldout)] {
+    let sets = [("train", config.count_train), ("heldout", config.count_heldout), (CROWDED, config.count_crowded)];
+    for (set, count) in sets.into_iter().filter(|(set, count)| *set != CROWDED || *count > 0) {
         let mut file = PictureWriter::create(&out.join(format!("{set}.parquet")))?;
         let mut text = DocumentWriter::create(&out.join("text").join(set).join("documents"))?;
         let mut summary = Summary::default();
@@ -210,13 +220,13 @@ mod tests {
         let config = ScenesConfig { image_size: 32, seed: 7, ..ScenesConfig::default() };
         let keys = |set| some(&config, set, 600).into_iter().map(|(scene, _)| scene.key()).collect::<BTreeSet<_>>();
         let (train, heldout) = (keys("train"), keys("heldout"));
-        assert!(train.is_disjoint(&heldout));
+        assert!(train.is_disjoint(&heldout) && keys(CROWDED).is_disjoint(&heldout));
         assert!(heldout.len() > 300, "only {} different scenes are held out", heldout.len());
     }
 
     #[test]
     fn a_picture_depends_on_seed_and_index_alone() {
-        let config = ScenesConfig { count_train: 300, count_heldout: 5, ..ScenesConfig::default() };
+        let config = ScenesConfig { count_train: 300, count_heldout: 5, count_crowded: 40, ..ScenesConfig::default() };
         let dir = tempfile::tempdir().unwrap();
         let summary = write(&config, dir.path()).unwrap();
         let all = crate::pictures::read(&dir.path().join("train.parquet")).unwrap();
@@ -224,6 +234,8 @@ mod tests {
         for i in [0, 7, 299] {
             assert_eq!(all[i], picture(&ScenesConfig::default(), "train", i).unwrap().1, "more pictures must not change picture {i}");
         }
+        let crowded = crate::pictures::read(&dir.path().join("crowded.parquet")).unwrap();
+        assert_eq!(crowded[39], picture(&ScenesConfig::default(), CROWDED, 39).unwrap().1);
         assert_ne!(all[7].image, picture(&ScenesConfig { seed: 1, ..config }, "train", 7).unwrap().1.image);
         let texts = crate::document::read_all(&dir.path().join("text/heldout")).unwrap();
         assert_eq!(texts.len(), 15, "a document per held-out picture and language");
@@ -272,29 +284,41 @@ mod tests {
 
     /// If this fails, a description leaves a place out or puts something else there, or a model is taught to look where it is not asked to.
     #[test]
-    fn a_description_has_all_places_and_a_question_by_place_what_is_there() {
+    fn a_description_has_all_places_and_a_question_what_is_to_be_seen() {
         let config = ScenesConfig { image_size: 32, shares: Shares { shapes: 1.0, word: 0.0, chart: 0.0 }, ..ScenesConfig::default() };
         let (nothing, of_shapes) = ([("en", "nothing"), ("de", "nichts"), ("es", "nada")], 6);
-        let mut looked = 0;
+        let mut by_place = 0;
         for (scene, picture) in some(&config, "train", 200) {
             let Content::Shapes(objects) = &scene.content else { panic!("shares ask for shapes only") };
             for (lang, nothing) in nothing {
                 let captions: Vec<&str> = picture.captions.iter().filter(|c| c.lang == lang).map(|c| c.text.as_str()).collect();
                 assert_eq!(captions.len(), of_shapes);
                 assert_eq!(captions[0].matches(nothing).count(), 9 - objects.len(), "{}", captions[0]);
-                for question in picture.questions.iter().filter(|q| q.lang == lang && !q.reasoning.is_empty()) {
-                    looked += 1;
-                    let said = captions[0].to_lowercase();
-                    assert!(said.contains(&question.reasoning.to_lowercase()), "{said}: {}", question.reasoning);
-                    let object = |o: &&super::super::scene::Object| wording::of(language(lang)).there(o) == question.reasoning;
-                    let object = objects.iter().find(object).expect("it is an object of the scene");
-                    let answers =
-                        [ask::Answer::Colour(object.colour), ask::Answer::Shape(object.shape)].map(|a| wording::of(language(lang)).answer(a));
-                    assert!(answers.contains(&question.answer), "{question:?}");
+                let wording = wording::of(language(lang));
+                for question in picture.questions.iter().filter(|q| q.lang == lang && q.kind != "count") {
+                    let said = format!("{} {}", captions[0], captions[1]).to_lowercase();
+                    let phrases: Vec<&str> = question.reasoning.split(", ").collect();
+                    assert!(phrases.iter().all(|phrase| said.contains(phrase)), "{said}: {question:?}");
+                    let is = |o: &&super::super::scene::Object, phrase: &str| [wording.there(o), wording.here(o)].contains(&phrase.to_string());
+                    let found: Vec<_> = phrases.iter().map(|phrase| objects.iter().find(|o| is(o, phrase)).expect("of the scene")).collect();
+                    by_place += usize::from(question.reasoning == wording.there(found[0]));
+                    let (left, above) = match found[..] {
+                        [a, b] => (a.cell.column() < b.cell.column(), a.cell.row() < b.cell.row()),
+                        _ => (false, false),
+                    };
+                    use ask::Answer;
+                    let (colour, shape, place) = (Answer::Colour(found[0].colour), Answer::Shape(found[0].shape), Answer::Place(found[0].cell));
+                    let side = if left { Answer::Left } else { Answer::Right };
+                    let answers = match (question.kind.as_str(), found.len()) {
+                        ("position", 2) => vec![side, if above { Answer::Above } else { Answer::Below }],
+                        ("position", _) => vec![place],
+                        _ => vec![colour, shape],
+                    };
+                    assert!(answers.into_iter().any(|a| wording.answer(a) == question.answer), "{question:?}");
                 }
             }
         }
-        assert!(looked > 200, "only {looked} questions name a place");
+        assert!(by_place > 200, "only {by_place} questions name a place");
     }
 
     fn language(code: &str) -> Language {

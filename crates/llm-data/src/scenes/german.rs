@@ -19,7 +19,7 @@ const SHAPES: [(&str, &str, char); 6] = [
 const COLOURS: [&str; 8] = ["rot", "grün", "blau", "gelb", "orange", "violett", "schwarz", "weiß"];
 /// What takes endings.
 const STEMS: [&str; 8] = ["rot", "grün", "blau", "gelb", "orangefarben", "violett", "schwarz", "weiß"];
-const NUMBERS: [&str; 6] = ["null", "eins", "zwei", "drei", "vier", "fünf"];
+const NUMBERS: [&str; 10] = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"];
 const PLACES: [&str; 9] = [
     "oben links",
     "oben in der Mitte",
@@ -211,15 +211,17 @@ impl Wording for German {
         }
     }
 
-    fn there(&self, object: &Object) -> String {
-        format!("{} {}", PLACES[object.cell.0], indefinite(object.colour, object.shape, object.small))
+    fn object(&self, object: &Object) -> String {
+        indefinite(object.colour, object.shape, object.small)
+    }
+
+    fn place(&self, cell: Cell) -> String {
+        PLACES[cell.0].to_string()
     }
 
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String> {
         match &scene.content {
             Content::Shapes(objects) => {
-                let what = |o: &Object| indefinite(o.colour, o.shape, o.small);
-                let place = |cell: Cell| PLACES[cell.0].to_string();
                 let all_known = summed(objects, |o| (o.colour, o.shape), |(c, s), n| objects_of(*c, *s, n));
                 let shapes = summed(objects, |o| o.shape, |s, n| shapes_of(*s, n));
                 let colours = summed(objects, |o| o.colour, |c, n| colours_of(*c, n));
@@ -229,8 +231,8 @@ impl Wording for German {
                     n => format!("{} Figuren", number(n)),
                 };
                 vec![
-                    by_place(objects, what, place, ["und", "nichts"], rng),
-                    by_object(objects, what, place, "und"),
+                    by_place(self, objects, ["und", "nichts"], rng),
+                    by_object(self, objects, "und"),
                     fill(&["{A}: {g}.", "Zu sehen: {a}, {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
                     format!("{}.", capital(&shapes)),
                     format!("{}.", capital(&colours)),

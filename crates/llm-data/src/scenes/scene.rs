@@ -83,8 +83,10 @@ pub struct Bar {
 /// Kinds of scenes, for shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// One to four objects.
+    /// One to four objects, some of them alike.
     Shapes,
+    /// One to nine objects of any shape and colour.
+    Crowd,
     /// A printed word.
     Word,
     /// Two to five bars.
@@ -94,7 +96,7 @@ pub enum Kind {
 /// What is to be seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// One to four objects, in the order of their places.
+    /// Objects in the order of their places.
     Shapes(Vec<Object>),
     /// A short word in capitals.
     Word {
@@ -130,6 +132,7 @@ impl Scene {
         let colours: Vec<Colour> = Colour::ALL.iter().copied().filter(|c| *c != hidden).collect();
         let content = match kind {
             Kind::Shapes => Content::Shapes(objects(&colours, rng)),
+            Kind::Crowd => Content::Shapes(crowd(&colours, rng)),
             Kind::Word => Content::Word { word: WORDS[rng.below(WORDS.len())], colour: *rng.pick(&colours) },
             Kind::Chart => Content::Chart(bars(colours, rng)),
         };
@@ -141,11 +144,11 @@ impl Scene {
         format!("{:?}", self.content)
     }
 
-    /// The object at a place.
-    pub(super) fn at(&self, cell: Cell) -> Option<Object> {
+    /// The objects; none on other pictures.
+    pub(super) fn objects(&self) -> &[Object] {
         match &self.content {
-            Content::Shapes(objects) => objects.iter().copied().find(|o| o.cell == cell),
-            _ => None,
+            Content::Shapes(objects) => objects,
+            _ => &[],
         }
     }
 
@@ -160,12 +163,23 @@ fn objects(colours: &[Colour], rng: &mut Rng) -> Vec<Object> {
     let some = |n: usize, rng: &mut Rng| (0..n).map(|_| rng.below(1 << 16)).collect::<Vec<_>>();
     let shapes: Vec<Shape> = some(1 + rng.below(3), rng).into_iter().map(|i| Shape::ALL[i % Shape::ALL.len()]).collect();
     let colours: Vec<Colour> = some(1 + rng.below(4), rng).into_iter().map(|i| colours[i % colours.len()]).collect();
-    let mut cells: Vec<usize> = (0..GRID * GRID).collect();
+    let object = |cell, rng: &mut Rng| Object { cell, shape: *rng.pick(&shapes), colour: *rng.pick(&colours), small: rng.chance(0.4) };
+    cells(4, rng).into_iter().map(|cell| object(cell, rng)).collect()
+}
+
+/// Objects that tell nothing about each other.
+fn crowd(colours: &[Colour], rng: &mut Rng) -> Vec<Object> {
+    let object = |cell, rng: &mut Rng| Object { cell, shape: *rng.pick(Shape::ALL), colour: *rng.pick(colours), small: rng.chance(0.4) };
+    cells(GRID * GRID, rng).into_iter().map(|cell| object(cell, rng)).collect()
+}
+
+/// One to `most` places in order.
+fn cells(most: usize, rng: &mut Rng) -> Vec<Cell> {
+    let mut cells: Vec<Cell> = (0..GRID * GRID).map(Cell).collect();
     rng.shuffle(&mut cells);
-    cells.truncate(1 + rng.below(4));
+    cells.truncate(1 + rng.below(most));
     cells.sort_unstable();
-    let object = |cell| Object { cell: Cell(cell), shape: *rng.pick(&shapes), colour: *rng.pick(&colours), small: rng.chance(0.4) };
-    cells.into_iter().map(object).collect()
+    cells
 }
 
 fn bars(mut colours: Vec<Colour>, rng: &mut Rng) -> Vec<Bar> {
@@ -187,15 +201,16 @@ mod tests {
 
     #[test]
     fn every_drawn_scene_keeps_its_promises() {
-        let mut held = 0;
+        let (mut held, mut most) = (0, 0);
         for i in 0..3000 {
-            let kind = [Kind::Shapes, Kind::Word, Kind::Chart][i % 3];
+            let kind = [Kind::Shapes, Kind::Word, Kind::Chart, Kind::Crowd][i % 4];
             let scene = Scene::draw(kind, &mut Seed(3).at(i as u64).rng());
             held += usize::from(scene.is_heldout(5));
             let fits = |c: Colour| c != if scene.background.is_dark() { Colour::Black } else { Colour::White };
             match &scene.content {
                 Content::Shapes(objects) => {
-                    assert!((1..=4).contains(&objects.len()) && objects.iter().all(|o| fits(o.colour)));
+                    most = most.max(objects.len());
+                    assert!((1..=if kind == Kind::Crowd { 9 } else { 4 }).contains(&objects.len()) && objects.iter().all(|o| fits(o.colour)));
                     assert!(objects.windows(2).all(|w| w[0].cell < w[1].cell), "places are distinct and in order");
                 }
                 Content::Word { word, colour } => assert!((3..=4).contains(&word.len()) && fits(*colour)),
@@ -206,5 +221,6 @@ mod tests {
             }
         }
         assert!((500..700).contains(&held), "a fifth is held out, got {held} of 3000");
+        assert_eq!(most, 9, "every place can have an object");
     }
 }

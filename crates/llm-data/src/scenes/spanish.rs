@@ -27,7 +27,7 @@ const COLOURS: [[&str; 4]; 8] = [
     ["negro", "negra", "negros", "negras"],
     ["blanco", "blanca", "blancos", "blancas"],
 ];
-const NUMBERS: [&str; 6] = ["cero", "uno", "dos", "tres", "cuatro", "cinco"];
+const NUMBERS: [&str; 10] = ["cero", "uno", "dos", "tres", "cuatro", "cinco", "seis", "siete", "ocho", "nueve"];
 const PLACES: [&str; 9] = [
     "arriba a la izquierda",
     "arriba en el centro",
@@ -198,15 +198,17 @@ impl Wording for Spanish {
         }
     }
 
-    fn there(&self, object: &Object) -> String {
-        format!("{} {}", PLACES[object.cell.0], indefinite(object.colour, object.shape, object.small))
+    fn object(&self, object: &Object) -> String {
+        indefinite(object.colour, object.shape, object.small)
+    }
+
+    fn place(&self, cell: Cell) -> String {
+        PLACES[cell.0].to_string()
     }
 
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String> {
         match &scene.content {
             Content::Shapes(objects) => {
-                let what = |o: &Object| indefinite(o.colour, o.shape, o.small);
-                let place = |cell: Cell| PLACES[cell.0].to_string();
                 let all_known = summed(objects, |o| (o.colour, o.shape), |(c, s), n| objects_of(*c, *s, n));
                 let shapes = summed(objects, |o| o.shape, |s, n| shapes_of(*s, n));
                 let colours = summed(objects, |o| o.colour, |c, n| colours_of(*c, n));
@@ -216,8 +218,8 @@ impl Wording for Spanish {
                     n => format!("{} figuras", number(n)),
                 };
                 vec![
-                    by_place(objects, what, place, ["y", "nada"], rng),
-                    by_object(objects, what, place, "y"),
+                    by_place(self, objects, ["y", "nada"], rng),
+                    by_object(self, objects, "y"),
                     fill(&["{A}: {g}.", "La imagen muestra {a}: {g}."], &[("{A}", capital(&all)), ("{a}", all), ("{g}", all_known)], rng),
                     format!("{}.", capital(&shapes)),
                     format!("{}.", capital(&colours)),

@@ -1,7 +1,7 @@
 //! What the three languages have in common: a table of nouns and colours each, and the calls that turn questions, answers
 //! and scenes into sentences.
 
-use super::ask::{Answer, Ask};
+use super::ask::{Answer, Ask, Reference};
 use super::scene::{Cell, Colour, GRID, Object, Scene, Shape};
 use super::{english, german, spanish};
 use crate::exercises::Language;
@@ -15,11 +15,30 @@ pub(super) trait Wording: Sync {
     fn answer(&self, answer: Answer) -> String;
     /// Other right ways to say it.
     fn alternatives(&self, answer: Answer) -> Vec<String>;
-    /// What is at an object's place, as in a description place by place: `at the top left a red star`.
-    fn there(&self, object: &Object) -> String;
-    /// Descriptions of the scene: of everything place by place and object by object, and of shapes, colours or places alone. What tells pictures apart by one kind of
-    /// thing has to be seen, not guessed from the others.
+    /// `a small red star`.
+    fn object(&self, object: &Object) -> String;
+    /// `at the top left`.
+    fn place(&self, cell: Cell) -> String;
+    /// Descriptions of the scene: of everything place by place and object by object, and of shapes, colours or places alone. What tells
+    /// pictures apart by one kind of thing has to be seen, not guessed from the others.
     fn captions(&self, scene: &Scene, rng: &mut Rng) -> Vec<String>;
+
+    /// An object found by its place: `at the top left a red star`.
+    fn there(&self, object: &Object) -> String {
+        format!("{} {}", self.place(object.cell), self.object(object))
+    }
+    /// An object found by what it is: `a red star at the top left`.
+    fn here(&self, object: &Object) -> String {
+        format!("{} {}", self.object(object), self.place(object.cell))
+    }
+    /// What is seen where a question makes one look, in phrases of the descriptions; empty where it names no object.
+    fn reasoning(&self, ask: Ask, objects: &[Object]) -> String {
+        let seen = |reference: Reference| {
+            let object = reference.find(objects)?;
+            Some(if matches!(reference, Reference::At(_)) { self.there(&object) } else { self.here(&object) })
+        };
+        ask.references().into_iter().filter_map(seen).collect::<Vec<_>>().join(", ")
+    }
 }
 
 pub(super) fn of(language: Language) -> &'static dyn Wording {
@@ -44,7 +63,7 @@ pub fn accepted(lang: &str, answer: &str) -> Vec<String> {
 fn every_answer() -> impl Iterator<Item = Answer> {
     let colours = Colour::ALL.iter().map(|c| Answer::Colour(*c));
     let shapes = Shape::ALL.iter().map(|s| Answer::Shape(*s));
-    let numbers = (0..=5).map(Answer::Number);
+    let numbers = (0..=9).map(Answer::Number);
     let places = (0..9).map(|i| Answer::Place(Cell(i)));
     colours.chain(shapes).chain(numbers).chain(places).chain([Answer::Left, Answer::Right, Answer::Above, Answer::Below])
 }
@@ -71,19 +90,19 @@ pub(super) fn listed(items: &[String], and: &str) -> String {
 }
 
 /// Every object and its place: `a red star at the top left and a blue circle in the centre`.
-pub(super) fn by_object(objects: &[Object], what: impl Fn(&Object) -> String, at: impl Fn(Cell) -> String, and: &str) -> String {
-    let phrases: Vec<String> = objects.iter().map(|o| format!("{} {}", what(o), at(o.cell))).collect();
+pub(super) fn by_object(wording: &impl Wording, objects: &[Object], and: &str) -> String {
+    let phrases: Vec<String> = objects.iter().map(|o| wording.here(o)).collect();
     format!("{}.", capital(&listed(&phrases, and)))
 }
 
 /// Every place and what is there: `in the centre a red star, at the centre right nothing` and so on, round the grid from any place. Here an
 /// object is found by its place, as for a question that names a place; among objects alone a guess would often do, and a model that
 /// guesses never learns to look.
-pub(super) fn by_place(objects: &[Object], what: impl Fn(&Object) -> String, at: impl Fn(Cell) -> String, words: [&str; 2], rng: &mut Rng) -> String {
-    let ([and, nothing], first) = (words, rng.below(GRID * GRID));
-    let there = |cell: Cell| objects.iter().find(|o| o.cell == cell).map_or(nothing.to_string(), &what);
+pub(super) fn by_place(wording: &impl Wording, objects: &[Object], [and, nothing]: [&str; 2], rng: &mut Rng) -> String {
+    let first = rng.below(GRID * GRID);
     let cells = (first..first + GRID * GRID).map(|i| Cell(i % (GRID * GRID)));
-    let phrases: Vec<String> = cells.map(|cell| format!("{} {}", at(cell), there(cell))).collect();
+    let at = |cell| objects.iter().find(|o| o.cell == cell).map_or_else(|| format!("{} {nothing}", wording.place(cell)), |o| wording.there(o));
+    let phrases: Vec<String> = cells.map(at).collect();
     format!("{}.", capital(&listed(&phrases, and)))
 }
 
@@ -108,7 +127,6 @@ pub(super) fn plural(n: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ask::Reference;
     use super::*;
     use llm_run::Seed;
     use std::collections::BTreeSet;

@@ -68,7 +68,7 @@ pub(super) fn whiten(model: Vlm, images: &Images, count: usize, seed: Seed) -> R
         }
         ConnectorKind::Mlp => {
             let mut second_DD: Vec<f64> = (0..d * d).map(|_| rng.normal()).collect();
-            orthonormalise(&mut second_DD, d).ok_or_else(unusable)?;
+            orthonormalise(&mut second_DD, d, 0).ok_or_else(unusable)?;
             second_DD.iter_mut().for_each(|w| *w *= size / GELU_SPREAD);
             layers.push(("linear_1.bias", centred(&first_DE, &moments.mean_E, SHIFT)));
             layers.push(("linear_1.weight", first_DE));
@@ -138,9 +138,10 @@ impl Moments {
         let mut kept_KE = Vec::new();
         for place in self.places_PE.chunks_exact(e).take(k / 2) {
             // Directions that others make up, or of a tower that does not tell places apart, are left out.
+            let known = kept_KE.len();
             kept_KE.extend(solve_transposed(&whole_EE, solve(&whole_EE, place.to_vec())));
-            if orthonormalise(&mut kept_KE, e).is_none() {
-                kept_KE.truncate(kept_KE.len() - e);
+            if orthonormalise(&mut kept_KE, e, known / e).is_none() {
+                kept_KE.truncate(known);
             }
         }
         let kept_KE = principal(&self.within_EE, e, kept_KE, k, rng)?;
@@ -148,7 +149,7 @@ impl Moments {
         let inner_KK: Vec<f64> = seen_KE.chunks_exact(e).flat_map(|a| kept_KE.chunks_exact(e).map(|b| dot(a, b)).collect::<Vec<_>>()).collect();
         let lower_KK = cholesky(inner_KK, k)?;
         let mut turn_KD: Vec<f64> = (0..k * d).map(|_| rng.normal()).collect();
-        orthonormalise(&mut turn_KD, d)?;
+        orthonormalise(&mut turn_KD, d, 0)?;
         let size = (d as f64 / k as f64).sqrt();
         let row = |i: usize| solve_transposed(&lower_KK, (0..k).map(|j| size * turn_KD[j * d + i]).collect());
         let mixed_DK: Vec<f64> = (0..d).flat_map(row).collect();
@@ -162,13 +163,14 @@ fn principal(covariance_EE: &[f64], e: usize, kept: Vec<f64>, k: usize, rng: &mu
     let first = kept.len();
     let mut directions_KE = kept;
     directions_KE.extend((first..k * e).map(|_| rng.normal()));
-    for _ in 0..ROUNDS {
-        orthonormalise(&mut directions_KE, e)?;
+    // Where all are kept there is nothing to choose.
+    for _ in 0..if k < e { ROUNDS } else { 0 } {
+        orthonormalise(&mut directions_KE, e, first / e)?;
         let further = times(&directions_KE[first..], covariance_EE, e);
         directions_KE.truncate(first);
         directions_KE.extend(further);
     }
-    orthonormalise(&mut directions_KE, e)?;
+    orthonormalise(&mut directions_KE, e, first / e)?;
     Some(directions_KE)
 }
 
@@ -183,10 +185,10 @@ fn times(a: &[f64], b: &[f64], n: usize) -> Vec<f64> {
     a.par_chunks_exact(inner).flat_map_iter(row).collect()
 }
 
-/// Rows of length `n` made orthogonal to those before them and of length one (Gram and Schmidt, each twice); none where one is a sum of
-/// others.
-fn orthonormalise(rows: &mut [f64], n: usize) -> Option<()> {
-    for i in 0..rows.len() / n {
+/// Rows of length `n` from the `first` made orthogonal to those before them and of length one (Gram and Schmidt, each twice); none where
+/// one is a sum of others.
+fn orthonormalise(rows: &mut [f64], n: usize, first: usize) -> Option<()> {
+    for i in first..rows.len() / n {
         let (before, rest) = rows.split_at_mut(i * n);
         let row = &mut rest[..n];
         let length = dot(row, row).sqrt();
