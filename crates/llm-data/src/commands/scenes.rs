@@ -1,10 +1,11 @@
-//! `llm-data scenes`: generated pictures with captions and questions, `train.parquet` and `heldout.parquet`.
+//! `llm-data scenes`: generated pictures with captions and questions, `train.parquet`, `heldout.parquet` and, where asked for,
+//! `crowded.parquet`.
 
 use anyhow::Result;
 use llm_data::scenes::{self, ScenesConfig};
 use llm_run::{Args, Run};
 
-/// Generate both sets and write what they hold into the manifest.
+/// Generate the sets and write what they hold into the manifest.
 pub fn run(args: &Args) -> Result<()> {
     let config: ScenesConfig = args.load()?;
     config.validate()?;

@@ -7,7 +7,7 @@
 //! | `ask` | what can be asked and what is right |
 //! | `wording`, `english`, `german`, `spanish` | sentences |
 //! | `raster`, `font`, `png` | pixels and files |
-//! | `generate` | settings, both sets, the texts for a tokenizer and a language model |
+//! | `generate` | settings, the sets, the texts for a tokenizer and a language model |
 //!
 //! Picture `i` of a set is a function of (seed, set, i): asking for more moves none.
 
