@@ -191,7 +191,7 @@ fn card(models: &[Evaluated<'_>], question: &str) -> Html {
     tag("div class=card", card)
 }
 
-fn cut(words: &str) -> String {
+pub(super) fn cut(words: &str) -> String {
     let words = words.trim();
     if words.chars().count() <= 700 {
         return words.to_string();

@@ -1,6 +1,7 @@
 //! What a model sees: right answers about held-out pictures by kind of question, the pictures themselves with questions and
 //! answers, and how seeing was learned.
 
+use super::evaluation::cut;
 use super::html::{Html, join, tag, text};
 use crate::folder::{RunFolder, Sample, StageView, Task};
 use llm_run::chart::{Chart, Series};
@@ -30,6 +31,7 @@ pub fn section(run: &RunFolder) -> Html {
         page.push(tag("div class=grid2", [accuracies(stage, "category", "By kind of question"), accuracies(stage, "language", "By language")]));
         let cards: Vec<Html> = results.samples.iter().filter(|s| s.task == TASK).map(|s| card(&run.dir.join(&stage.id), s)).collect();
         page.push(tag("h3", "Some of them"));
+        page.push(tag("p class=soft", "What the model saw before it answered is set in italics."));
         page.push(tag("div class=pictures", cards));
     }
     let curves: Vec<Html> = run.stages.iter().flat_map(curves).collect();
@@ -71,7 +73,11 @@ fn card(stage: &Path, sample: &Sample) -> Html {
     let picture = sample.id.rsplit_once('#').map_or("", |(id, _)| id);
     let (class, mark) = if sample.correct == Some(true) { ("mark-good", " ✓") } else { ("mark-bad", " ✗") };
     let answer = sample.response.as_deref().map(str::trim).filter(|r| !r.is_empty()).unwrap_or("(no answer)");
-    let mut words = join([tag("div class=question", sample.question()), tag("div", [text(answer), tag(&format!("b class={class}"), mark)])]);
+    let mut words = tag("div class=question", sample.question());
+    if let Some(reasoning) = sample.reasoning.as_deref().filter(|r| !r.trim().is_empty()) {
+        words.push(tag("div class=think", cut(reasoning)));
+    }
+    words.push(tag("div", [text(answer), tag(&format!("b class={class}"), mark)]));
     if sample.correct != Some(true) {
         words.push(tag("div class=\"soft small\"", format!("expected: {}", sample.expected())));
     }
@@ -143,7 +149,7 @@ mod tests {
         fs::write(at.join("pictures/heldout-00001.png"), b"\x89PNG pixels").unwrap();
         fs::write(dir.path().join("secret.png"), b"secret").unwrap();
         let task = |value: f64, group: Option<&str>| json!({"metric": "exact_match", "value": value, "n": 50, "ci95": [value - 0.1, value + 0.1], "group": group, "majority": 0.25});
-        let sample = |id: &str, answer: &str, correct: bool| json!({"task": "pictures", "id": id, "lang": "de", "category": EVIL, "prompt": EVIL, "response": answer, "gold": "drei", "correct": correct});
+        let sample = |id: &str, answer: &str, correct: bool| json!({"task": "pictures", "id": id, "lang": "de", "category": EVIL, "prompt": EVIL, "response": answer, "reasoning": format!("gesehen {EVIL}"), "gold": "drei", "correct": correct});
         let results = json!({"model": {"path": "x", "hash": "y", "id": "z"},
             "tasks": {"pictures": task(0.75, None), "pictures/colour": task(0.91, Some("category")), "pictures/de": task(0.72, Some("language")),
                 "exercises": task(0.6, None)},
@@ -161,9 +167,17 @@ mod tests {
         let dir = folder();
         let run = RunFolder::open(dir.path()).unwrap();
         let page = section(&run).into_string();
-        for part in
-            ["75.0 %", "91.0 %", "guessing 25.0%", "colour", "rot", "expected: drei", "instruct: answers", "data:image/png;base64,iVBORyBwaXhlbHM="]
-        {
+        for part in [
+            "75.0 %",
+            "91.0 %",
+            "guessing 25.0%",
+            "colour",
+            "rot",
+            "gesehen",
+            "expected: drei",
+            "instruct: answers",
+            "data:image/png;base64,iVBORyBwaXhlbHM=",
+        ] {
             assert!(page.contains(part), "{part} is missing in {page}");
         }
         assert_eq!(page.matches("<img").count(), 1, "an id must not lead out of the folder of images");
