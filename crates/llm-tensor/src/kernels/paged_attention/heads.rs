@@ -220,9 +220,9 @@ fn weighed<L: Lanes, S: Store, const H: usize, const B: usize>(
     }
 }
 
-/// The same for one column.
+/// The same for the last columns, fewer than 16. They are read with what lies behind them, of which nothing is kept.
 #[inline(always)]
-fn weighed_one<S: Store, const H: usize>(
+fn weighed_rest<L: Lanes, S: Store, const H: usize>(
     out: &mut [f32],
     stride: usize,
     weights: Weights<'_>,
@@ -230,18 +230,38 @@ fn weighed_one<S: Store, const H: usize>(
     query: Query<'_>,
     g: usize,
     shape: Shape,
-    column: usize,
+    columns: Range<usize>,
 ) {
+    let n = columns.len();
+    let mut blocks = [[0f32; LANES]; H];
+    let mut sums = [L::splat(0.0); H];
+    for h in 0..H {
+        blocks[h][..n].copy_from_slice(&out[h * stride..][..n]);
+        sums[h] = L::load16(&blocks[h]);
+    }
     let mut s = 0;
     for span in spans(query, shape.page_size) {
         for row in span {
-            let value = values.cells()[row * shape.value_stride + g * shape.value_dim + column].float();
             let scale = values.scale(row * shape.kv_heads + g);
+            let cells = &values.cells()[row * shape.value_stride + g * shape.value_dim + columns.start..];
+            let value = match cells.first_chunk() {
+                Some(block) => S::Cell::load::<L>(block),
+                None => {
+                    let mut block = [cells[0]; LANES];
+                    block[..n].copy_from_slice(&cells[..n]);
+                    S::Cell::load::<L>(&block)
+                }
+            };
             for h in 0..H {
-                out[h * stride] += weights.scores[h * weights.stride + s] * weights.factors[h] * scale * value;
+                let p = L::splat(weights.scores[h * weights.stride + s] * weights.factors[h] * scale);
+                sums[h] = L::add(sums[h], L::product(p, value));
             }
             s += 1;
         }
+    }
+    for h in 0..H {
+        L::store16(&mut blocks[h], sums[h]);
+        out[h * stride..][..n].copy_from_slice(&blocks[h][..n]);
     }
 }
 
@@ -276,9 +296,8 @@ fn few_weighed<L: Lanes, S: Store, const H: usize>(
         weighed::<L, S, H, 1>(&mut out[c - start..], stride, weights, values, query, g, shape, c);
         c += LANES;
     }
-    while end > c {
-        weighed_one::<S, H>(&mut out[c - start..], stride, weights, values, query, g, shape, c);
-        c += 1;
+    if end > c {
+        weighed_rest::<L, S, H>(&mut out[c - start..], stride, weights, values, query, g, shape, c..end);
     }
 }
 
