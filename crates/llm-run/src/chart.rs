@@ -14,7 +14,7 @@ use std::fmt::Write;
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 50.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 18.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 38.0;
 const MOST_POINTS: usize = 400;
