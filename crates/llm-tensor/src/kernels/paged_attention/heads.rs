@@ -252,9 +252,9 @@ fn weighed_rest<L: Lanes, S: Store, const H: usize>(
                     S::Cell::load::<L>(&block)
                 }
             };
-            for h in 0..H {
+            for (h, sum) in sums.iter_mut().enumerate() {
                 let p = L::splat(weights.scores[h * weights.stride + s] * weights.factors[h] * scale);
-                sums[h] = L::add(sums[h], L::product(p, value));
+                *sum = L::add(*sum, L::product(p, value));
             }
             s += 1;
         }
